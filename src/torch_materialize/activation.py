@@ -1,0 +1,105 @@
+"""Which policy is on, for whom, and who put it there.  Pure state; imports no torch.
+
+Two scopes: a stack for the whole process (``enable``; the latest that is not undone wins) and
+a context variable for the block of one thread (``policy``; it wins over the process).
+"""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+
+from .core.policy import Policy
+
+__all__ = ["Entry", "block", "clear", "current", "entries", "hold", "needed", "pop", "push"]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One call that put a policy on, and where it stands (``file:line`` or a variable)."""
+
+    policy: Policy
+    origin: str
+
+
+_lock = threading.RLock()
+_stack: list[Entry] = []
+_blocks = 0
+_held = False
+_block: ContextVar[Policy | None] = ContextVar("torch_materialize_block", default=None)
+
+
+def current() -> Policy | None:
+    """The policy for a compile that starts now in this thread; None where none was set."""
+    inner = _block.get()
+    if inner is not None:
+        return inner
+    with _lock:
+        return _stack[-1].policy if _stack else None
+
+
+def entries() -> tuple[Entry, ...]:
+    """The process-wide entries, oldest first."""
+    with _lock:
+        return tuple(_stack)
+
+
+def push(policy: Policy, origin: str) -> Entry:
+    """Puts a policy on for the whole process."""
+    entry = Entry(policy, origin)
+    with _lock:
+        _stack.append(entry)
+    return entry
+
+
+def pop(entry: Entry) -> bool:
+    """Takes one entry out, wherever it stands; False when it was out already."""
+    with _lock:
+        if entry not in _stack:
+            return False
+        _stack.remove(entry)
+        return True
+
+
+def hold() -> None:
+    """Notes that a graph needs the hook beyond every scope; :func:`clear` ends it."""
+    global _held  # noqa: PLW0603 - one flag of one process
+    with _lock:
+        _held = True
+
+
+def needed() -> bool:
+    """Whether anything still needs the hooks in place."""
+    with _lock:
+        return bool(_stack) or _blocks > 0 or _held
+
+
+def clear() -> None:
+    """Forgets every process-wide entry and hold; open blocks stay."""
+    global _held  # noqa: PLW0603 - one flag of one process
+    with _lock:
+        _stack.clear()
+        _held = False
+
+
+class block:
+    """Puts a policy on for this thread (and what copies its context) until the block ends."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._token: Token[Policy | None] | None = None
+
+    def __enter__(self) -> Policy:
+        global _blocks  # noqa: PLW0603 - one count of one process
+        with _lock:
+            _blocks += 1
+        self._token = _block.set(self._policy)
+        return self._policy
+
+    def __exit__(self, *exc: object) -> None:
+        global _blocks  # noqa: PLW0603 - one count of one process
+        if self._token is not None:
+            _block.reset(self._token)
+        with _lock:
+            _blocks -= 1

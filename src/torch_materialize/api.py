@@ -1,0 +1,144 @@
+"""What users call: ``enable``, ``disable``, ``policy``, ``options``, ``active``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from . import activation
+from .core.policy import DEFAULT_POLICY, Policy, parse
+
+__all__ = ["Handle", "active", "disable", "enable", "options", "policy"]
+
+# Held while hooks and the list of who needs them change together.
+_lock = threading.RLock()
+
+
+class Handle:
+    """What :func:`enable` returns; also a context manager that undoes on exit."""
+
+    def __init__(self, entry: activation.Entry) -> None:
+        self._entry = entry
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that this handle put on."""
+        return self._entry.policy
+
+    @property
+    def active(self) -> bool:
+        """Whether this handle has not been undone yet."""
+        return self._entry in activation.entries()
+
+    def undo(self) -> None:
+        """Takes back this one ``enable``; twice is once, and any order will do.
+
+        The policy that was on before (or the one enabled since) is on again.  After the
+        last one, upstream's own functions stand in their places.
+        """
+        with _lock:
+            activation.pop(self._entry)
+            _remove_if_unneeded()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.undo()
+
+    def __repr__(self) -> str:
+        state = "active" if self.active else "undone"
+        return f"<torch_materialize.Handle {self.policy} ({state})>"
+
+
+def enable(policy: str | Policy = DEFAULT_POLICY, **settings: object) -> Handle:
+    """Puts a policy on for every later compile in this process, in every thread.
+
+    Models compiled before keep what they were compiled with; their lazily compiled backward
+    too.  Inside a ``with policy(...)`` block the block wins; ``options(...)`` wins over both.
+
+    Raises:
+        UnknownPolicyError: the policy or a setting is misspelt.
+        UnsupportedTorchError: this torch is not one that we checked; nothing was changed.
+    """
+    return _enable(parse(policy, settings), _caller(2))
+
+
+def disable() -> None:
+    """Undoes every ``enable`` and removes every hook; open blocks keep theirs."""
+    with _lock:
+        activation.clear()
+        _remove_if_unneeded()
+
+
+@contextmanager
+def policy(name: str | Policy = DEFAULT_POLICY, **settings: object) -> Iterator[Policy]:
+    """Puts a policy on for whatever this thread compiles inside the block.
+
+    A graph whose forward is compiled inside has its backward compiled by the same policy,
+    even when that happens later.  ``policy("stock")`` shields a block from :func:`enable`.
+
+    Raises:
+        UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
+    """
+    chosen = parse(name, settings)
+    with _lock:
+        if not chosen.is_stock:
+            _install()
+        scope = activation.block(chosen)
+        scope.__enter__()
+    try:
+        yield chosen
+    finally:
+        with _lock:
+            scope.__exit__()
+            _remove_if_unneeded()
+
+
+def options(policy: str | Policy = DEFAULT_POLICY, **settings: object) -> dict[str, Any]:
+    """The ``options`` for ``torch.compile`` that make one model follow a policy.
+
+    They govern the forward and the lazily compiled backward, win over everything enabled,
+    and mix with other options: ``options={**tm.options("traffic"), "max_autotune": True}``.
+    A ``post_grad_custom_post_pass`` that is set in Inductor's config when this is called is
+    kept and runs first.
+
+    Raises:
+        UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
+    """
+    from .inductor import patch
+
+    return patch.compile_options(parse(policy, settings))
+
+
+def active() -> Policy:
+    """The policy that a compile starting now in this thread would follow."""
+    return activation.current() or Policy("stock")
+
+
+def _enable(chosen: Policy, origin: str) -> Handle:
+    with _lock:
+        if not chosen.is_stock:
+            _install()
+        return Handle(activation.push(chosen, origin))
+
+
+def _install() -> None:
+    from .inductor import patch
+
+    patch.install()
+
+
+def _remove_if_unneeded() -> None:
+    # Where the module was never imported, nothing was ever installed.
+    patch = sys.modules.get(f"{__package__}.inductor.patch")
+    if patch is not None:
+        patch.remove_if_unneeded()
+
+
+def _caller(depth: int) -> str:
+    frame = sys._getframe(depth)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,101 @@
+"""``torch-materialize compare``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..core.devices import DEVICES
+from ..core.policy import POLICIES
+
+__all__ = ["compare_command"]
+
+
+@click.command("compare")
+@click.argument("target")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    help=f"A policy to compare; repeat it. One of {', '.join(POLICIES)}. Default: all.",
+)
+@click.option("--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}.")
+@click.option("--tokens", default=8192, show_default=True, type=click.IntRange(1))
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--layers", type=click.IntRange(1), help="Layers of a built-in model.")
+@click.option(
+    "--tracing",
+    type=click.Choice(["dynamo", "make_fx"]),
+    default="dynamo",
+    show_default=True,
+    help="The whole torch.compile pipeline, or make_fx straight to a post-grad graph.",
+)
+@click.option("--top", default=8, show_default=True, type=click.IntRange(0), help="Rows per list.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the record (docs/record.md) to this file.",
+)
+def compare_command(
+    target: str,
+    policies: tuple[str, ...],
+    device: str,
+    tokens: int,
+    batch: int,
+    layers: int | None,
+    tracing: str,
+    top: int,
+    json_path: Path | None,
+) -> None:
+    """Compare policies on TARGET for a device, which need not be there.
+
+    TARGET is a built-in model (llama-3.1-8b, qwen3-30b-a3b, gpt2, bert-base, t5-base,
+    fused-add-rmsnorm, fused-add-rmsnorm-hf) or FILE.py:FUNCTION, a function without
+    parameters that returns a module or callable and its example inputs. It is called on
+    fake tensors: no weights are allocated and nothing runs.
+    """
+    from .. import record
+    from ..compare import compare
+    from ..report.text import print_comparison
+
+    if json_path is not None and not json_path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {json_path.parent}", param_hint="--json")
+    _hush_upstream()
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("loading torch", total=None)
+        result = compare(
+            target,
+            policies or tuple(POLICIES),
+            device,
+            tokens=tokens,
+            batch=batch,
+            layers=layers,
+            tracing=tracing,
+            step=lambda text, done, every: progress.update(
+                task, description=text, completed=done, total=every
+            ),
+        )
+    print_comparison(result, Console(), top)
+    if json_path is not None:
+        record.save(result, json_path)
+        click.echo(f"record written to {json_path}", err=True)
+
+
+def _hush_upstream() -> None:
+    """Nothing runs, so warnings about how it would run or compile only hide the progress."""
+    warnings.simplefilter("ignore")
+    for name in ("torch", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,97 @@
+"""``torch-materialize doctor``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..auto import VARIABLE
+
+if TYPE_CHECKING:
+    from ..inductor.diagnose import Diagnosis
+
+__all__ = ["doctor_command"]
+
+
+@click.command("doctor")
+@click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Import a module first, to see what it patches (for example vllm). Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.pass_context
+def doctor_command(ctx: click.Context, modules: tuple[str, ...], as_json: bool) -> None:
+    """Show whether torch-materialize can work here, and what it leans on.
+
+    Exit status: 0 when every upstream object is as it was checked, 1 otherwise.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise click.ClickException(
+                f"--import {module}: {type(error).__name__}: {error}"
+            ) from error
+    from ..inductor.diagnose import diagnose
+
+    found = diagnose()
+    if as_json:
+        click.echo(json.dumps(_as_json(found), indent=1))
+    else:
+        _print(found, Console())
+    ctx.exit(0 if found.works("policy") and found.works("compare") else 1)
+
+
+def _print(found: Diagnosis, console: Console) -> None:
+    for name, version in found.versions.items():
+        console.print(f"{name:18} {version}", highlight=False)
+    console.print(f"{'device':18} {found.device}", highlight=False)
+    console.print(f"{VARIABLE:18} {os.environ.get(VARIABLE) or 'not set'}", highlight=False)
+    active = [f"{policy}, set by {origin}" for policy, origin in found.active]
+    console.print(f"{'active policy':18} {active[-1] if active else 'stock'}", highlight=False)
+    for feature in ("policy", "compare"):
+        verdict = "works" if found.works(feature) else "DOES NOT WORK: see the rows with a cross"
+        console.print(f"{feature:18} {verdict}", highlight=False)
+    table = Table(title="Upstream objects", title_justify="left", title_style="bold")
+    table.add_column("")
+    table.add_column("object", overflow="fold")
+    table.add_column("use")
+    table.add_column("as seen in torch")
+    for finding in found.findings:
+        state = finding.problem or finding.known_from
+        if finding.replaced_by:
+            state += f"; replaced by {finding.replaced_by}"
+        mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
+        table.add_row(mark, finding.seam.path.replace(":", ": "), finding.seam.use.value, state)
+    console.print(table)
+
+
+def _as_json(found: Diagnosis) -> dict[str, Any]:
+    return {
+        "versions": found.versions,
+        "device": found.device,
+        "active": [{"policy": policy, "set_by": origin} for policy, origin in found.active],
+        "hooks_installed": found.hooks_installed,
+        "works": {feature: found.works(feature) for feature in ("policy", "compare")},
+        "objects": [
+            {
+                "path": f.seam.path,
+                "use": f.seam.use.value,
+                "why": f.seam.why,
+                "removable_when": f.seam.until,
+                "known_from": f.known_from,
+                "problem": f.problem,
+                "replaced_by": f.replaced_by,
+            }
+            for f in found.findings
+        ],
+    }

@@ -1,0 +1,32 @@
+"""The ``torch-materialize`` command."""
+
+from __future__ import annotations
+
+import click
+
+from .._version import __version__
+from ..errors import MaterializeError
+from .compare import compare_command
+from .doctor import doctor_command
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Shows our own errors as one message; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MaterializeError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="torch-materialize")
+def main() -> None:
+    """Decide, and see, which intermediates TorchInductor writes to memory."""
+
+
+main.add_command(compare_command)
+main.add_command(doctor_command)

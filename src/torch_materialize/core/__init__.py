@@ -1,0 +1,1 @@
+"""Pure decisions and figures: no torch is imported anywhere below this package."""

@@ -1,0 +1,68 @@
+"""What torch-materialize raises.
+
+The tree::
+
+    MaterializeError                 base of all of ours
+    ├── UnknownPolicyError           a policy or one of its settings is misspelt
+    ├── UnsupportedTorchError        an upstream object is missing or has changed
+    ├── TargetError                  a compare target does not load
+    ├── CaptureError                 a target loads but cannot be traced
+    └── RecordError                  a record file is corrupt or of another version
+
+Each message says what is wrong, where, what was found against what was expected, and the
+next step.  Nothing here is raised from inside a user's compile unless strict mode is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .core.mismatch import Mismatch
+
+__all__ = [
+    "CaptureError",
+    "MaterializeError",
+    "RecordError",
+    "TargetError",
+    "UnknownPolicyError",
+    "UnsupportedTorchError",
+]
+
+
+class MaterializeError(Exception):
+    """Base of every error that torch-materialize raises on purpose."""
+
+
+class UnknownPolicyError(MaterializeError, ValueError):
+    """A policy or a policy's setting has a name or value that we do not know."""
+
+
+class UnsupportedTorchError(MaterializeError, RuntimeError):
+    """The installed torch does not have the upstream objects that we checked.
+
+    ``mismatches`` holds one value per object: what was required and what was found.
+    """
+
+    def __init__(self, mismatches: Sequence[Mismatch], torch_version: str) -> None:
+        self.mismatches = tuple(mismatches)
+        self.torch_version = torch_version
+        lines = "\n".join(f"  {m}" for m in self.mismatches)
+        super().__init__(
+            f"torch {torch_version} is not one that torch-materialize can govern safely:\n{lines}\n"
+            "Nothing was changed. Run `torch-materialize doctor` for the whole table, "
+            "or use a torch from 2.11 to 2.15."
+        )
+
+
+class TargetError(MaterializeError):
+    """A target of ``compare`` does not exist, does not import or returns the wrong thing."""
+
+
+class CaptureError(MaterializeError):
+    """A target was built but its graphs could not be captured or lowered."""
+
+
+class RecordError(MaterializeError):
+    """A record file cannot be read: not JSON, another schema, or a newer version."""

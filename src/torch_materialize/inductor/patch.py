@@ -1,0 +1,194 @@
+"""Installs our two wrappers: resolve all, check all, then set; undo gives back upstream's.
+
+Two objects of upstream are replaced while something needs them:
+
+``StorageBox.should_realize_on_reuse``
+    decides about one reused tensor (:mod:`.reuse`).  Dormant for graphs without a policy.
+``compile_fx``
+    adds the policy that is on in the calling thread to that one compile, forward and lazily
+    compiled backward alike (:func:`_governed_compile_fx`).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch._inductor import config
+
+from .. import activation
+from ..core.policy import Policy
+from ..events import log, surprise
+from . import seams
+from .cache_key import (
+    CONFIG_KEY,
+    PolicyPass,
+    StockPass,
+    out_of_process,
+    tell_out_of_process,
+)
+from .reuse import patch_should_realize_on_reuse
+
+__all__ = [
+    "compile_options",
+    "hold_for_lowering",
+    "install",
+    "installed",
+    "remove",
+    "remove_if_unneeded",
+]
+
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One replaced attribute."""
+
+    owner: Any
+    name: str
+    upstream: Any
+    ours: Any
+
+
+_sites: list[_Site] = []
+
+
+def _wrappers() -> list[tuple[seams.Seam, Callable[[Any], Any]]]:
+    return [
+        (seams.by_path("torch._inductor.ir:StorageBox.should_realize_on_reuse"),
+         patch_should_realize_on_reuse),
+        (seams.by_path("torch._inductor.compile_fx:compile_fx"), _governed_compile_fx),
+    ]  # fmt: skip
+
+
+def installed() -> bool:
+    """Whether our wrappers stand in upstream's places."""
+    return bool(_sites)
+
+
+def install() -> None:
+    """Puts the wrappers in place; twice is once.
+
+    Raises:
+        UnsupportedTorchError: some object that a policy needs is missing or has changed, or
+            somebody else has replaced it.  Nothing was changed then.
+    """
+    with _lock:
+        if _sites:
+            return
+        seams.require("policy")
+        prepared = []
+        for seam, wrap in _wrappers():
+            owner, name = seam.owner()
+            upstream = getattr(owner, name)
+            ours = wrap(upstream)
+            setattr(ours, seams.OURS, seam.path)
+            prepared.append(_Site(owner, name, upstream, ours))
+        for site in prepared:
+            setattr(site.owner, site.name, site.ours)
+        _sites.extend(prepared)
+
+
+def remove() -> None:
+    """Gives back exactly upstream's objects; does nothing when nothing is installed.
+
+    Where somebody replaced one of ours meanwhile, theirs stays: taking it away would undo
+    their work, and ours below it is dormant without a policy.
+    """
+    with _lock:
+        while _sites:
+            site = _sites.pop()
+            if getattr(site.owner, site.name) is site.ours:
+                setattr(site.owner, site.name, site.upstream)
+            else:
+                log.warning(
+                    "%s.%s was replaced after torch-materialize wrapped it, so it is left as "
+                    "it is; our wrapper below it passes every call on.",
+                    getattr(site.owner, "__name__", site.owner),
+                    site.name,
+                )
+
+
+def remove_if_unneeded() -> None:
+    """Removes the wrappers unless a handle, a block or a graph still needs them."""
+    with _lock:
+        if not activation.needed():
+            remove()
+
+
+def hold_for_lowering() -> None:
+    """Makes sure that the hook stands while a graph that carries a policy is lowered.
+
+    A graph's policy may outlive the call that enabled it (lazily compiled backward), or come
+    without one (``options()``).  The dormant hook then stays until ``disable()``.
+    """
+    if not _sites:
+        activation.hold()
+        install()
+
+
+def compile_options(policy: Policy) -> dict[str, Any]:
+    """The ``torch.compile(options=...)`` that make one model follow ``policy``.
+
+    A pass that is set in the current config is kept: it runs first.
+
+    Raises:
+        UnsupportedTorchError: this torch cannot be governed.
+    """
+    others = tuple(
+        p for p in _passes(getattr(config, CONFIG_KEY)) if p and not isinstance(p, PolicyPass)
+    )
+    if policy.is_stock:
+        return {CONFIG_KEY: StockPass(others)}
+    if not installed():
+        seams.require("policy")
+    return {CONFIG_KEY: PolicyPass(policy, others)}
+
+
+def _passes(value: Any) -> Sequence[Any]:
+    """The passes in a config value: one, several (torch 2.13 and later) or none."""
+    if isinstance(value, list | tuple):
+        return value
+    return () if value is None else (value,)
+
+
+def _governed_compile_fx(upstream: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the active policy to one compile by way of its ``config_patches``.
+
+    Upstream applies ``config_patches`` to the forward and, later, to the lazily compiled
+    backward, in whatever thread that happens: so one compile sees one policy throughout.
+    """
+
+    signature = inspect.signature(upstream)
+
+    @functools.wraps(upstream)
+    def compile_fx(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+            bound.arguments["config_patches"] = _with_policy(bound.arguments.get("config_patches"))
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            surprise("torch._inductor.compile_fx:compile_fx", error)
+            return upstream(*args, **kwargs)
+        return upstream(*bound.args, **bound.kwargs)
+
+    return compile_fx
+
+
+def _with_policy(patches: dict[str, Any] | None) -> dict[str, Any] | None:
+    """``patches`` with the active policy's pass added, unless the compile names its own."""
+    current = (patches or {}).get(CONFIG_KEY, getattr(config, CONFIG_KEY))
+    others = _passes(current)
+    if any(isinstance(p, PolicyPass) for p in others):
+        return patches
+    policy = activation.current()
+    if policy is None or policy.is_stock:
+        return patches
+    if out_of_process():
+        tell_out_of_process(policy)
+        return patches
+    return {**(patches or {}), CONFIG_KEY: PolicyPass(policy, tuple(p for p in others if p))}

@@ -1,0 +1,142 @@
+"""From a lowered and scheduled graph to :class:`torch_materialize.core.graph.Graph`.
+
+Bytes are *effective* bytes.  Inductor's own ``count_bytes()`` charges a whole embedding
+table for a gather and a whole buffer for a slice; here an indirect access costs as many
+elements as it touches, distinct accesses of one buffer add up, nothing costs more than the
+buffer's size, and a write counts only if the buffer leaves the kernel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch._inductor.dependencies import MemoryDep, WeakDep
+from torch._inductor.scheduler import (
+    BaseSchedulerNode,
+    ExternKernelSchedulerNode,
+    NopKernelSchedulerNode,
+    SchedulerNode,
+)
+from torch._inductor.utils import get_dtype_size, sympy_product
+from torch._inductor.virtualized import V
+
+from ..core.graph import Graph, Kernel, Tensor
+
+__all__ = ["read_scheduled"]
+
+# The innermost frame of an FX stack trace that is a file of somebody's model.
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+
+
+def read_scheduled() -> Graph:
+    """Reads ``V.graph`` after scheduling.  Call inside the graph's handler context."""
+    graph = V.graph
+    outputs = set(graph.get_output_names())
+    kernels = [_kernel(node, outputs) for node in _launches(graph.scheduler.nodes)]
+    names = {name for k in kernels for name in (*k.reads, *k.writes)}
+    return Graph(tuple(kernels), {name: _tensor(name) for name in sorted(names)})
+
+
+def _launches(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Scheduled nodes that launch something; a concatenation in place launches nothing."""
+    return (node for node in nodes if not isinstance(node, NopKernelSchedulerNode))
+
+
+def _kernel(node: Any, outputs: set[str]) -> Kernel:
+    members = list(node.get_nodes())
+    made = {name for member in members for name in member.get_buffer_names()}
+    reads: dict[str, set[Any]] = {}
+    for member in members:
+        for dep in member.read_writes.reads:
+            # A weak dependency orders kernels and reads nothing.
+            if dep.name not in made and not isinstance(dep, WeakDep):
+                reads.setdefault(dep.name, set()).add(dep)
+    return Kernel(
+        name=node.get_name(),
+        kind=_kind(node, members),
+        reads={name: _bytes(name, deps) for name, deps in reads.items()},
+        writes=dict(_writes(members, outputs)),
+        computes=tuple(dict.fromkeys(_computed(members))),
+    )
+
+
+def _kind(node: Any, members: list[Any]) -> str:
+    if node.is_template():
+        return "template"
+    if not all(isinstance(member, SchedulerNode) for member in members):
+        return "extern"
+    return "reduction" if any(member.is_reduction() for member in members) else "pointwise"
+
+
+def _writes(members: list[Any], outputs: set[str]) -> Iterator[tuple[str, int]]:
+    """Buffers of one kernel that somebody outside of it needs, with the bytes written."""
+    inside = set(members)
+    for member in members:
+        deps: dict[str, set[Any]] = {}
+        for dep in member.read_writes.writes:
+            deps.setdefault(dep.name, set()).add(dep)
+        for buffer in member.get_outputs():
+            name = buffer.get_name()
+            leaves = name in outputs or bool(buffer.get_mutations())
+            if leaves or any(user.node not in inside for user in buffer.users):
+                yield name, _bytes(name, deps.get(name, ()))
+
+
+def _computed(members: Iterable[BaseSchedulerNode]) -> Iterator[str]:
+    for member in members:
+        if member.node is not None and not isinstance(member, ExternKernelSchedulerNode):
+            yield from (origin.name for origin in member.node.get_origins())
+
+
+def _bytes(name: str, deps: Iterable[Any]) -> int:
+    """Bytes moved by distinct accesses of one buffer, at most its size."""
+    try:
+        itemsize = get_dtype_size(V.graph.get_dtype(name))
+        size = _hint(V.graph.get_numel(name)) * itemsize
+    except (KeyError, NotImplementedError):
+        return 0  # no memory behind it: a token, a script object, a tuple of outputs
+    distinct = {dep.normalize() if isinstance(dep, MemoryDep) else dep for dep in deps}
+    return min(size, sum(_elements(dep) * itemsize for dep in distinct))
+
+
+def _elements(dep: Any) -> int:
+    if isinstance(dep, MemoryDep) and dep.is_indirect():
+        # One element for each point of the loop, wherever the index tensor sends it.
+        return _hint(sympy_product(dep.size))
+    return _hint(dep.get_numel())
+
+
+def _hint(expression: Any) -> int:
+    """Size hint; 0 where an extent is unbacked and nothing is known."""
+    return int(V.graph.sizevars.optimization_hint(expression, fallback=0))
+
+
+def _tensor(name: str) -> Tensor:
+    node = None
+    buffer = V.graph.name_to_buffer.get(name)
+    if buffer is not None:
+        node = buffer.get_origin_node()
+    try:
+        dtype = V.graph.get_dtype(name)
+        size = _hint(V.graph.get_numel(name)) * get_dtype_size(dtype)
+        # Scalars passed by value have no shape to speak of.
+        holder = V.graph.try_get_buffer(name)
+        extents = holder.get_size() if holder is not None else ()
+    except (KeyError, NotImplementedError):
+        return Tensor(name, node.name if node is not None else "", 0, "none")
+    return Tensor(
+        name=name,
+        node=node.name if node is not None else "",
+        bytes=size,
+        dtype=str(dtype).removeprefix("torch."),
+        shape=tuple(str(extent) for extent in extents),
+        source=_source(node),
+    )
+
+
+def _source(node: Any) -> str:
+    trace = (node.meta.get("stack_trace") or "") if node is not None else ""
+    frames = _FRAME.findall(trace)
+    return f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""

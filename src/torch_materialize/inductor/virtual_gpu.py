@@ -1,0 +1,99 @@
+"""Makes Inductor lower and schedule for a GPU that is not there.
+
+FakeTensorMode already makes ``cuda`` tensors without CUDA; what Inductor still asks the
+driver for is supplied here from :mod:`torch_materialize.core.devices`.  No kernel is
+compiled and nothing runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._subclasses.fake_tensor
+import torch.utils._triton
+from torch._inductor.runtime.hints import DeviceProperties
+
+from ..core.devices import Device
+
+__all__ = ["planned_device", "torch_device"]
+
+
+def torch_device(device: Device) -> torch.device:
+    """The device that graphs planned for ``device`` name in their fake tensors."""
+    return torch.device("cuda", 0) if device.is_gpu else torch.device("cpu")
+
+
+@contextlib.contextmanager
+def planned_device(device: Device) -> Iterator[None]:
+    """Answers Inductor's questions about the GPU as ``device`` would, inside the block.
+
+    Fake inputs must exist before the block is entered.  The answers are process-wide while
+    the block is open: no other thread may compile meanwhile.  A CPU device changes nothing.
+    """
+    if not device.is_gpu:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        for owner, name, value in _answers(device):
+            stack.enter_context(mock.patch.object(owner, name, value))
+        # has_triton() remembers its answer, so it must be asked anew on both sides.
+        torch.utils._triton.has_triton.cache_clear()
+        stack.callback(torch.utils._triton.has_triton.cache_clear)
+        yield
+
+
+def _answers(device: Device) -> list[tuple[Any, str, Any]]:
+    properties = _driver_properties(device)
+    inductor_properties = _inductor_properties(device)
+    answers: list[tuple[Any, str, Any]] = [
+        (DeviceProperties, "create", staticmethod(lambda _device: inductor_properties)),
+        (torch.cuda, "is_available", lambda: True),
+        (torch.cuda, "device_count", lambda: 1),
+        (torch.cuda, "current_device", lambda: 0),
+        (torch.cuda, "get_device_properties", lambda _device=None: properties),
+        (torch.cuda, "get_device_capability", lambda _device=None: device.capability),
+        (torch._subclasses.fake_tensor, "init_gpu_context", lambda *_: None),
+    ]
+    if device.runtime == "hip":
+        answers.append((torch.version, "hip", torch.version.hip or "7.0"))
+    return answers
+
+
+def _driver_properties(device: Device) -> SimpleNamespace:
+    """What ``torch.cuda.get_device_properties`` would answer, as far as Inductor reads it."""
+    major, minor = device.capability
+    return SimpleNamespace(
+        name=device.title,
+        major=major,
+        minor=minor,
+        multi_processor_count=device.processors,
+        warp_size=device.warp_size,
+        regs_per_multiprocessor=device.registers_per_processor,
+        max_threads_per_multi_processor=device.threads_per_processor,
+        max_threads_per_block=device.threads_per_block,
+        total_memory=device.memory_bytes,
+        L2_cache_size=device.l2_bytes,
+        shared_memory_per_block=48 << 10,
+        shared_memory_per_block_optin=device.shared_bytes_per_block,
+        gcnArchName=device.arch,
+    )
+
+
+def _inductor_properties(device: Device) -> Any:
+    major, minor = device.capability
+    return DeviceProperties(
+        type=device.runtime,
+        index=0,
+        multi_processor_count=device.processors,
+        cc=device.arch if device.runtime == "hip" else major * 10 + minor,
+        major=major,
+        regs_per_multiprocessor=device.registers_per_processor,
+        max_threads_per_multi_processor=device.threads_per_processor,
+        max_threads_per_block=device.threads_per_block,
+        warp_size=device.warp_size,
+    )

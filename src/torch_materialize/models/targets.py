@@ -1,0 +1,162 @@
+"""Resolves a compare target: a built-in name, or ``file.py:function``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+import torch
+
+from ..errors import TargetError
+from .decoder import Decoder
+from .huggingface import build as build_huggingface
+
+__all__ = ["BUILT_IN", "Built", "Size", "load"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a built-in model is run; None takes the model's own number of layers."""
+
+    tokens: int = 8192
+    batch: int = 1
+    layers: int | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model and its example inputs, on fake tensors.
+
+    ``unit_bytes`` is the size of one activation (tokens x hidden x 2 bytes), the unit in
+    which traffic of a transformer is easiest to read; 0 where a target has none.
+    """
+
+    model: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    unit_bytes: int = 0
+
+
+#: Built-in name -> what it is.
+BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {
+        "llama-3.1-8b": "Llama-3.1-8B (transformers)",
+        "qwen3-30b-a3b": "Qwen3-30B-A3B mixture of experts (transformers)",
+        "gpt2": "GPT-2 (transformers)",
+        "bert-base": "BERT base (transformers)",
+        "t5-base": "T5 base (transformers)",
+        "fused-add-rmsnorm": "our decoder in vLLM's style: fp32 sum, bf16 residual",
+        "fused-add-rmsnorm-hf": "our decoder in transformers' style: bf16 residual add",
+    }
+)
+
+_DECODER_HIDDEN = 4096
+_DECODER_INTERMEDIATE = 16384
+_DECODER_LAYERS = 8
+# What these models were trained with; a longer input would read past their position table.
+_MOST_TOKENS = {"gpt2": 1024, "bert-base": 512, "t5-base": 512}
+
+
+def load(target: str, size: Size) -> Built:
+    """Builds a target.  Call inside a fake mode, so that nothing is allocated.
+
+    Raises:
+        TargetError: there is no such target, or it does not import or build.
+    """
+    if target in BUILT_IN:
+        return _built_in(target, size)
+    if ":" in target:
+        return _from_file(target)
+    close = difflib.get_close_matches(target, BUILT_IN, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise TargetError(
+        f"unknown target {target!r}: expected file.py:function or one of "
+        f"{', '.join(BUILT_IN)}.{hint}"
+    )
+
+
+def most_tokens(target: str, asked: int) -> int:
+    """``asked`` tokens, or the model's limit where it has a smaller one."""
+    return min(asked, _MOST_TOKENS.get(target, asked))
+
+
+def _built_in(target: str, size: Size) -> Built:
+    tokens = most_tokens(target, size.tokens)
+    if target.startswith("fused-add-rmsnorm"):
+        style = "hf" if target.endswith("-hf") else "vllm"
+        layers = _DECODER_LAYERS if size.layers is None else size.layers
+        decoder = Decoder(layers, _DECODER_HIDDEN, _DECODER_INTERMEDIATE, style).eval()
+        rows = size.batch * tokens
+        x = torch.zeros(rows, _DECODER_HIDDEN, dtype=torch.bfloat16)
+        return Built(decoder, (x,), unit_bytes=rows * _DECODER_HIDDEN * 2)
+    model, inputs, hidden = build_huggingface(target, size.batch, tokens, size.layers)
+    return Built(model, kwargs=inputs, unit_bytes=size.batch * tokens * hidden * 2)
+
+
+def _from_file(target: str) -> Built:
+    path, _, name = target.rpartition(":")
+    module = _import_file(Path(path), target)
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise TargetError(f"{path} has no function {name!r}.{hint}")
+    try:
+        result = function()
+    except Exception as error:
+        raise TargetError(
+            f"{target} raised {type(error).__name__}: {error}. It is called without arguments "
+            "on fake tensors and must return (model, inputs); weights need no values."
+        ) from error
+    return _checked(target, result)
+
+
+def _import_file(path: Path, target: str) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(f"target {target!r}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"torch_materialize_target_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"target {target!r}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Registered so that pickling and dataclasses in the user's file find their module, and
+    # with the file's folder first so that it can import its neighbours.
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise TargetError(
+            f"target {target!r}: importing {path} raised {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _checked(target: str, result: Any) -> Built:
+    expected = "(model, inputs), with a module or function and a tuple, dict or tensor of inputs"
+    if not isinstance(result, tuple) or len(result) != 2 or not callable(result[0]):
+        raise TargetError(f"{target} returned {_short(result)}; expected {expected}")
+    model, inputs = result
+    if isinstance(model, torch.nn.Module):
+        model = model.eval()
+    if isinstance(inputs, torch.Tensor):
+        return Built(model, (inputs,))
+    if isinstance(inputs, Mapping):
+        return Built(model, kwargs=dict(inputs))
+    if isinstance(inputs, Iterable):
+        return Built(model, tuple(inputs))
+    raise TargetError(f"{target} returned inputs {_short(inputs)}; expected {expected}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    kind = type(value).__name__
+    return f"{kind} {text[:60]}…" if len(text) > 60 else f"{kind} {text}"

@@ -1,0 +1,1 @@
+"""From records and events to what a person reads."""
