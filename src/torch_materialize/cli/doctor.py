@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -61,17 +62,21 @@ def _print(found: Diagnosis, console: Console) -> None:
     for feature in ("policy", "compare"):
         verdict = "works" if found.works(feature) else "DOES NOT WORK: see the rows with a cross"
         console.print(f"{feature:18} {verdict}", highlight=False)
-    table = Table(title="Upstream objects", title_justify="left", title_style="bold")
-    table.add_column("")
-    table.add_column("object", overflow="fold")
-    table.add_column("use")
-    table.add_column("as seen in torch")
+    table = Table(
+        title="Upstream objects", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("object", overflow="fold", ratio=1)
+    table.add_column("use", no_wrap=True)
+    table.add_column("as seen in torch", overflow="fold")
     for finding in found.findings:
         state = finding.problem or finding.known_from
         if finding.replaced_by:
             state += f"; replaced by {finding.replaced_by}"
         mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
-        table.add_row(mark, finding.seam.path.replace(":", ": "), finding.seam.use.value, state)
+        table.add_row(
+            mark, finding.seam.path.replace("torch._inductor.", ""), finding.seam.use.value, state
+        )
     console.print(table)
 
 

@@ -35,7 +35,7 @@ class Use(str, Enum):
     REPLACED = "replaced"  # the whole body: we stand in for it or build on its exact reasons
     CALLED = "called"  # the parameters
     SETTING = "setting"  # that it exists
-    ANSWERED = "answered for a planned GPU"  # that it exists
+    ANSWERED = "answered"  # that it exists; we answer in its place for a planned GPU
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ class Seam:
     def check(self) -> Mismatch | None:
         """None when the installed object is one that was looked at."""
         try:
-            digest = self.digest()
             other = self.replaced_by() if self.use is Use.REPLACED else None
+            digest = self.digest()
         except (ImportError, AttributeError) as error:
             return None if self.optional else self._mismatch(f"nothing ({error})")
         except (OSError, TypeError) as error:
-            return self._mismatch(f"an object without readable source ({error})")
+            return self._mismatch(f"{other or 'an object'} without readable source ({error})")
         if not self.digests or digest in self.digests:
             return None
         return self._mismatch(f"digest {digest}" + (f" of {other}" if other else ""))

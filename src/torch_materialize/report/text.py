@@ -41,11 +41,11 @@ def print_comparison(comparison: Comparison, console: Console, top: int = 8) -> 
 
 def _how(comparison: Comparison) -> str:
     path = {
-        "dynamo": "the whole torch.compile pipeline, traced on fake CPU tensors",
-        "make_fx": "make_fx straight to post-grad: no joint-graph or post-grad passes",
+        "dynamo": "the whole torch.compile pipeline, on fake CPU tensors",
+        "make_fx": "make_fx alone, straight to post-grad: no joint-graph or post-grad passes",
     }[comparison.tracing]
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
-    return f"traced by {path}; {versions}"
+    return f"Traced through {path}. {versions}."
 
 
 def _totals(comparison: Comparison) -> Table:

@@ -1,0 +1,38 @@
+# Two commands set everything up on a fresh machine:
+#   make compare    the main job: Llama-3.1-8B under each policy on an H200 that is not there
+#   make test       the tests
+# TORCH chooses the torch version; each has a virtual environment of its own, outside of here.
+
+TORCH ?= 2.13.0
+PYTHON ?= python3
+VENVS ?= $(HOME)/.cache/torch-materialize/venvs
+VENV := $(VENVS)/torch-$(TORCH)
+BIN := $(VENV)/bin
+TARGET ?= llama-3.1-8b
+ARGS ?=
+
+.PHONY: compare test contract lint bench clean
+
+compare: $(VENV)/.ready
+	$(BIN)/torch-materialize compare $(TARGET) --device h200 $(ARGS)
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# What we lean on in upstream, on one torch: make contract TORCH=2.12.1
+contract: $(VENV)/.ready
+	$(BIN)/python -m pytest -m contract $(ARGS)
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/compile_overhead.py $(ARGS)
+
+$(VENV)/.ready: pyproject.toml dev/venv.sh
+	dev/venv.sh "$(PYTHON)" "$(VENV)" "$(TORCH)"
+
+clean:
+	rm -rf "$(VENV)"

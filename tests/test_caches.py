@@ -1,0 +1,122 @@
+"""A policy is part of the keys: fresh processes over one cache folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+PROGRAM = """
+import contextlib, json, sys
+import torch
+import torch_materialize as tm
+from torch._dynamo.utils import counters
+from torch_materialize.core import local
+
+how, name = sys.argv[1:]
+asked = 0
+decide = local.decide
+def spy(facts):
+    global asked
+    asked += 1
+    return decide(facts)
+local.decide = spy
+
+def f(x, y):
+    s = x + y
+    return (s * 2).sum(), (s - 1).sum(), s.sum(-1).cos().sum()
+
+x = torch.arange(4096.0).reshape(64, 64).div(4096).requires_grad_()
+y = x.detach().clone()
+scope = tm.policy(name) if how == "policy" and name != "none" else contextlib.nullcontext()
+options = tm.options(name) if how == "options" and name != "none" else {}
+with scope:
+    sum(torch.compile(f, options=options)(x, y)).backward()
+inductor, aot = counters["inductor"], counters["aot_autograd"]
+print(json.dumps({
+    "asked": asked,
+    "fx_hit": inductor["fxgraph_cache_hit"],
+    "fx_miss": inductor["fxgraph_cache_miss"],
+    "aot_hit": aot["autograd_cache_hit"],
+    "aot_miss": aot["autograd_cache_miss"],
+    "bypass": inductor["fxgraph_cache_bypass"] + aot["autograd_cache_bypass"],
+}))
+"""
+
+
+def run(folder, how: str, name: str, **environment: str) -> dict[str, int]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, how, name],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "TORCHINDUCTOR_CACHE_DIR": str(folder),
+            "TORCH_MATERIALIZE_STRICT": "1",
+            **environment,
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout), "stderr": done.stderr}
+
+
+def missed(seen: dict[str, int]) -> bool:
+    return seen["aot_miss"] > 0 and seen["aot_hit"] == 0 and seen["fx_hit"] == 0
+
+
+def hit(seen: dict[str, int]) -> bool:
+    return seen["aot_hit"] > 0 and seen["aot_miss"] == 0 and seen["asked"] == 0
+
+
+@pytest.mark.parametrize("how", ["policy", "options"])
+def test_stock_and_traffic_never_share_an_entry(tmp_path, how):
+    stock = run(tmp_path, how, "none")
+    assert missed(stock)
+    assert stock["asked"] == 0
+    traffic = run(tmp_path, how, "traffic")
+    assert missed(traffic), traffic
+    assert traffic["asked"] > 0
+    assert hit(run(tmp_path, how, "traffic"))
+    assert hit(run(tmp_path, how, "none"))
+    # Saying "stock" keeps stock's keys.
+    assert hit(run(tmp_path, how, "stock"))
+    assert stock["bypass"] == traffic["bypass"] == 0
+
+
+def test_both_ways_of_asking_share_an_entry(tmp_path):
+    assert missed(run(tmp_path, "policy", "traffic"))
+    assert hit(run(tmp_path, "options", "traffic"))
+
+
+def test_fx_graph_cache_alone_keeps_them_apart(tmp_path):
+    alone = {"TORCHINDUCTOR_AUTOGRAD_CACHE": "0"}
+    assert run(tmp_path, "policy", "none", **alone)["fx_miss"] > 0
+    first = run(tmp_path, "policy", "traffic", **alone)
+    assert first["fx_hit"] == 0 < first["fx_miss"]
+    again = run(tmp_path, "policy", "traffic", **alone)
+    assert again["fx_miss"] == 0 < again["fx_hit"]
+    stock = run(tmp_path, "policy", "none", **alone)
+    assert stock["fx_miss"] == 0 < stock["fx_hit"]
+
+
+def test_parallel_compile_workers_change_nothing(tmp_path):
+    seen = run(tmp_path, "policy", "traffic", TORCHINDUCTOR_COMPILE_THREADS="2")
+    assert missed(seen)
+    assert seen["asked"] > 0
+    assert hit(run(tmp_path, "policy", "traffic", TORCHINDUCTOR_COMPILE_THREADS="1"))
+
+
+@pytest.mark.parametrize("how", ["policy", "options"])
+def test_out_of_process_compile_is_told_and_compiles_as_stock(tmp_path, how):
+    seen = run(tmp_path, how, "traffic", TORCHINDUCTOR_FX_COMPILE_MODE="SUBPROCESS")
+    assert seen["asked"] == 0
+    assert seen["stderr"].count("does not reach Inductor's out-of-process compile") == 1
+    # What was compiled as stock must not be served to `traffic`.
+    later = run(tmp_path, how, "traffic")
+    assert later["asked"] > 0
