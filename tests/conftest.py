@@ -9,13 +9,6 @@ os.environ.setdefault("TORCH_MATERIALIZE_STRICT", "1")
 
 
 @pytest.fixture
-def fresh_cache(tmp_path, monkeypatch):
-    """An empty Inductor cache of its own, in this process and those it starts."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    return tmp_path
-
-
-@pytest.fixture
 def dynamo():
     """Dynamo without compiled code from other tests, and our hooks gone afterwards."""
     import torch

@@ -13,7 +13,7 @@ import torch_materialize as tm
 from torch_materialize.inductor import reuse
 from torch_materialize.models.decoder import Decoder
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("fresh_cache", "dynamo")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
 
 
 @pytest.fixture(autouse=True)

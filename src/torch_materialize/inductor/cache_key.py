@@ -127,7 +127,13 @@ class StockPass(PolicyPass):
         """Leaves no mark: without one, Inductor decides."""
 
     def uuid(self) -> Any | None:
-        """Exactly what the chained passes would have put into the key."""
+        """Exactly what the chained passes would have put into the key.
+
+        Without any, Inductor only asks whether there is a uuid, and then leaves a pass that
+        is false out of the key.
+        """
+        if not self.chained:
+            return str(self.policy)
         theirs = self._chained_uuids()
         return theirs[0] if theirs and len(theirs) == 1 else theirs
 
