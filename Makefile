@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENVS ?= $(HOME)/.cache/torch-materialize/venvs
 VENV := $(VENVS)/torch-$(TORCH)
 BIN := $(VENV)/bin
+# The environments are shared by all checkouts; what runs is always this one.
+export PYTHONPATH := $(CURDIR)/src
 TARGET ?= llama-3.1-8b
 ARGS ?=
 

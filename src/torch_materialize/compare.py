@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .core.devices import Device, find
 from .core.graph import Graph, Kernel
@@ -12,6 +13,10 @@ from .core.policy import Policy, parse
 from .core.traffic import Difference, Traffic, differences, most_read, traffic
 from .errors import CaptureError, MaterializeError
 from .versions import installed_versions
+
+if TYPE_CHECKING:
+    from .inductor.dry_run import Outcome
+    from .inductor.trial import PostGrad
 
 __all__ = ["CapturedGraph", "Comparison", "Step", "compare"]
 
@@ -21,10 +26,14 @@ Step = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class CapturedGraph:
-    """One post-grad graph (of several, where Dynamo breaks) and its kernels per policy."""
+    """One post-grad graph (of several, where Dynamo breaks) and its kernels per policy.
+
+    ``bounds`` holds certified lower bounds in bytes, for the policies that have one.
+    """
 
     nodes: int
     scheduled: Mapping[str, Graph]
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,12 @@ class Comparison:
         for graph in self.graphs:
             total += traffic(graph.scheduled[policy])
         return total
+
+    def bound(self, policy: str) -> float | None:
+        """Certified lower bound of all graphs in bytes; None where a policy has none."""
+        bounds = [graph.bounds.get(policy) for graph in self.graphs]
+        known = [bound for bound in bounds if bound is not None]
+        return sum(known) if known and len(known) == len(bounds) else None
 
     def most_read(self, policy: str, limit: int) -> list[Kernel]:
         """The fused kernels that read the most bytes under one policy."""
@@ -104,11 +119,15 @@ def compare(
     with clock("capture"):
         graphs = capturing.capture(built.model, built.args, built.kwargs, planned, mode, tracing)
     scheduled: list[dict[str, Graph]] = [{} for _ in graphs]
+    bounds: list[dict[str, float]] = [{} for _ in graphs]
     for number, policy in enumerate(chosen):
         step(f"scheduling it under {policy}", 2 + number, steps)
         with clock(str(policy)):
-            for graph, result in zip(graphs, scheduled, strict=True):
-                result[str(policy)] = _scheduled(graph, policy, planned)
+            for index, graph in enumerate(graphs):
+                outcome = _dry_run(graph, policy, planned)
+                scheduled[index][str(policy)] = outcome.graph
+                if outcome.bound is not None:
+                    bounds[index][str(policy)] = outcome.bound
     step("done", steps, steps)
     return Comparison(
         target=target,
@@ -116,17 +135,18 @@ def compare(
         tracing=tracing,
         unit_bytes=built.unit_bytes,
         policies=tuple(str(policy) for policy in chosen),
-        graphs=tuple(CapturedGraph(g.nodes, s) for g, s in zip(graphs, scheduled, strict=True)),
+        graphs=tuple(
+            CapturedGraph(g.nodes, s, b) for g, s, b in zip(graphs, scheduled, bounds, strict=True)
+        ),
         seconds=clock.seconds,
         versions=installed_versions(),
         size={"tokens": tokens, "batch": batch, "layers": layers},
     )
 
 
-def _scheduled(graph: object, policy: Policy, device: Device) -> Graph:
-    from .inductor.dry_run import PostGrad, dry_run
+def _dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
+    from .inductor.dry_run import dry_run
 
-    assert isinstance(graph, PostGrad)
     try:
         return dry_run(graph, policy, device)
     except MaterializeError:

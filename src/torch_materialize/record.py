@@ -34,6 +34,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "write_bytes": total.write_bytes,
             "bytes": total.bytes,
             "units": _units(total.bytes, comparison.unit_bytes),
+            "bound_bytes": comparison.bound(policy),
             "seconds": comparison.seconds[policy],
         }
     return {
@@ -60,6 +61,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "graphs": [
             {
                 "nodes": graph.nodes,
+                "bounds": dict(graph.bounds),
                 "scheduled": {name: _graph(g) for name, g in graph.scheduled.items()},
             }
             for graph in comparison.graphs
@@ -90,7 +92,9 @@ def from_json(data: Any, where: str = "record") -> Comparison:
             policies=tuple(data["policies"]),
             graphs=tuple(
                 CapturedGraph(
-                    g["nodes"], {name: _read_graph(s) for name, s in g["scheduled"].items()}
+                    g["nodes"],
+                    {name: _read_graph(s) for name, s in g["scheduled"].items()},
+                    g["bounds"],
                 )
                 for g in data["graphs"]
             ),

@@ -18,10 +18,11 @@ POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "stock": "Inductor as it is",
         "traffic": "the upstream cost model of 2026, per reused tensor",
+        "plan": "one plan for the whole graph: fewest bytes over all fused kernels",
     }
 )
 
-DEFAULT_POLICY = "traffic"
+DEFAULT_POLICY = "plan"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.devices import Device
 from ..errors import CaptureError, MaterializeError
-from .dry_run import PostGrad
+from .trial import PostGrad
 from .virtual_gpu import planned_device, torch_device
 
 __all__ = ["capture", "fake_mode"]

@@ -1,9 +1,11 @@
-"""Installs our two wrappers: resolve all, check all, then set; undo gives back upstream's.
+"""Installs our three wrappers: resolve all, check all, then set; undo gives back upstream's.
 
-Two objects of upstream are replaced while something needs them:
+Three objects of upstream are replaced while something needs them:
 
 ``StorageBox.should_realize_on_reuse``
     decides about one reused tensor (:mod:`.reuse`).  Dormant for graphs without a policy.
+``GraphLowering.run``
+    plans a graph that carries the policy `plan` (:mod:`.planned`).
 ``compile_fx``
     adds the policy that is on in the calling thread to that one compile, forward and lazily
     compiled backward alike (:func:`_governed_compile_fx`).
@@ -31,6 +33,7 @@ from .cache_key import (
     out_of_process,
     tell_out_of_process,
 )
+from .planned import patch_graph_lowering_run
 from .reuse import patch_should_realize_on_reuse
 
 __all__ = [
@@ -60,10 +63,13 @@ _sites: list[_Site] = []
 
 def _wrappers() -> list[tuple[seams.Seam, Callable[[Any], Any]]]:
     return [
-        (seams.by_path("torch._inductor.ir:StorageBox.should_realize_on_reuse"),
-         patch_should_realize_on_reuse),
+        (
+            seams.by_path("torch._inductor.ir:StorageBox.should_realize_on_reuse"),
+            patch_should_realize_on_reuse,
+        ),
+        (seams.by_path("torch._inductor.graph:GraphLowering.run"), patch_graph_lowering_run),
         (seams.by_path("torch._inductor.compile_fx:compile_fx"), _governed_compile_fx),
-    ]  # fmt: skip
+    ]
 
 
 def installed() -> bool:

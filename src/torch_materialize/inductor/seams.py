@@ -224,6 +224,22 @@ SEAMS: tuple[Seam, ...] = (
         optional=True,
     ),
     Seam(
+        "torch._inductor.graph:GraphLowering.run",
+        Use.CALLED,
+        "wrapped: policy `plan` plans here, where the graph is what will be lowered",
+        "Inductor has a pass that runs last before lowering",
+        _POLICY,
+        {"4aa0d42183908d7d": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.graph:GraphLowering.run_node",
+        Use.CALLED,
+        "extended in a subclass, to remember what each FX node became",
+        "Inductor keeps a node's result after lowering",
+        ("policy", "compare"),
+        {"e26027530bc06648": "2.11 to 2.15"},
+    ),
+    Seam(
         "torch._inductor.compile_fx:compile_fx",
         Use.CALLED,
         "wrapped: one compile, forward and backward, gets the policy of its thread",

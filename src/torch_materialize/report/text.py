@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -49,14 +50,15 @@ def _how(comparison: Comparison) -> str:
 
 
 def _totals(comparison: Comparison) -> Table:
-    table = Table(title="Fused kernels", title_justify="left", title_style="bold")
-    table.add_column("policy")
-    for heading in ("kernels", "read", "written", "moved", "units", "of first", "time"):
-        table.add_column(heading, justify="right")
+    table = _table("Fused kernels")
+    table.add_column("policy", no_wrap=True)
+    for heading in ("kernels", "read", "written", "moved", "units", "least", "of first", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
     base = comparison.traffic(comparison.policies[0]).bytes
     for policy in comparison.policies:
         total = comparison.traffic(policy)
         units = total.bytes / comparison.unit_bytes if comparison.unit_bytes else None
+        bound = comparison.bound(policy)
         table.add_row(
             policy,
             str(total.kernels),
@@ -64,24 +66,41 @@ def _totals(comparison: Comparison) -> Table:
             size_text(total.write_bytes),
             size_text(total.bytes),
             "-" if units is None else f"{units:.1f}",
+            "-" if bound is None else _amount(bound, comparison.unit_bytes),
             f"x{total.bytes / base:.3f}" if base else "-",
             f"{comparison.seconds[policy]:.1f} s",
         )
+    notes = []
     if comparison.unit_bytes:
-        table.caption = f"one unit is one activation, {size_text(comparison.unit_bytes)}"
+        notes.append(f"One unit is one activation, {size_text(comparison.unit_bytes)}.")
+    if any(comparison.bound(policy) is not None for policy in comparison.policies):
+        notes.append("Least: no choice moves fewer bytes with that policy's kernels.")
+    if notes:
+        table.caption = " ".join(notes)
         table.caption_justify = "left"
     return table
+
+
+def _amount(size: float, unit: int) -> str:
+    return f"{size / unit:.1f}" if unit else size_text(int(size))
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
 
 
 def _differing(comparison: Comparison, top: int) -> Table | Text:
     found = comparison.differences()
     if not found:
         return Text("Every policy materializes the same tensors.\n")
-    table = Table(
-        title=f"Tensors decided differently: {len(found)}",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = _table(f"Tensors decided differently: {len(found)}")
     table.add_column("tensor", overflow="fold")
     table.add_column("type")
     table.add_column("size", justify="right")
@@ -115,9 +134,7 @@ def _grouped(found: list[Difference]) -> Iterator[tuple[str, ...]]:
 
 
 def _kernels(comparison: Comparison, policy: str, top: int) -> Table:
-    table = Table(
-        title=f"Most-read kernels under {policy}", title_justify="left", title_style="bold"
-    )
+    table = _table(f"Most-read kernels under {policy}")
     table.add_column("kernel", overflow="fold")
     table.add_column("kind")
     table.add_column("inputs", justify="right")

@@ -1,0 +1,204 @@
+"""The planner's view of one dry run: values, the fused kernels that compute them, bytes.
+
+Values stand in program order, kernels in the order in which they run.  All sizes are bytes
+unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+__all__ = ["Dag", "Fused", "Kind", "Moved", "Value", "moved", "peak_bytes"]
+
+
+class Kind(Enum):
+    """What a planner may do with a value."""
+
+    SOURCE = "source"  # in memory whatever is decided: inputs, results of extern kernels
+    POINTWISE = "pointwise"  # materialized or inlined: ours to decide
+    PINNED = "pinned"  # computed by one kernel only: reductions, mutated buffers
+    VIEW = "view"  # no data of its own; reading it reads its base
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of the graph.
+
+    Attributes:
+        index: its place in :attr:`Dag.values`.
+        node: the FX node, "" for a buffer inside a lowering (a partial sum, a copy).
+        nbytes: what a kernel that reads it moves; for a view only the part it shows.
+        numel: elements that a loop must produce to compute it.
+        inputs: values that computing it needs.
+        base: the value whose memory holds it; itself unless it is a view.
+        required: something besides fused kernels reads it, so it must be written.
+        ready: for a SOURCE, the schedule position after which it exists; -1 for inputs.
+    """
+
+    index: int
+    node: str
+    kind: Kind
+    nbytes: int
+    numel: int
+    inputs: tuple[int, ...] = ()
+    base: int = -1
+    required: bool = False
+    ready: int = -1
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A fused kernel of the dry run.
+
+    Attributes:
+        position: its place in the schedule, extern kernels counted.
+        writes: values that become buffers in it, kept inside or not.
+        numels: sizes that its loops can compute.
+        measured: effective bytes that the dry run counted for it.
+    """
+
+    index: int
+    name: str
+    position: int
+    writes: tuple[int, ...]
+    numels: frozenset[int]
+    measured: int = 0
+
+
+@dataclass(frozen=True)
+class Dag:
+    """Values and kernels of one dry run.
+
+    ``forced`` holds POINTWISE values that Inductor was seen to materialize unasked.
+    """
+
+    values: tuple[Value, ...]
+    kernels: tuple[Fused, ...]
+    forced: frozenset[int] = frozenset()
+    users: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        users: dict[int, list[int]] = {value.index: [] for value in self.values}
+        for value in self.values:
+            for i in value.inputs:
+                users[i].append(value.index)
+        object.__setattr__(self, "users", {i: tuple(u) for i, u in users.items()})
+
+    def fixed(self, index: int) -> bool:
+        """Whether a value is in a buffer whatever the plan says."""
+        value = self.values[index]
+        if value.kind is Kind.POINTWISE:
+            return value.required or index in self.forced
+        return value.kind is Kind.PINNED
+
+    def homes(self) -> dict[int, int]:
+        """Value -> the kernel that materializes it, as the dry run had it."""
+        return {i: kernel.index for kernel in self.kernels for i in kernel.writes}
+
+    def chosen(self) -> frozenset[int]:
+        """Values that the dry run materialized without need."""
+        return frozenset(i for i in self.homes() if not self.fixed(i))
+
+    def nodes(self, indices: Iterable[int]) -> frozenset[str]:
+        """FX names of values: what survives from one dry run to the next."""
+        return frozenset(self.values[i].node for i in indices) - {""}
+
+    def with_forced(self, nodes: frozenset[str]) -> Dag:
+        """The same dry run, knowing which nodes Inductor materializes unasked."""
+        held = self.homes()
+        forced = frozenset(v.index for v in self.values if v.node in nodes and v.index in held)
+        return Dag(self.values, self.kernels, forced)
+
+    @property
+    def measured(self) -> int:
+        """Effective bytes of all fused kernels of the dry run."""
+        return sum(kernel.measured for kernel in self.kernels)
+
+
+@dataclass
+class Moved:
+    """What one kernel reads (per access) and writes, and which values it computes."""
+
+    reads: dict[int, int] = field(default_factory=dict)
+    writes: dict[int, int] = field(default_factory=dict)
+    computes: set[int] = field(default_factory=set)
+
+    def total(self, dag: Dag) -> int:
+        """Bytes; reads of several parts of one buffer count at most the buffer."""
+        by_base: dict[int, int] = {}
+        for i, size in self.reads.items():
+            base = dag.values[i].base
+            by_base[base] = by_base.get(base, 0) + size
+        capped = (min(size, dag.values[base].nbytes) for base, size in by_base.items())
+        return sum(capped) + sum(self.writes.values())
+
+
+def moved(dag: Dag, homes: Mapping[int, int]) -> list[Moved]:
+    """What every kernel moves when exactly ``homes`` are materialized, and where.
+
+    A kernel that needs another kernel's buffer reads it and never looks behind it: that is
+    how Inductor's loaders work.
+    """
+    roots: list[list[int]] = [[] for _ in dag.kernels]
+    for i, kernel in homes.items():
+        roots[kernel].append(i)
+    result = [_walk(dag, homes, k.index, roots[k.index]) for k in dag.kernels]
+    readers: dict[int, set[int]] = {}
+    for kernel, one in enumerate(result):
+        for i in one.reads:
+            readers.setdefault(dag.values[i].base, set()).add(kernel)
+    for i, kernel in homes.items():
+        if dag.values[i].required or readers.get(i, set()) - {kernel}:
+            result[kernel].writes[i] = dag.values[i].nbytes
+    return result
+
+
+def _walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int]) -> Moved:
+    one = Moved()
+    todo = list(roots)
+    while todo:
+        i = todo.pop()
+        if i in one.computes or i in one.reads:
+            continue
+        value = dag.values[i]
+        home = homes.get(value.base)
+        in_memory = dag.values[value.base].kind is Kind.SOURCE
+        if in_memory or (home is not None and home != kernel):
+            one.reads[i] = value.nbytes
+        else:
+            one.computes.add(i)
+            todo.extend(value.inputs)
+    return one
+
+
+def peak_bytes(dag: Dag, homes: Mapping[int, int]) -> int:
+    """Most bytes of materialized and extern values alive at once, graph inputs left out.
+
+    An extern result lives from its kernel to its last fused reader; what extern kernels
+    themselves keep alive is the same in every plan.
+    """
+    born: dict[int, int] = {}
+    dies: dict[int, int] = {}
+    for kernel, one in zip(dag.kernels, moved(dag, homes), strict=True):
+        for i in one.writes:
+            born[i] = kernel.position
+            if dag.values[i].required:
+                dies[i] = max(dies.get(i, -1), kernel.position + 1)
+        for i in one.reads:
+            base = dag.values[dag.values[i].base]
+            if base.kind is Kind.SOURCE and base.ready >= 0:
+                born[base.index] = base.ready
+            dies[base.index] = max(dies.get(base.index, -1), kernel.position)
+    change: dict[int, int] = {}
+    for i, start in born.items():
+        size = dag.values[i].nbytes
+        end = max(dies.get(i, start), start) + 1
+        change[start] = change.get(start, 0) + size
+        change[end] = change.get(end, 0) - size
+    peak = alive = 0
+    for position in sorted(change):
+        alive += change[position]
+        peak = max(peak, alive)
+    return peak

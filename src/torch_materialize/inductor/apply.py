@@ -1,0 +1,45 @@
+"""A plan -> Inductor, in both directions and without a monkeypatch.
+
+To materialize, Inductor offers ``node.meta["inductor_realize_to_strides"]``; it works on any
+node.  To inline there is no such mark, but the rules that materialize by counting are plain
+settings: with those out of reach for one lowering, what is not marked stays inlined, except
+where Inductor must have a buffer (inputs of matmuls, outputs, very large bodies).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch._inductor import config
+
+__all__ = ["mark", "undecided"]
+
+_META = "inductor_realize_to_strides"
+_NEVER = 1 << 20
+# Those of a later torch than ours are skipped; has_large_inner_fn(threshold=100), which
+# guards against deep recursion, is no setting and stays.
+_COUNTING_RULES = {
+    "realize_reads_threshold": _NEVER,
+    "realize_acc_reads_threshold": _NEVER,
+    "realize_cpu_acc_reads_threshold": _NEVER,
+    "realize_opusers_threshold": _NEVER,
+    "realize_acc_reads_size_threshold": None,
+    "realize_opcount_threshold": 100,
+}
+
+
+@contextlib.contextmanager
+def undecided() -> Iterator[None]:
+    """Inside the block Inductor materializes nothing because of a count."""
+    with config.patch({k: v for k, v in _COUNTING_RULES.items() if hasattr(config, k)}):
+        yield
+
+
+def mark(module: torch.fx.GraphModule, store: frozenset[str]) -> None:
+    """Asks Inductor to materialize the nodes named in ``store``."""
+    if store:
+        for node in module.graph.nodes:
+            if node.name in store:
+                node.meta[_META] = True

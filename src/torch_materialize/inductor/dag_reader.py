@@ -1,0 +1,383 @@
+"""From a lowered and scheduled graph to the planner's :class:`torch_materialize.core.dag.Dag`.
+
+Values are keyed by the identity of their StorageBox: a view and a cast that does nothing
+share their base's box, so no list of operators is needed.  After scheduling the box tells
+what the value is: a Pointwise that stayed inlined or became a buffer of a fused kernel is
+ours to decide; a reduction or a mutated buffer belongs to its kernel; the rest is in memory.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch._inductor import ir
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import SchedulerNode
+from torch._inductor.utils import get_dtype_size, sympy_product
+
+from ..core.dag import Dag, Fused, Kind, Value
+from ..core.graph import Graph
+from .storage import (
+    buffer_name,
+    buffer_reads,
+    buffer_size,
+    elements,
+    is_gather,
+    mutates,
+    reads_nothing,
+    storage_of,
+)
+
+__all__ = ["Recording", "read_dag"]
+
+
+class Recording(GraphLowering):
+    """A lowering that remembers what every FX node became."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.results: dict[torch.fx.Node, Any] = {}
+        super().__init__(*args, **kwargs)
+
+    def run_node(self, n: torch.fx.Node) -> object:
+        """Lowers one node as upstream does, and keeps the result."""
+        result = super().run_node(n)
+        self.results[n] = result
+        return result
+
+
+def read_dag(lowered: Recording, scheduled: Graph, forced: frozenset[str]) -> Dag:
+    """Reads a lowering after scheduling; call inside its graph handler context.
+
+    ``scheduled`` is what :func:`.reader.read_scheduled` made of the same lowering, and
+    ``forced`` names the FX nodes that Inductor was seen to materialize unasked.
+    """
+    reader = _Reader(lowered)
+    for node, result in lowered.results.items():
+        reader.add_node(node, result)
+    reader.add_internal_buffers()
+    bytes_of = {kernel.name: kernel.bytes for kernel in scheduled.kernels}
+    return reader.finish(bytes_of, forced)
+
+
+def _is_fused(node: Any) -> bool:
+    members = node.get_nodes()
+    return not node.is_template() and all(isinstance(m, SchedulerNode) for m in members)
+
+
+class _Schedule:
+    """Where each buffer is made, and which buffer stands for a mutated one."""
+
+    def __init__(self, lowered: GraphLowering) -> None:
+        self.kernels = list(lowered.scheduler.nodes)
+        self.outputs = set(lowered.get_output_names())
+        self.position: dict[str, int] = {}
+        self.fused: set[str] = set()
+        self.fused_members: set[str] = set()
+        self.next_version: dict[str, str] = {}
+        for position, kernel in enumerate(self.kernels):
+            self.position |= dict.fromkeys(kernel.get_buffer_names(), position)
+            if _is_fused(kernel):
+                self.fused |= set(kernel.get_buffer_names())
+                self.fused_members |= {m.get_name() for m in kernel.get_nodes()}
+            for member in kernel.get_nodes():
+                for buffer in member.get_outputs():
+                    for old in buffer.get_mutations():
+                        self.next_version[old] = buffer.get_name()
+
+    def last_version(self, name: str) -> str:
+        while name in self.next_version:
+            name = self.next_version[name]
+        return name
+
+
+class _Reader:
+    """Two passes: FX nodes in program order, then buffers that no FX node stands for."""
+
+    def __init__(self, lowered: Recording) -> None:
+        self.order = {node: place for place, node in enumerate(lowered.results)}
+        self.schedule = _Schedule(lowered)
+        self.values: list[dict[str, Any]] = []
+        self.nodes: list[torch.fx.Node | None] = []
+        self.forced: set[str] = set()
+        self.of_node: dict[torch.fx.Node, tuple[int, ...]] = {}
+        self.of_box: dict[int, int] = {}
+        self.of_buffer: dict[str, int] = {}
+        self.boxes: dict[int, ir.StorageBox] = {}
+        self.touched: dict[int, set[str]] = {}
+        self.internal_of: dict[torch.fx.Node | None, list[int]] = {}
+
+    def _add(self, node: torch.fx.Node | None, **fields: Any) -> int:
+        index = len(self.values)
+        self.values.append({"index": index, "base": index, "required": False, **fields})
+        self.nodes.append(node)
+        return index
+
+    def _require(self, indices: tuple[int, ...]) -> None:
+        for i in indices:
+            self.values[self.values[i]["base"]]["required"] = True
+
+    def _inputs(self, node: torch.fx.Node) -> tuple[int, ...]:
+        found = (i for x in node.all_input_nodes for i in self.of_node.get(x, ()))
+        return tuple(dict.fromkeys(found))
+
+    # First pass: FX nodes.
+
+    def add_node(self, node: torch.fx.Node, result: Any) -> None:
+        """Adds what one FX node computes; opaque nodes only make their inputs required."""
+        inputs = self._inputs(node)
+        box = storage_of(result)
+        if box is not None and mutates(node) and self._add_version(node, box, inputs):
+            return
+        if box is None or mutates(node):
+            self.of_node[node] = inputs
+            if self._is_opaque(node, result):
+                self._require(inputs)
+        elif id(box) in self.of_box:
+            self.of_node[node] = (self._add_view(node, result, box, inputs),)
+        else:
+            self.of_node[node] = (self._add_value(node, result, box, inputs),)
+
+    def _is_opaque(self, node: torch.fx.Node, result: Any) -> bool:
+        """Outputs, mutations and extern kernels read memory; a fused kernel with several
+        outputs (a variance and its mean) does not.
+        """
+        if node.op == "output" or mutates(node) or not isinstance(result, tuple | list):
+            return True
+        boxes = [box for box in map(storage_of, result) if box is not None]
+        return all(self._kind(box) is Kind.SOURCE for box in boxes)
+
+    def _add_value(
+        self, node: torch.fx.Node, result: Any, box: ir.StorageBox, inputs: tuple[int, ...]
+    ) -> int:
+        kind = self._kind(box)
+        if kind is Kind.SOURCE and node.op == "call_function":
+            self._require(inputs)
+        numel = elements(sympy_product(result.get_size()))
+        name = buffer_name(box)
+        # Filled by one kernel and then scattered into by another: not ours to inline.
+        scattered = (
+            kind is Kind.POINTWISE
+            and name in self.schedule.next_version
+            and not any(mutates(user) for user in node.users)
+        )
+        if scattered:
+            kind, name = Kind.PINNED, self.schedule.last_version(str(name))
+        if kind is Kind.SOURCE or (reads_nothing(box) and not scattered):
+            inputs = ()
+        elif is_gather(node) and inputs:
+            inputs = (self._add_gather(inputs[0], numel), *inputs[1:])
+        index = self._add(
+            node,
+            kind=kind,
+            nbytes=numel * get_dtype_size(result.get_dtype()),
+            numel=numel,
+            inputs=inputs,
+            ready=self.schedule.position.get(str(name), -1) if kind is Kind.SOURCE else -1,
+        )
+        self.of_box[id(box)] = index
+        self.boxes[index] = box
+        if name is not None:
+            self.of_buffer[name] = index
+        return index
+
+    def _add_version(
+        self, node: torch.fx.Node, box: ir.StorageBox, inputs: tuple[int, ...]
+    ) -> bool:
+        """Adds the new version of a value that a node writes into; False if there is none."""
+        name = buffer_name(box)
+        if id(box) not in self.of_box or name not in self.schedule.next_version:
+            return False
+        last = self.schedule.last_version(name)
+        if last in self.of_buffer:
+            return False
+        old = self.of_box[id(box)]
+        fused = last in self.schedule.fused
+        self._require((old,) if fused else (old, *inputs))
+        index = self._add(
+            node,
+            kind=Kind.PINNED if fused else Kind.SOURCE,
+            nbytes=self.values[old]["nbytes"],
+            numel=self.values[old]["numel"],
+            inputs=inputs if fused else (),
+            ready=-1 if fused else self.schedule.position.get(last, -1),
+            required=True,
+        )
+        self.boxes[index] = box
+        self.touched[index] = {last}
+        self.of_buffer[last] = index
+        self.of_box[id(box)] = index  # later views see this version
+        self.of_node[node] = (index,)
+        return True
+
+    def _add_view(
+        self, node: torch.fx.Node, result: Any, box: ir.StorageBox, inputs: tuple[int, ...]
+    ) -> int:
+        base = self.of_box[id(box)]
+        is_strided = str(node.target).startswith("aten.as_strided")
+        if is_strided and self.values[base]["kind"] is Kind.POINTWISE:
+            # Inductor realizes what as_strided looks at.
+            owner = self.nodes[base]
+            self.forced |= {owner.name} if owner is not None else set()
+        parent = next((i for i in inputs if self.values[i]["base"] == base), base)
+        numel = self._shown(node, result)
+        nbytes = min(numel * get_dtype_size(result.get_dtype()), self.values[base]["nbytes"])
+        if nbytes >= self.values[parent]["nbytes"]:
+            return parent  # the same elements under another shape
+        return self._add(
+            node, kind=Kind.VIEW, nbytes=nbytes, numel=numel, inputs=(parent,), base=base
+        )
+
+    @staticmethod
+    def _shown(node: torch.fx.Node, result: Any) -> int:
+        """Distinct elements that a view shows: broadcast dimensions count once."""
+        val = node.meta.get("val")
+        if not isinstance(val, torch.Tensor):
+            return elements(sympy_product(result.get_size()))
+        numel = 1
+        for extent, stride in zip(val.shape, val.stride(), strict=True):
+            numel *= elements(extent) if elements(stride) else 1
+        return numel
+
+    def _add_gather(self, index: int, accesses: int) -> int:
+        """What a gather reads of a value: as many elements as it has accesses."""
+        value = self.values[index]
+        itemsize = value["nbytes"] // max(value["numel"], 1)
+        if accesses * itemsize >= value["nbytes"]:
+            return index
+        return self._add(
+            None,
+            kind=Kind.VIEW,
+            nbytes=accesses * itemsize,
+            numel=accesses,
+            inputs=(index,),
+            base=value["base"],
+        )
+
+    def _kind(self, box: ir.StorageBox) -> Kind:
+        data = box.data
+        if isinstance(data, ir.Pointwise):
+            return Kind.POINTWISE
+        if isinstance(data, ir.Reduction | ir.Scan | ir.Sort):
+            return Kind.PINNED
+        if isinstance(data, ir.ComputedBuffer) and data.get_name() in self.schedule.fused:
+            mutated = isinstance(data.layout, ir.MutationLayoutSHOULDREMOVE)
+            plain = type(data.data) is ir.Pointwise and not mutated
+            return Kind.POINTWISE if plain else Kind.PINNED
+        return Kind.SOURCE
+
+    # Second pass: buffers inside of lowerings.
+
+    def add_internal_buffers(self) -> None:
+        """Adds partial sums, layout copies and the like, and lets their owners read them."""
+        for kernel in self.schedule.kernels:
+            for member in kernel.get_nodes():
+                for name in member.get_buffer_names():
+                    if name not in self.of_buffer:
+                        self._add_internal(name, member)
+        for owner, mine in self.internal_of.items():
+            if owner is not None:
+                self._read_internal(owner, mine)
+
+    def _add_internal(self, name: str, member: Any) -> None:
+        origins = [o for o in member.node.get_origins() if o in self.order]
+        owner = max(origins, key=self.order.__getitem__, default=None)
+        reads = {dep.name for dep in member.read_writes.reads}
+        known = tuple(self.of_buffer[dep] for dep in reads if dep in self.of_buffer)
+        near = self._inputs(owner) if owner is not None else ()
+        near += tuple(self.internal_of.get(owner, ()))
+        # An input counts only if its own buffers are all read: by buffers alone, values
+        # that are inlined on the way would be passed over.
+        inputs = tuple(i for i in near if self._is_read(i, reads)) or known
+        fused = name in self.schedule.fused
+        if not fused:  # an extern kernel inside a lowering: a convolution before its bias
+            self._require(known)
+            inputs = ()
+        users = {user.get_name() for b in member.get_outputs() for user in b.users}
+        mutated = any(b.get_mutations() for b in member.get_outputs())
+        numel, nbytes = buffer_size(name)
+        index = self._add(
+            None,
+            kind=Kind.PINNED if fused else Kind.SOURCE,
+            nbytes=nbytes,
+            numel=numel,
+            inputs=inputs,
+            ready=-1 if fused else self.schedule.position[name],
+            required=name in self.schedule.outputs
+            or name in self.schedule.next_version
+            or bool(users - self.schedule.fused_members)
+            or mutated,
+        )
+        self.of_buffer[name] = index
+        self.touched[index] = {name}
+        self.internal_of.setdefault(owner, []).append(index)
+
+    def _read_internal(self, owner: torch.fx.Node, mine: list[int]) -> None:
+        """A node with internal buffers reads those, and of its inputs what is left."""
+        parts = {owner, *(u for u in owner.users if u.target is operator.getitem)}
+        for i in {i for node in parts for i in self.of_node.get(node, ())}:
+            value = self.values[i]
+            decided_here = value["kind"] in (Kind.POINTWISE, Kind.PINNED)
+            if not decided_here or self.nodes[i] not in parts or i not in self.boxes:
+                continue
+            reads = buffer_reads(self.boxes[i])
+            kept = tuple(x for x in (*value["inputs"], *mine) if self._is_read(x, reads))
+            value["inputs"] = kept or value["inputs"]
+
+    def _is_read(self, index: int, reads: set[str]) -> bool:
+        touched = self._touched(index)
+        return bool(touched) and touched <= reads
+
+    def _touched(self, index: int) -> set[str]:
+        """Buffers that loading a value touches."""
+        index = self.values[index]["base"]
+        if index not in self.touched:
+            box = self.boxes[index]
+            name = buffer_name(box)
+            self.touched[index] = {name} if name else buffer_reads(box)
+        return self.touched[index]
+
+    # The result.
+
+    def finish(self, bytes_of: dict[str, int], forced: frozenset[str]) -> Dag:
+        """The finished graph; ``bytes_of`` maps a kernel's name to its effective bytes."""
+        fused = [
+            (position, kernel)
+            for position, kernel in enumerate(self.schedule.kernels)
+            if _is_fused(kernel)
+        ]
+        kernels = tuple(
+            Fused(
+                index=index,
+                name=kernel.get_name(),
+                position=position,
+                writes=self._written(kernel),
+                numels=_numels(kernel),
+                measured=bytes_of[kernel.get_name()],
+            )
+            for index, (position, kernel) in enumerate(fused)
+        )
+        held = {i for kernel in kernels for i in kernel.writes}
+        values = []
+        for fields, node in zip(self.values, self.nodes, strict=True):
+            index = fields["index"]
+            fields["inputs"] = tuple(dict.fromkeys(i for i in fields["inputs"] if i != index))
+            if fields["kind"] is Kind.POINTWISE and index not in held:
+                fields["required"] = False  # its reader took a copy: an internal buffer
+            values.append(Value(node=node.name if node is not None else "", **fields))
+        dag = Dag(tuple(values), kernels)
+        return dag.with_forced(forced | frozenset(self.forced))
+
+    def _written(self, kernel: Any) -> tuple[int, ...]:
+        names = (name for m in kernel.get_nodes() for name in m.get_buffer_names())
+        return tuple(dict.fromkeys(self.of_buffer[name] for name in names))
+
+
+def _numels(kernel: Any) -> frozenset[int]:
+    """Sizes that a kernel's loops can compute: without and with its reduction."""
+    sizes = set()
+    for member in kernel.get_nodes():
+        loops, *reductions = (elements(sympy_product(r)) for r in member.get_ranges())
+        sizes |= {loops, loops * (reductions[0] if reductions else 1)}
+    return frozenset(sizes)

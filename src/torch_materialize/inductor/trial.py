@@ -1,0 +1,143 @@
+"""Lowers and schedules a copy of a post-grad graph: real decisions, no code, no trace.
+
+What Inductor would decide is not modelled here, it is asked: real lowering, real fusion, and
+then everything that the run left behind is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._inductor.graph
+from torch._dynamo.utils import counters
+from torch._inductor import config, metrics
+from torch._inductor.virtualized import V
+
+from ..core.dag import Dag
+from ..core.graph import Graph
+from ..core.policy import STOCK, Policy
+from .apply import mark, undecided
+from .dag_reader import Recording, read_dag
+from .reader import read_scheduled
+from .reuse import MARK
+
+__all__ = ["PostGrad", "lowered", "trial"]
+
+# A dry run must not measure: there may be no device, and nobody asked for the time.
+_QUIET = {
+    "max_autotune": False,
+    "max_autotune_gemm": False,
+    "max_autotune_pointwise": False,
+    "benchmark_fusion": False,
+    "benchmark_epilogue_fusion": False,
+    "trace.enabled": False,
+}
+
+
+@dataclass(frozen=True)
+class PostGrad:
+    """A post-grad graph with what lowering needs beside it.
+
+    ``inputs`` are fake tensors on the (planned) device, in placeholder order.
+    """
+
+    module: torch.fx.GraphModule
+    inputs: tuple[Any, ...]
+    fake_mode: Any
+    is_inference: bool = True
+    is_backward: bool = False
+    cpp_wrapper: bool = False
+
+    @property
+    def nodes(self) -> int:
+        """Number of FX nodes."""
+        return len(self.module.graph.nodes)
+
+
+def trial(
+    graph: PostGrad, store: frozenset[str] | None, forced: frozenset[str] = frozenset()
+) -> tuple[Graph, Dag]:
+    """Lowers and schedules ``graph`` with exactly the nodes in ``store`` materialized.
+
+    None takes Inductor's own choice.  ``forced`` names nodes that Inductor was seen to
+    materialize unasked.  For use on the device at hand, or inside :func:`planned_device`.
+    """
+    chosen = contextlib.nullcontext() if store is None else undecided()
+    with chosen, lowered(graph, STOCK, Recording, store or frozenset()) as lowering:
+        scheduled = read_scheduled()
+        return scheduled, read_dag(lowering, scheduled, forced)
+
+
+@contextlib.contextmanager
+def lowered(
+    graph: PostGrad, policy: Policy, lowering_class: Any, store: frozenset[str] = frozenset()
+) -> Iterator[Any]:
+    """A lowered and scheduled copy of ``graph``, inside its handler contexts."""
+    # The graph is copied, its weights are not.
+    module = torch.fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
+    module.meta = {k: v for k, v in graph.module.meta.items() if k != MARK}
+    if not policy.is_stock:
+        module.meta[MARK] = policy
+    mark(module, store)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_no_trace())
+        stack.enter_context(config.patch(_QUIET))
+        stack.enter_context(V.set_fake_mode(graph.fake_mode))
+        stack.enter_context(V.set_debug_handler(_Silent()))
+        shape_env = graph.fake_mode.shape_env
+        if shape_env is not None:
+            # What a trial looks at must not become a guard of the user's program.
+            stack.enter_context(shape_env.suppress_guards())
+        lowering = lowering_class(
+            module,
+            example_inputs=graph.inputs,
+            shape_env=shape_env,
+            is_inference=graph.is_inference,
+            is_backward=graph.is_backward,
+            cpp_wrapper=graph.cpp_wrapper,
+        )
+        stack.enter_context(V.set_graph_handler(lowering))
+        stack.enter_context(V.set_extern_kernel_nodes([]))
+        lowering.run(*graph.inputs)
+        lowering._update_scheduler()
+        yield lowering
+
+
+@contextlib.contextmanager
+def _no_trace() -> Iterator[None]:
+    """Puts back Inductor's metrics, Dynamo's counters and the numbering of graphs."""
+    before = {name: copy.copy(value) for name, value in _figures(metrics)}
+    counted = {name: counter.copy() for name, counter in counters.items()}
+    numbering = mock.patch.object(
+        torch._inductor.graph, "_post_grad_graph_counter", itertools.count()
+    )
+    try:
+        with numbering:
+            yield
+    finally:
+        for name, value in before.items():
+            setattr(metrics, name, value)
+        counters.clear()
+        counters.update(counted)
+
+
+def _figures(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """The module's own numbers and collections, by name."""
+    for name, value in vars(module).items():
+        if not name.startswith("_") and isinstance(value, int | float | list | dict | set):
+            yield name, value
+
+
+class _Silent:
+    """Stands in for the debug handler, which only exists inside a real compile."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_args, **_kwargs: None
