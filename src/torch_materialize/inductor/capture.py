@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,9 +27,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
-from ..core.devices import Device
+from ..core.devices import CPU, Device
 from ..errors import CaptureError, MaterializeError
-from .trial import PostGrad
+from ..events import log
+from .trial import PostGrad, copy_graph
 from .virtual_gpu import planned_device, torch_device
 
 __all__ = ["capture", "fake_mode"]
@@ -63,10 +65,10 @@ def capture(
     try:
         with mode, torch.no_grad():
             graphs = trace(model, args, kwargs)
-        moved = [_move(graph, torch_device(device)) for graph in graphs]
-        if tracing != "make_fx":
-            for graph in moved:
-                _post_grad(graph, device)
+        if tracing == "make_fx":
+            moved = [_move(graph, torch_device(device)) for graph in graphs]
+        else:
+            moved = [_on_device(graph, device) for graph in graphs]
     except MaterializeError:
         raise
     except Exception as error:
@@ -182,9 +184,26 @@ def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> 
         module.graph.erase_node(node)
 
 
-def _post_grad(graph: PostGrad, device: Device) -> None:
+def _on_device(graph: PostGrad, device: Device) -> PostGrad:
+    """The post-grad graph on ``device``: moved first, because some passes ask for the device.
+
+    A torch built without CUDA cannot run every pass on fake CUDA tensors (re-inplacing of
+    slices, say); such a graph goes through the passes on the CPU and is moved afterwards.
+    """
+    copied = replace(graph, module=copy_graph(graph.module))
+    try:
+        return _post_grad(_move(copied, torch_device(device)), device)
+    except Exception as error:
+        if not device.is_gpu:
+            raise
+        log.info("post-grad passes ran on CPU tensors, before the move: %s", error)
+        return _move(_post_grad(graph, CPU), torch_device(device))
+
+
+def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     """Runs Inductor's post-grad passes, and those of others that are set in its config."""
     view_to_reshape(graph.module)
     inductor_compile.record_original_output_strides(graph.module)
     with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
         inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
+    return graph

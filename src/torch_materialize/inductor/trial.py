@@ -29,7 +29,7 @@ from .dag_reader import Recording, read_dag
 from .reader import read_scheduled
 from .reuse import MARK
 
-__all__ = ["PostGrad", "lowered", "trial"]
+__all__ = ["PostGrad", "copy_graph", "lowered", "trial"]
 
 # A dry run must not measure: there may be no device, and nobody asked for the time.
 _QUIET = {
@@ -76,14 +76,20 @@ def trial(
         return scheduled, read_dag(lowering, scheduled, forced)
 
 
+def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A copy with a graph of its own; weights and constants are shared."""
+    copied = torch.fx.GraphModule(module, copy.deepcopy(module.graph))
+    copied.meta = dict(module.meta)
+    return copied
+
+
 @contextlib.contextmanager
 def lowered(
     graph: PostGrad, policy: Policy, lowering_class: Any, store: frozenset[str] = frozenset()
 ) -> Iterator[Any]:
     """A lowered and scheduled copy of ``graph``, inside its handler contexts."""
-    # The graph is copied, its weights are not.
-    module = torch.fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
-    module.meta = {k: v for k, v in graph.module.meta.items() if k != MARK}
+    module = copy_graph(graph.module)
+    module.meta.pop(MARK, None)
     if not policy.is_stock:
         module.meta[MARK] = policy
     mark(module, store)

@@ -1,0 +1,195 @@
+"""Policy `plan` on real graphs: bytes on a planned GPU, real CPU compiles, and its limits."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch._functorch import config as functorch_config
+from torch._inductor import config
+from torch._inductor.utils import run_and_get_code
+
+import torch_materialize as tm
+from test_compile import Block, decides_nothing, mutation, softmax_and_norms, views_and_slices
+from torch_materialize.compare import compare
+from torch_materialize.core.devices import DEVICES
+from torch_materialize.core.policy import STOCK
+from torch_materialize.core.traffic import traffic
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor import planned
+from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.models.decoder import Decoder
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
+PLAN = tm.Policy("plan")
+
+
+@pytest.fixture(autouse=True)
+def without_caches():
+    with config.patch(fx_graph_cache=False), functorch_config.patch(enable_autograd_cache=False):
+        yield
+
+
+@pytest.mark.parametrize("target", ["fused-add-rmsnorm", "fused-add-rmsnorm-hf"])
+def test_decoder_moves_the_least(target):
+    """161 units is the least that these kernels can move; stock moves 188 and 173."""
+    found = compare(target, ["stock", "plan"], "h200", tracing="make_fx")
+    assert found.traffic("plan").bytes / found.unit_bytes == pytest.approx(161, abs=0.01)
+    assert found.bound("plan") == pytest.approx(found.traffic("plan").bytes, rel=1e-3)
+    assert found.traffic("plan").kernels <= found.traffic("stock").kernels
+
+
+def both(function, *shapes, device="h200", dtype=torch.float32):
+    mode = capturing.fake_mode()
+    with mode:
+        inputs = [torch.empty(shape, dtype=dtype) for shape in shapes]
+    planned_for = DEVICES[device]
+    graphs = capturing.capture(function, inputs, {}, planned_for, mode)
+    sums = []
+    for policy in (STOCK, PLAN):
+        runs = [dry_run(graph, policy, planned_for) for graph in graphs]
+        sums.append(sum(traffic(run.graph).bytes for run in runs))
+    return sums
+
+
+class SqueezeExcite(nn.Module):
+    """Batch norm reads five buffers, four of them per-channel vectors: counting reads, stock
+    materializes its result, although SiLU and the gate could read the convolution's.
+    """
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        self.first, self.gate, self.second = (
+            nn.Conv2d(channels, channels, 1, bias=False) for _ in range(3)
+        )
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        y = nn.functional.silu(self.norm(self.first(x)))
+        return self.second(y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid())
+
+
+def test_a_needless_materialization_is_undone():
+    mode = capturing.fake_mode()
+    with mode:
+        model, x = SqueezeExcite().eval(), torch.empty(8, 32, 64, 64)
+    (graph,) = capturing.capture(model, [x], {}, DEVICES["h200"], mode)
+    stock, plan = (dry_run(graph, p, DEVICES["h200"]).graph for p in (STOCK, PLAN))
+    assert traffic(plan).bytes < 0.9 * traffic(stock).bytes
+    assert len(plan.materialized()) < len(stock.materialized())
+
+
+@pytest.mark.parametrize("device", ["h200", "cpu"])
+@pytest.mark.parametrize("function", [softmax_and_norms, views_and_slices, mutation])
+def test_never_worse(function, device):
+    stock, plan = both(function, (256, 512), device=device)
+    assert plan <= stock
+
+
+@pytest.mark.parametrize(
+    "function", [softmax_and_norms, views_and_slices, mutation, decides_nothing]
+)
+def test_function_as_eager(function):
+    x = torch.randn(32, 48)
+    want = function(x.clone())
+    got = torch.compile(function, options=tm.options("plan"))(x.clone())
+    torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
+
+
+def test_forward_and_backward_as_eager():
+    torch.manual_seed(0)
+    block = Block()
+    x = torch.randn(2, 16, 64, requires_grad=True)
+    want = block(x)
+    grads = torch.autograd.grad(want.square().sum(), [x, *block.parameters()])
+    got = torch.compile(block, options=tm.options("plan"))(x)
+    torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
+    mine = torch.autograd.grad(got.square().sum(), [x, *block.parameters()])
+    torch.testing.assert_close(mine, grads, rtol=1e-4, atol=1e-4)
+
+
+def test_dynamic_batch():
+    compiled = torch.compile(softmax_and_norms, dynamic=True, options=tm.options("plan"))
+    for rows in (5, 32, 17):
+        x = torch.randn(rows, 48)
+        torch.testing.assert_close(compiled(x), softmax_and_norms(x), rtol=2e-5, atol=2e-5)
+
+
+def code(function, policy, *inputs) -> str:
+    torch._dynamo.reset()
+    compiled = torch.compile(function, options=tm.options(policy))
+    _, (text,) = run_and_get_code(compiled, *inputs)
+    # The header names the temporary file of the graph, which is new each time.
+    return "\n".join(line for line in text.splitlines() if "AOT ID" not in line)
+
+
+def test_where_nothing_is_gained_the_code_is_stocks():
+    x = torch.randn(64, 64)
+    assert code(decides_nothing, "plan", x) == code(decides_nothing, "stock", x)
+    assert code(lambda x: x.softmax(-1), "plan", x) == code(lambda x: x.softmax(-1), "stock", x)
+
+
+def decoder_case():
+    torch.manual_seed(0)
+    return Decoder(2, 256, 256, "vllm", random_norms=True).eval(), torch.randn(512, 256).bfloat16()
+
+
+@torch.no_grad()
+def test_a_plan_changes_a_real_compile_and_says_so(caplog):
+    decoder, x = decoder_case()
+    with caplog.at_level(logging.INFO, "torch_materialize"):
+        ours = code(decoder, "plan", x)
+    assert ours != code(decoder, "stock", x)
+    assert "tensors materialized" in caplog.text
+
+
+@torch.no_grad()
+def test_a_broken_planner_leaves_stocks_code(monkeypatch, caplog):
+    monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
+
+    def broken(*_):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(planned, "search", broken)
+    decoder, x = decoder_case()
+    assert code(decoder, "plan", x) == code(decoder, "stock", x)
+    assert "planted" in caplog.text
+    monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "1")
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="planted"):
+        torch.compile(decoder, options=tm.options("plan"))(x)
+
+
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_unbacked_sizes_are_left_to_stock(caplog):
+    def chosen(x):
+        y = x[x > 0]
+        z = y * 2 + y.sin()
+        return z.cos(), z + 1, z.sum()
+
+    x = torch.randn(40)
+    with caplog.at_level(logging.INFO, "torch_materialize"):
+        got = torch.compile(chosen, fullgraph=True, options=tm.options("plan"))(x)
+    torch.testing.assert_close(got, chosen(x))
+    assert "unbacked" in caplog.text
+
+
+@torch.no_grad()
+def test_planning_leaves_no_trace_in_a_compile():
+    from torch._dynamo.utils import counters
+    from torch._inductor import metrics
+
+    decoder, x = decoder_case()
+
+    def traces(policy):
+        torch._dynamo.reset()
+        counters.clear()
+        metrics.reset()
+        compiled = torch.compile(decoder, dynamic=True, options=tm.options(policy))
+        compiled(x)
+        compiled(x[:100])
+        return counters["stats"]["unique_graphs"], counters["inductor"]["extern_calls"]
+
+    assert traces("plan") == traces("stock")
