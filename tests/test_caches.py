@@ -94,6 +94,12 @@ def test_both_ways_of_asking_share_an_entry(tmp_path):
     assert hit(run(tmp_path, "options", "traffic"))
 
 
+def test_plan_has_keys_of_its_own(tmp_path):
+    assert missed(run(tmp_path, "policy", "traffic"))
+    assert missed(run(tmp_path, "policy", "plan"))
+    assert hit(run(tmp_path, "options", "plan"))
+
+
 def test_fx_graph_cache_alone_keeps_them_apart(tmp_path):
     alone = {"TORCHINDUCTOR_AUTOGRAD_CACHE": "0"}
     assert run(tmp_path, "policy", "none", **alone)["fx_miss"] > 0

@@ -131,6 +131,29 @@ def test_where_nothing_is_gained_the_code_is_stocks():
     assert code(lambda x: x.softmax(-1), "plan", x) == code(lambda x: x.softmax(-1), "stock", x)
 
 
+@torch.no_grad()
+def test_casts_that_no_plan_uses_are_folded_as_stock_folds_them():
+    def casts(x):
+        wide = x.float() * 2
+        return wide.bfloat16().float() + 1
+
+    def several(x, y):
+        total = x.float() + y.float()
+        narrow = total.bfloat16()
+        return narrow.float().sin().bfloat16(), narrow
+
+    x = torch.randn(64, 64).bfloat16()
+    assert code(casts, "plan", x) == code(casts, "stock", x)
+    assert code(several, "plan", x, x) == code(several, "stock", x, x)
+
+
+def test_decoder_moves_the_least_through_the_whole_pipeline():
+    """On torch 2.11 and 2.12 the narrow residual is folded away unless it is held back."""
+    found = compare("fused-add-rmsnorm", ["stock", "plan"], "h200", layers=4)
+    assert found.traffic("stock").bytes / found.unit_bytes == pytest.approx(92, abs=0.01)
+    assert found.traffic("plan").bytes / found.unit_bytes == pytest.approx(81, abs=0.01)
+
+
 def decoder_case():
     torch.manual_seed(0)
     return Decoder(2, 256, 256, "vllm", random_norms=True).eval(), torch.randn(512, 256).bfloat16()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch._dynamo
 from functorch.compile import make_boxed_func
 from torch._functorch import config as functorch_config
 from torch._inductor import compile_fx as inductor_compile
+from torch._inductor import config
 from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -30,6 +32,7 @@ from torch.utils import _pytree as pytree
 from ..core.devices import CPU, Device
 from ..errors import CaptureError, MaterializeError
 from ..events import log
+from .narrow import hold_options
 from .trial import PostGrad, copy_graph
 from .virtual_gpu import planned_device, torch_device
 
@@ -97,7 +100,13 @@ def _trace_dynamo(
     def backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
         return inductor_compile.compile_fx(module, inputs, inner_compile=keep)
 
-    with _fresh_dynamo(), functorch_config.patch(enable_autograd_cache=False):
+    # Casts that a plan could use are kept in; every other policy folds them as upstream does.
+    held = hold_options("capture", partial(getattr, config))
+    with (
+        _fresh_dynamo(),
+        functorch_config.patch(enable_autograd_cache=False),
+        config.patch(held),
+    ):
         torch.compile(model, backend=backend)(*args, **kwargs)
     # Dynamo also hands over graphs without any operator (shape arithmetic between breaks).
     return [g for g in graphs if any(n.op == "call_function" for n in g.module.graph.nodes)]

@@ -13,6 +13,7 @@ from ..core.devices import Device
 from ..core.graph import Graph
 from ..core.policy import Policy
 from . import patch
+from .narrow import folded
 from .planned import limits_for
 from .reader import read_scheduled
 from .search import search
@@ -41,9 +42,9 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
     """
     with planned_device(device):
         if policy.name == "plan":
-            found = search(graph, limits_for(device.is_gpu))
+            found = search(graph, limits_for(device.is_gpu), folded(graph))
             return Outcome(found.graph, found.bound)
-        with _hooks_for(policy), lowered(graph, policy, GraphLowering):
+        with _hooks_for(policy), lowered(folded(graph), policy, GraphLowering):
             return Outcome(read_scheduled())
 
 

@@ -1,11 +1,11 @@
-"""Installs our three wrappers: resolve all, check all, then set; undo gives back upstream's.
+"""Installs our wrappers: resolve all, check all, then set; undo gives back upstream's.
 
-Three objects of upstream are replaced while something needs them:
+Four objects of upstream are replaced while something needs them:
 
 ``StorageBox.should_realize_on_reuse``
     decides about one reused tensor (:mod:`.reuse`).  Dormant for graphs without a policy.
-``GraphLowering.run``
-    plans a graph that carries the policy `plan` (:mod:`.planned`).
+``GraphLowering.__init__`` and ``GraphLowering.run``
+    plan a graph that carries the policy `plan`, and lower it by that (:mod:`.planned`).
 ``compile_fx``
     adds the policy that is on in the calling thread to that one compile, forward and lazily
     compiled backward alike (:func:`_governed_compile_fx`).
@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,12 @@ from .cache_key import (
     CONFIG_KEY,
     PolicyPass,
     StockPass,
+    implementation,
     out_of_process,
     tell_out_of_process,
 )
-from .planned import patch_graph_lowering_run
+from .narrow import hold_options
+from .planned import patch_graph_lowering_init, patch_graph_lowering_run
 from .reuse import patch_should_realize_on_reuse
 
 __all__ = [
@@ -67,6 +69,7 @@ def _wrappers() -> list[tuple[seams.Seam, Callable[[Any], Any]]]:
             seams.by_path("torch._inductor.ir:StorageBox.should_realize_on_reuse"),
             patch_should_realize_on_reuse,
         ),
+        (seams.by_path("torch._inductor.graph:GraphLowering.__init__"), patch_graph_lowering_init),
         (seams.by_path("torch._inductor.graph:GraphLowering.run"), patch_graph_lowering_run),
         (seams.by_path("torch._inductor.compile_fx:compile_fx"), _governed_compile_fx),
     ]
@@ -153,7 +156,7 @@ def compile_options(policy: Policy) -> dict[str, Any]:
         return {CONFIG_KEY: StockPass(others)}
     if not installed():
         seams.require("policy")
-    return {CONFIG_KEY: PolicyPass(policy, others)}
+    return _governing(policy, others, {})
 
 
 def _passes(value: Any) -> Sequence[Any]:
@@ -197,4 +200,19 @@ def _with_policy(patches: dict[str, Any] | None) -> dict[str, Any] | None:
     if out_of_process():
         tell_out_of_process(policy)
         return patches
-    return {**(patches or {}), CONFIG_KEY: PolicyPass(policy, tuple(p for p in others if p))}
+    kept = tuple(p for p in others if p)
+    return {**(patches or {}), **_governing(policy, kept, patches or {})}
+
+
+def _governing(
+    policy: Policy, others: tuple[Any, ...], patches: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings that put one compile under a policy; what ``patches`` sets is chained."""
+
+    def current(name: str) -> Any:
+        return patches.get(name, getattr(config, name))
+
+    own = PolicyPass(policy, others)
+    if policy.name != "plan":
+        return {CONFIG_KEY: own}
+    return {CONFIG_KEY: own, **hold_options(policy.fingerprint(implementation()), current)}

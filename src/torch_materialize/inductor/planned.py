@@ -1,13 +1,15 @@
 """The `plan` policy in a real compile: plan when a graph is about to be lowered.
 
-``GraphLowering.run`` is the place, and not our own post-grad pass: after it come upstream's
-last passes (auto-functionalized operators, re-inplacing) and other people's, so only here is
-the graph what will be lowered.
+The making of a ``GraphLowering`` is the place, and not our own post-grad pass: after that pass
+come upstream's last ones (auto-functionalized operators, re-inplacing) and other people's, so
+only here is the graph what will be lowered; and nothing has looked at it yet, so that casts
+which the plan does not use can still be folded.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +22,15 @@ from ..core.planner import Limits
 from ..core.traffic import traffic
 from ..events import log, surprise
 from .apply import mark, undecided
+from .narrow import fold, folded
 from .reuse import MARK
 from .search import Found, search
 from .trial import PostGrad
 
-__all__ = ["limits_for", "patch_graph_lowering_run"]
+__all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run"]
+
+# Attribute of a lowering whose graph carries marks of a plan.
+_PLANNED = "_torch_materialize_planned"
 
 # What one launch costs, as bytes that the device could have moved meanwhile: about a
 # microsecond of an H200's or ten of a CPU's bandwidth.
@@ -32,21 +38,32 @@ _GPU_LAUNCH_BYTES = 4_000_000
 _CPU_LAUNCH_BYTES = 100_000
 
 
+def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., None]:
+    """Wraps ``GraphLowering.__init__``; graphs without the policy `plan` pass straight on."""
+    signature = inspect.signature(upstream)
+
+    @functools.wraps(upstream)
+    def __init__(self: GraphLowering, *args: Any, **kwargs: Any) -> None:
+        store = None
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        policy = getattr(bound.arguments["gm"], "meta", {}).get(MARK)
+        if policy is not None and policy.name == "plan":
+            store = _applied(type(self), bound.arguments)
+        upstream(self, *args, **kwargs)
+        if store is not None:
+            setattr(self, _PLANNED, True)
+
+    return __init__
+
+
 def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``GraphLowering.run``; graphs without the policy `plan` pass straight through."""
+    """Wraps ``GraphLowering.run``: what a plan does not mark stays inlined."""
 
     @functools.wraps(upstream)
     def run(self: GraphLowering, *args: Any) -> Any:
-        store = None
-        policy = getattr(self.module, "meta", {}).get(MARK)
-        if policy is not None and policy.name == "plan":
-            try:
-                store = _planned(self, args)
-            except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-                surprise("torch._inductor.graph:GraphLowering.run", error)
-        if store is None:
+        if not getattr(self, _PLANNED, False):
             return upstream(self, *args)
-        mark(self.module, store)
         with undecided():
             return upstream(self, *args)
 
@@ -58,33 +75,49 @@ def limits_for(is_gpu: bool) -> Limits:
     return Limits(launch_bytes=_GPU_LAUNCH_BYTES if is_gpu else _CPU_LAUNCH_BYTES)
 
 
-def _planned(lowering: GraphLowering, inputs: tuple[Any, ...]) -> frozenset[str] | None:
+def _applied(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
+    """Plans a graph and prepares it in place; None: it is now exactly what stock lowers."""
+    module = arguments["gm"]
+    try:
+        store = _planned(kind, arguments)
+        fold(module, keep=store or frozenset())
+    except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+        fold(module)
+        surprise("torch._inductor.graph:GraphLowering.__init__", error)
+        return None
+    if store is not None:
+        mark(module, store)
+    return store
+
+
+def _planned(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
     """The nodes to materialize, None where stock is to be left alone."""
-    reason = _out_of_reach(lowering)
+    reason = _out_of_reach(kind, arguments)
     if reason:
         log.info("plan: left to stock: %s", reason)
         return None
+    inputs = tuple(arguments["example_inputs"] or ())
     is_gpu = any(isinstance(x, torch.Tensor) and x.device.type != "cpu" for x in inputs)
     graph = PostGrad(
-        lowering.module,
+        arguments["gm"],
         inputs,
         V.fake_mode,
-        lowering.is_inference,
-        lowering.is_backward,
-        lowering.cpp_wrapper,
+        arguments["is_inference"],
+        arguments["is_backward"],
+        arguments["cpp_wrapper"],
     )
-    found = search(graph, limits_for(is_gpu))
+    found = search(graph, limits_for(is_gpu), folded(graph))
     _report(graph, found)
     return found.store
 
 
-def _out_of_reach(lowering: GraphLowering) -> str:
+def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
     """Why a graph cannot be planned, "" where it can."""
-    if type(lowering) is not GraphLowering:
+    if kind is not GraphLowering:
         return "the subgraph of another graph is decided with that graph"
-    if lowering.aot_mode or lowering.is_const_graph:
+    if arguments["aot_mode"] or arguments["is_const_graph"]:
         return "ahead-of-time compilation is not planned yet"
-    for node in lowering.module.graph.nodes:
+    for node in arguments["gm"].graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and free_unbacked_symbols(value):
             return f"{node.name} has an unbacked size, so its bytes are unknown"

@@ -226,8 +226,8 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.graph:GraphLowering.run",
         Use.CALLED,
-        "wrapped: policy `plan` plans here, where the graph is what will be lowered",
-        "Inductor has a pass that runs last before lowering",
+        "wrapped: counting rules are out of reach while a planned graph is lowered",
+        "the counting rules can be set for one graph",
         _POLICY,
         {"4aa0d42183908d7d": "2.11 to 2.15"},
     ),
@@ -246,6 +246,28 @@ SEAMS: tuple[Seam, ...] = (
         "config set in one thread reaches compiles in all, and chains with what others set",
         ("policy", "compare"),
         {"31516129ba96f949": "2.11", "3f2e3a3737f64e41": "2.12 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.fx_passes.joint_graph:pointless_convert",
+        Use.REPLACED,
+        "tells whether narrowing casts must be held back from it (`plan`, torch 2.11, 2.12)",
+        "no supported torch folds a cast that narrows and widens again",
+        _POLICY,
+        {"eccba58e28deacd0": "2.11 to 2.12", "2aec89eb062d96eb": "2.13 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.config:joint_custom_pre_pass",
+        Use.SETTING,
+        "hides narrowing casts from pointless_convert (sanctioned)",
+        "no supported torch folds a cast that narrows and widens again",
+        _POLICY,
+    ),
+    Seam(
+        "torch._inductor.config:joint_custom_post_pass",
+        Use.SETTING,
+        "shows the hidden casts again (sanctioned)",
+        "no supported torch folds a cast that narrows and widens again",
+        _POLICY,
     ),
     Seam(
         "torch._inductor.compile_fx:fx_compile_mode",
@@ -289,9 +311,9 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.graph:GraphLowering.__init__",
         Use.CALLED,
-        "dry run: lowering",
-        _CALLABLE,
-        _COMPARE,
+        "wrapped: policy `plan` plans here, where the graph is what will be lowered",
+        "Inductor has a pass that runs last before lowering",
+        ("policy", "compare"),
         {"55e610e55c9bbd26": "2.11", "3fd9e245a4c7c372": "2.12 to 2.15"},
     ),
     Seam(

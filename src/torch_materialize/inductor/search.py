@@ -49,42 +49,46 @@ class _State:
     dag: Dag
 
 
-def search(graph: PostGrad, limits: Limits) -> Found:
-    """Looks for a choice that moves fewer bytes than stock within ``limits``."""
+def search(graph: PostGrad, limits: Limits, stock_graph: PostGrad) -> Found:
+    """Looks for a choice that moves fewer bytes than stock within ``limits``.
+
+    ``stock_graph`` is what stock would lower; it is not ``graph`` where casts were held back
+    (torch 2.11 and 2.12).  One plan is always tried; more as time allows.
+    """
     started = time.monotonic()
-    stock = _State(None, *trial(graph, None))
-    best = current = stock
-    bound = plan(stock.dag, limits).bound
+    stock = best = _State(None, *trial(stock_graph, None))
+    current = stock if stock_graph is graph else _State(None, *trial(graph, None))
+    start = current
+    bound: float | None = None
     forced: frozenset[str] = frozenset()
     banned: set[tuple[int, int]] = set()
-    tried = {frozenset[str]()}
-    rounds = 1
-    for _ in range(limits.rounds):
-        if time.monotonic() - started > limits.seconds:
+    tried: set[frozenset[str]] = set()
+    for number in range(limits.rounds):
+        if number and time.monotonic() - started > limits.seconds:
             break
         planned = plan(current.dag, limits, banned)
         if current is best:
             bound = planned.bound
         store = current.dag.nodes(planned.store)
-        if store in tried and store != frozenset():
+        if store in tried:
             break
         tried.add(store)
         after = _State(store, *trial(graph, store, forced))
-        rounds += 1
         forced |= after.dag.nodes(after.dag.chosen()) - store
         after = _State(store, after.graph, after.dag.with_forced(forced))
         if _better(after, best, stock, limits):
-            best = after
+            best, bound = after, None
         if after.dag.measured < current.dag.measured:
             current, banned = after, set()
             continue
         wrong = misplaced(current.dag, planned.homes, _Together(current.dag, after.dag))
-        if not wrong - banned:
+        if wrong <= banned:
             break
         banned |= wrong
-    if current is best:
-        bound = plan(best.dag, limits, banned).bound if best is not stock else bound
-    return Found(best.store, best.graph, stock.graph, bound, time.monotonic() - started, rounds)
+    if bound is None:
+        bound = plan((start if best is stock else best).dag, limits).bound
+    seconds = time.monotonic() - started
+    return Found(best.store, best.graph, stock.graph, bound, seconds, len(tried) + 1)
 
 
 def _better(new: _State, best: _State, stock: _State, limits: Limits) -> bool:

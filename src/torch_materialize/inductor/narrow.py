@@ -1,0 +1,189 @@
+"""Keeps narrowing casts alive until the plan has seen them, on torch 2.11 and 2.12.
+
+There the joint-graph pass ``pointless_convert`` folds fp32 -> bf16 -> fp32 away before
+lowering.  The narrow tensor in the middle (vLLM's bf16 residual) is exactly the one worth
+materializing.  From 2.13 on upstream keeps it; then nothing here is used.
+
+Two sanctioned seams do it: ``joint_custom_pre_pass`` hides such a cast behind an identity
+operator of ours, and ``joint_custom_post_pass`` takes the operator out again.  Whatever the
+plan then does not use is folded as upstream would have, so that without a plan the graph is
+stock's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from . import seams
+from .trial import PostGrad, copy_graph
+
+__all__ = [
+    "HideCasts",
+    "ShowCasts",
+    "fold",
+    "folded",
+    "folds_narrow_casts",
+    "held_casts",
+    "hold_options",
+]
+
+_HELD = "torch_materialize_held_cast"
+_CAST = torch.ops.prims.convert_element_type.default
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Digests of the pointless_convert that folds narrowing casts, too.
+_FOLDING = frozenset({"eccba58e28deacd0"})
+
+
+@functools.cache
+def folds_narrow_casts() -> bool:
+    """Whether the installed joint-graph pass folds a cast that narrows and then widens."""
+    seam = seams.by_path("torch._inductor.fx_passes.joint_graph:pointless_convert")
+    return seam.digest() in _FOLDING
+
+
+@functools.cache
+def _hold() -> Any:
+    """The identity operator that hides a cast from upstream's pattern."""
+    library = torch.library.Library("torch_materialize", "FRAGMENT")
+    library.define("hold(Tensor x) -> Tensor")
+    library.impl("hold", lambda x: x.clone(), "CompositeExplicitAutograd")
+    # The library unregisters its operators when it is collected.
+    _hold.library = library  # type: ignore[attr-defined]
+    return torch.ops.torch_materialize.hold.default
+
+
+class _CastPass(CustomGraphPass):
+    """A pass by value, after the passes that others had set at the same place."""
+
+    def __init__(self, fingerprint: str, chained: tuple[Any, ...] = ()) -> None:
+        self.fingerprint = fingerprint
+        self.chained = chained
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        raise NotImplementedError
+
+    def uuid(self) -> Any | None:
+        """The policy's fingerprint and the chained passes' own; None: do not cache."""
+        theirs = [p.uuid() if isinstance(p, CustomGraphPass) else None for p in self.chained]
+        return (type(self).__name__, self.fingerprint, *theirs) if all(theirs) else None
+
+    def _run_chained(self, graph: torch.fx.Graph) -> None:
+        for other in self.chained:
+            other(graph)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((self.fingerprint, self.chained))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.fingerprint}, chained={self.chained!r})"
+
+
+class HideCasts(_CastPass):
+    """Puts our identity between a narrowing cast and the casts that widen it again."""
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        """Inference graphs only: in training the partitioner would see other tensors to save."""
+        self._run_chained(graph)
+        names = (node.name for node in graph.find_nodes(op="placeholder"))
+        if any(name.startswith("tangents") for name in names):
+            return
+        for node in graph.find_nodes(op="call_function", target=_CAST):
+            wider = [user for user in node.users if _widens(node, user)]
+            if wider and _narrows(node):
+                with graph.inserting_after(node):
+                    hidden = graph.call_function(_hold(), (node,))
+                hidden.meta = dict(node.meta)
+                for user in wider:
+                    user.replace_input_with(node, hidden)
+
+
+class ShowCasts(_CastPass):
+    """Takes the identities out and marks the casts that would have been folded."""
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        """Leaves every held pair of casts in the graph, the widening one marked."""
+        for hidden in graph.find_nodes(op="call_function", target=_hold()):
+            for user in hidden.users:
+                user.meta[_HELD] = True
+            hidden.replace_all_uses_with(hidden.args[0])
+            graph.erase_node(hidden)
+        graph.owning_module.recompile()
+        self._run_chained(graph)
+
+
+def held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
+    """Widening cast -> the narrowing cast before it, for the pairs that were held."""
+    return {
+        node: node.all_input_nodes[0]
+        for node in graph.find_nodes(op="call_function", target=_CAST)
+        if node.meta.get(_HELD) and node.all_input_nodes[0].target is _CAST
+    }
+
+
+def fold(module: torch.fx.GraphModule, keep: frozenset[str] = frozenset()) -> None:
+    """Folds the held pairs, in place, except where the narrow value is named in ``keep``."""
+    graph = module.graph
+    for widening, narrowing in held_casts(graph).items():
+        if narrowing.name in keep:
+            continue
+        source = narrowing.all_input_nodes[0]
+        if source.meta["val"].dtype == widening.meta["val"].dtype:
+            widening.replace_all_uses_with(source)
+            graph.erase_node(widening)
+        else:
+            widening.replace_input_with(narrowing, source)
+        if not narrowing.users:
+            graph.erase_node(narrowing)
+    module.recompile()
+
+
+def folded(graph: PostGrad) -> PostGrad:
+    """What stock would lower: a copy with every held pair folded, or the graph itself."""
+    if not held_casts(graph.module.graph):
+        return graph
+    module = copy_graph(graph.module)
+    fold(module)
+    return replace(graph, module=module)
+
+
+def hold_options(fingerprint: str, current: Callable[[str], Any]) -> dict[str, Any]:
+    """Inductor settings that hold narrowing casts back; empty where upstream keeps them.
+
+    ``current`` gives the value that a setting has now, to be chained.
+    """
+    if not folds_narrow_casts():
+        return {}
+
+    def chained(name: str) -> tuple[Any, ...]:
+        value = current(name)
+        return () if value is None else (value,)
+
+    return {
+        "joint_custom_pre_pass": HideCasts(fingerprint, chained("joint_custom_pre_pass")),
+        "joint_custom_post_pass": ShowCasts(fingerprint, chained("joint_custom_post_pass")),
+    }
+
+
+def _narrows(node: torch.fx.Node) -> bool:
+    source, result = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
+    return _floats(source, result) and result.dtype.itemsize < source.dtype.itemsize
+
+
+def _widens(node: torch.fx.Node, user: torch.fx.Node) -> bool:
+    if user.target is not _CAST:
+        return False
+    source, result = node.meta.get("val"), user.meta.get("val")
+    return _floats(source, result) and result.dtype.itemsize > source.dtype.itemsize
+
+
+def _floats(*values: Any) -> bool:
+    return all(isinstance(v, torch.Tensor) and v.dtype in _FLOATS for v in values)
