@@ -11,7 +11,7 @@ from .core.devices import Device, find
 from .core.graph import Graph, Kernel
 from .core.policy import Policy, parse
 from .core.traffic import Difference, Traffic, differences, most_read, traffic
-from .errors import CaptureError, MaterializeError
+from .errors import CaptureError, MaterializeError, brief
 from .versions import installed_versions
 
 if TYPE_CHECKING:
@@ -152,10 +152,9 @@ def _dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
     except MaterializeError:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise CaptureError(
             f"Inductor could not lower a graph of {graph.nodes} nodes for {device.name} under "
-            f"{policy}: {type(error).__name__}: {first}"
+            f"{policy}: {brief(error)}"
         ) from error
 
 

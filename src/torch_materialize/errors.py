@@ -56,6 +56,12 @@ class UnsupportedTorchError(MaterializeError, RuntimeError):
         )
 
 
+def brief(error: BaseException) -> str:
+    """An upstream exception in one line: its type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 class TargetError(MaterializeError):
     """A target of ``compare`` does not exist, does not import or returns the wrong thing."""
 

@@ -30,7 +30,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from ..core.devices import CPU, Device
-from ..errors import CaptureError, MaterializeError
+from ..errors import CaptureError, MaterializeError, brief
 from ..events import log
 from .narrow import hold_options
 from .trial import PostGrad, copy_graph
@@ -75,10 +75,9 @@ def capture(
     except MaterializeError:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise CaptureError(
             f"the model was built but could not be traced ({tracing}) on fake tensors: "
-            f"{type(error).__name__}: {first}. Check that `torch.compile(model)` accepts it, "
+            f"{brief(error)}. Check that `torch.compile(model)` accepts it, "
             "and that it does not look at values of tensors."
         ) from error
     if not moved:
@@ -166,12 +165,15 @@ def _move(graph: PostGrad, device: torch.device) -> PostGrad:
         return device if isinstance(argument, torch.device) else argument
 
     _constants_to_inputs(module, mode)
-    for node in module.graph.nodes:
-        if "val" in node.meta and node.op != "get_attr":
-            node.meta["val"] = pytree.tree_map(moved, node.meta["val"])
-        node.args = map_aggregate(node.args, redirected)
-        node.kwargs = map_aggregate(node.kwargs, redirected)
-    module.recompile()
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            if "val" in node.meta and node.op != "get_attr":
+                node.meta["val"] = pytree.tree_map(moved, node.meta["val"])
+            node.args = map_aggregate(node.args, redirected)
+            node.kwargs = map_aggregate(node.kwargs, redirected)
+        part.recompile()
     inputs = [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")]
     return PostGrad(module, tuple(inputs), mode, graph.is_inference, graph.is_backward)
 

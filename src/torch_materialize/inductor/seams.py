@@ -371,6 +371,20 @@ SEAMS: tuple[Seam, ...] = (
         _COMPARE,
     ),
     Seam(
+        "torch._C:_conv_determine_backend_memory_format",
+        Use.ANSWERED,
+        "layout of convolutions on a GPU that is not there",
+        "Inductor's layout of convolutions can be asked by device",
+        _COMPARE,
+    ),
+    Seam(
+        "torch._C:_select_conv_backend",
+        Use.ANSWERED,
+        "layout of convolutions on a GPU that is not there",
+        "Inductor's layout of convolutions can be asked by device",
+        _COMPARE,
+    ),
+    Seam(
         "torch.utils._triton:has_triton",
         Use.ANSWERED,
         "its remembered answer is dropped around a dry run",

@@ -77,9 +77,15 @@ def trial(
 
 
 def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """A copy with a graph of its own; weights and constants are shared."""
+    """A copy with graphs of its own, subgraphs included; weights and constants are shared.
+
+    A deep copy would clone those, which is dear, and fails where a fake mode is active.
+    """
     copied = torch.fx.GraphModule(module, copy.deepcopy(module.graph))
     copied.meta = dict(module.meta)
+    for name, child in module.named_children():
+        if isinstance(child, torch.fx.GraphModule):
+            setattr(copied, name, copy_graph(child))
     return copied
 
 

@@ -17,6 +17,7 @@ import torch
 import torch._subclasses.fake_tensor
 import torch.utils._triton
 from torch._inductor.runtime.hints import DeviceProperties
+from torch._prims_common import suggest_memory_format
 
 from ..core.devices import Device
 
@@ -58,10 +59,33 @@ def _answers(device: Device) -> list[tuple[Any, str, Any]]:
         (torch.cuda, "get_device_properties", lambda _device=None: properties),
         (torch.cuda, "get_device_capability", lambda _device=None: device.capability),
         (torch._subclasses.fake_tensor, "init_gpu_context", lambda *_: None),
+        (torch._C, "_select_conv_backend", _conv_backend),
+        (torch._C, "_conv_determine_backend_memory_format", _conv_memory_format),
     ]
     if device.runtime == "hip":
         answers.append((torch.version, "hip", torch.version.hip or "7.0"))
     return answers
+
+
+def _conv_backend(*args: Any, **kwargs: Any) -> Any:
+    """cuDNN takes every convolution; a build without it would answer with a CPU kernel."""
+    transposed = kwargs.get("transposed", args[6] if len(args) > 6 else False)
+    backends = torch._C._ConvBackend
+    return backends.CudnnTranspose if transposed else backends.Cudnn
+
+
+def _conv_memory_format(
+    input: torch.Tensor, weight: torch.Tensor, _backend: Any
+) -> torch.memory_format:
+    """cuDNN's choice: channels last as soon as one operand is; never for fp64.
+
+    A build without cuDNN answers "contiguous", and channels-last graphs then pay a copy
+    around each convolution that no GPU would pay.
+    """
+    if torch.float64 in (input.dtype, weight.dtype):
+        return torch.contiguous_format
+    suggested = (suggest_memory_format(tensor) for tensor in (input, weight))
+    return next((f for f in suggested if f is not torch.contiguous_format), torch.contiguous_format)
 
 
 def _driver_properties(device: Device) -> SimpleNamespace:

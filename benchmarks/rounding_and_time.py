@@ -1,0 +1,108 @@
+"""The vLLM-style decoder on CPU under each policy: answers against eager, and time.
+
+    python benchmarks/rounding_and_time.py --json FILE
+
+Two layers, bf16, T=4096, H=2048; the matmul is an opaque operator, so that what differs is
+the fused kernels.  All policies run in one process, interleaved, median of several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import torch_materialize as tm
+from torch_materialize.core.policy import POLICIES
+from torch_materialize.models.decoder import Decoder
+from torch_materialize.versions import installed_versions
+
+
+@torch.library.custom_op("torch_materialize_bench::matmul", mutates_args=())
+def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    # A cheap stand-in: the bench is about what stands between matmuls.
+    return (a[:, :1] * b[:1, :]).contiguous()
+
+
+@matmul.register_fake
+def _(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+def measure(random_norms: bool, tokens: int, hidden: int, repeats: int) -> dict[str, dict]:
+    torch.manual_seed(0)
+    model = Decoder(
+        2,
+        hidden,
+        hidden,
+        "vllm",
+        torch.ops.torch_materialize_bench.matmul,
+        random_norms=random_norms,
+    ).eval()
+    x = torch.randn(tokens, hidden, dtype=torch.bfloat16)
+    want = model(x)
+    compiled = {}
+    found: dict[str, dict] = {}
+    for policy in POLICIES:
+        torch._dynamo.reset()
+        with torch._inductor.config.patch(force_disable_caches=True):
+            compiled[policy] = torch.compile(model, options=tm.options(policy))
+            got = compiled[policy](x)
+        equal = (got == want).float().mean().item()
+        found[policy] = {"equal_to_eager": round(equal, 5)}
+    times: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    for _ in range(repeats):
+        for policy, function in compiled.items():
+            start = time.perf_counter()
+            function(x)
+            times[policy].append(time.perf_counter() - start)
+    for policy in POLICIES:
+        found[policy]["milliseconds"] = round(1e3 * statistics.median(times[policy]), 2)
+    return found
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--hidden", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("torch_materialize").setLevel(logging.INFO)
+    results = {}
+    table = Table(title=f"torch {torch.__version__}, T={chosen.tokens}, H={chosen.hidden}, CPU")
+    for heading in ("norm weights", "policy", "equal to eager", "ms"):
+        table.add_column(heading)
+    for weights in ("ones", "random"):
+        results[weights] = measure(
+            weights == "random", chosen.tokens, chosen.hidden, chosen.repeats
+        )
+        for policy, row in results[weights].items():
+            table.add_row(
+                weights, policy, f"{row['equal_to_eager']:.5f}", f"{row['milliseconds']:.1f}"
+            )
+    Console().print(table)
+    if chosen.json:
+        record = {
+            "date": datetime.date.today().isoformat(),
+            "versions": installed_versions(),
+            "tokens": chosen.tokens,
+            "hidden": chosen.hidden,
+            "threads": torch.get_num_threads(),
+            "results": results,
+        }
+        chosen.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
