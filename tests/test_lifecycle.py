@@ -154,6 +154,44 @@ ORDERS = {
         assert cfx.compile_fx is UPSTREAM[1]
         assert torch.compile(lambda x: (x + 1, x + 2))(torch.ones(3))[0][0] == 2
         """,
+    "a block that is closed in another context": """
+        import contextvars
+        block = tm.policy("traffic")
+        contextvars.copy_context().run(block.__enter__)
+        assert is_ours()
+        block.__exit__(None, None, None)
+        assert is_upstream() and tm.active().name == "stock"
+        """,
+    "options leave nothing behind after a compile": """
+        f = torch.compile(lambda x: (x + 1, x * 2), options=tm.options("plan"))
+        assert f(torch.ones(3))[0][0] == 2
+        assert is_upstream()
+        """,
+    "a graph keeps its hooks when another thread ends a block meanwhile": """
+        from torch._inductor import graph as lowering
+        init = lowering.GraphLowering.__init__
+        seen = []
+        with tm.policy("traffic"):
+            options = tm.options("traffic")
+        class Between(type(options["post_grad_custom_post_pass"])):
+            def __call__(self, graph, is_inference=False):
+                with tm.policy("traffic"):
+                    super().__call__(graph, is_inference)
+                seen.append(is_ours())
+        own = options["post_grad_custom_post_pass"]
+        options["post_grad_custom_post_pass"] = Between(own.policy, own.chained)
+        torch.compile(lambda x: (x + 1, x * 2), options=options)(torch.ones(3))
+        assert seen == [True] and is_upstream()
+        """,
+    "a policy made by hand is checked, too": """
+        for bad in (tm.Policy("typo"), tm.Policy("plan", {"speed": "1"})):
+            try:
+                tm.options(bad)
+            except tm.UnknownPolicyError:
+                pass
+            else:
+                raise AssertionError(bad)
+        """,
     "auto without the variable": """
         import torch_materialize.auto as auto
         assert auto.handle is None and is_upstream()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch._functorch import config as functorch_config
 from torch._inductor import config
+from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.utils import run_and_get_code
 
 import torch_materialize as tm
@@ -172,7 +173,7 @@ def test_a_plan_changes_a_real_compile_and_says_so(caplog):
 def test_a_broken_planner_leaves_stocks_code(monkeypatch, caplog):
     monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
 
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("planted")
 
     monkeypatch.setattr(planned, "search", broken)
@@ -197,6 +198,38 @@ def test_unbacked_sizes_are_left_to_stock(caplog):
         got = torch.compile(chosen, fullgraph=True, options=tm.options("plan"))(x)
     torch.testing.assert_close(got, chosen(x))
     assert "unbacked" in caplog.text
+
+
+@torch.no_grad()
+def test_graphs_with_subgraphs_are_left_to_stock(caplog):
+    def branching(x):
+        y = x * 2 + 1
+        return torch.cond(y.sum() > 0, lambda y: (y + 1, y * y), lambda y: (y - 1, y * 3), (y,))
+
+    x = torch.randn(64, 64)
+    with caplog.at_level(logging.INFO, "torch_materialize"):
+        assert code(branching, "plan", x) == code(branching, "stock", x)
+    assert "subgraphs" in caplog.text
+
+
+@torch.no_grad()
+def test_options_mixed_by_hand_hide_no_cast_for_good():
+    """On torch 2.11 and 2.12 whoever replaces our joint pass must not keep our identity."""
+
+    class Theirs(CustomGraphPass):
+        def __call__(self, graph):
+            pass
+
+        def uuid(self):
+            return "theirs"
+
+    def casts(x):
+        return (x.float() * 2).bfloat16().float() + 1
+
+    options = {**tm.options("plan"), "joint_custom_post_pass": Theirs()}
+    x = torch.randn(64, 64).bfloat16()
+    _, (text,) = run_and_get_code(torch.compile(casts, options=options), x)
+    assert "torch_materialize" not in text
 
 
 @torch.no_grad()

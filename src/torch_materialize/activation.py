@@ -6,13 +6,25 @@ a context variable for the block of one thread (``policy``; it wins over the pro
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
 from .core.policy import Policy
 
-__all__ = ["Entry", "block", "clear", "current", "entries", "hold", "needed", "pop", "push"]
+__all__ = [
+    "Entry",
+    "block",
+    "clear",
+    "current",
+    "entries",
+    "hold",
+    "needed",
+    "pop",
+    "push",
+    "release",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +38,7 @@ class Entry:
 _lock = threading.RLock()
 _stack: list[Entry] = []
 _blocks = 0
-_held = False
+_held: set[int] = set()
 _block: ContextVar[Policy | None] = ContextVar("torch_materialize_block", default=None)
 
 
@@ -62,25 +74,32 @@ def pop(entry: Entry) -> bool:
         return True
 
 
-def hold() -> None:
-    """Notes that a graph needs the hook beyond every scope; :func:`clear` ends it."""
-    global _held  # noqa: PLW0603 - one flag of one process
+def hold(token: int) -> None:
+    """Notes that a graph needs the hooks beyond every scope, until it is lowered."""
     with _lock:
-        _held = True
+        _held.add(token)
+
+
+def release(token: int) -> bool:
+    """Ends one :func:`hold`; False when there was none."""
+    with _lock:
+        if token not in _held:
+            return False
+        _held.discard(token)
+        return True
 
 
 def needed() -> bool:
     """Whether anything still needs the hooks in place."""
     with _lock:
-        return bool(_stack) or _blocks > 0 or _held
+        return bool(_stack) or _blocks > 0 or bool(_held)
 
 
 def clear() -> None:
     """Forgets every process-wide entry and hold; open blocks stay."""
-    global _held  # noqa: PLW0603 - one flag of one process
     with _lock:
         _stack.clear()
-        _held = False
+        _held.clear()
 
 
 class block:
@@ -99,7 +118,10 @@ class block:
 
     def __exit__(self, *exc: object) -> None:
         global _blocks  # noqa: PLW0603 - one count of one process
-        if self._token is not None:
-            _block.reset(self._token)
         with _lock:
             _blocks -= 1
+        if self._token is not None:
+            # A generator may be closed in another context than it was opened in; the value
+            # set there went with that context.
+            with contextlib.suppress(ValueError):
+                _block.reset(self._token)

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import activation
+from .core.mismatch import Mismatch
 from .core.policy import DEFAULT_POLICY, Policy, parse
+from .errors import UnsupportedTorchError, brief
+from .versions import installed_versions
 
 __all__ = ["Handle", "active", "disable", "enable", "options", "policy"]
 
@@ -109,9 +112,8 @@ def options(policy: str | Policy = DEFAULT_POLICY, **settings: object) -> dict[s
     Raises:
         UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
     """
-    from .inductor import patch
-
-    return patch.compile_options(parse(policy, settings))
+    chosen: dict[str, Any] = _patch_module().compile_options(parse(policy, settings))
+    return chosen
 
 
 def active() -> Policy:
@@ -127,9 +129,21 @@ def _enable(chosen: Policy, origin: str) -> Handle:
 
 
 def _install() -> None:
-    from .inductor import patch
+    _patch_module().install()
 
-    patch.install()
+
+def _patch_module() -> Any:
+    """The module that installs the hooks.
+
+    Raises:
+        UnsupportedTorchError: it does not import: something of torch that it names is gone.
+    """
+    try:
+        from .inductor import patch
+    except (ImportError, AttributeError) as error:
+        missing = Mismatch("torch._inductor", "the names that we import", brief(error))
+        raise UnsupportedTorchError([missing], installed_versions()["torch"]) from error
+    return patch
 
 
 def _remove_if_unneeded() -> None:

@@ -12,7 +12,6 @@ import os
 
 from .api import Handle, _enable
 from .core.policy import parse
-from .errors import MaterializeError
 from .events import once
 
 __all__ = ["VARIABLE", "handle"]
@@ -26,7 +25,7 @@ def _from_environment() -> Handle | None:
         return None
     try:
         return _enable(parse(name), f"{VARIABLE}={name}")
-    except MaterializeError as error:
+    except Exception as error:  # noqa: BLE001 - a program must start without us
         once("auto", logging.WARNING, "%s=%s is ignored: %s", VARIABLE, name, error)
         return None
 

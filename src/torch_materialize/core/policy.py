@@ -74,7 +74,7 @@ def parse(policy: str | Policy, settings: Mapping[str, object] | None = None) ->
             such setting.
     """
     if isinstance(policy, Policy):
-        return policy
+        return parse(policy.name, {**policy.settings, **(settings or {})})
     if not isinstance(policy, str) or policy not in POLICIES:
         close = difflib.get_close_matches(str(policy), POLICIES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

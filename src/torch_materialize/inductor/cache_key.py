@@ -77,7 +77,7 @@ class PolicyPass(_Base):
         # after undo(), a model compiled with options() alone.
         from . import patch
 
-        patch.hold_for_lowering()
+        patch.hold_for_lowering(graph.owning_module)
         graph.owning_module.meta[MARK] = self.policy
 
     def uuid(self) -> Any | None:

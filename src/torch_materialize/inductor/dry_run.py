@@ -42,7 +42,7 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
     """
     with planned_device(device):
         if policy.name == "plan":
-            found = search(graph, limits_for(device.is_gpu), folded(graph))
+            found = search(graph, limits_for(device.is_gpu))
             return Outcome(found.graph, found.bound)
         with _hooks_for(policy), lowered(folded(graph), policy, GraphLowering):
             return Outcome(read_scheduled())

@@ -13,14 +13,18 @@ stock's.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from ..events import surprise
 from . import seams
+from .cache_key import out_of_process
 from .trial import PostGrad, copy_graph
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "hold_options",
 ]
 
+_lock = threading.Lock()
 _HELD = "torch_materialize_held_cast"
 _CAST = torch.ops.prims.convert_element_type.default
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -47,14 +52,19 @@ def folds_narrow_casts() -> bool:
     return seam.digest() in _FOLDING
 
 
-@functools.cache
 def _hold() -> Any:
     """The identity operator that hides a cast from upstream's pattern."""
+    with _lock:
+        return _define_hold()
+
+
+@functools.cache
+def _define_hold() -> Any:
     library = torch.library.Library("torch_materialize", "FRAGMENT")
     library.define("hold(Tensor x) -> Tensor")
     library.impl("hold", lambda x: x.clone(), "CompositeExplicitAutograd")
     # The library unregisters its operators when it is collected.
-    _hold.library = library  # type: ignore[attr-defined]
+    _define_hold.library = library  # type: ignore[attr-defined]
     return torch.ops.torch_materialize.hold.default
 
 
@@ -93,6 +103,20 @@ class HideCasts(_CastPass):
     def __call__(self, graph: torch.fx.Graph) -> None:
         """Inference graphs only: in training the partitioner would see other tensors to save."""
         self._run_chained(graph)
+        try:
+            if self._will_be_shown():
+                self._hide(graph)
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            surprise("config.joint_custom_pre_pass", error)
+
+    @staticmethod
+    def _will_be_shown() -> bool:
+        """Whether this compile still has all of our passes: options can be mixed by hand."""
+        ours = isinstance(config.joint_custom_post_pass, ShowCasts)
+        return ours and not out_of_process()
+
+    @staticmethod
+    def _hide(graph: torch.fx.Graph) -> None:
         names = (node.name for node in graph.find_nodes(op="placeholder"))
         if any(name.startswith("tangents") for name in names):
             return
@@ -111,13 +135,20 @@ class ShowCasts(_CastPass):
 
     def __call__(self, graph: torch.fx.Graph) -> None:
         """Leaves every held pair of casts in the graph, the widening one marked."""
+        try:
+            self._show(graph)
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            surprise("config.joint_custom_post_pass", error)
+        self._run_chained(graph)
+
+    @staticmethod
+    def _show(graph: torch.fx.Graph) -> None:
         for hidden in graph.find_nodes(op="call_function", target=_hold()):
             for user in hidden.users:
                 user.meta[_HELD] = True
             hidden.replace_all_uses_with(hidden.args[0])
             graph.erase_node(hidden)
         graph.owning_module.recompile()
-        self._run_chained(graph)
 
 
 def held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
@@ -146,12 +177,15 @@ def fold(module: torch.fx.GraphModule, keep: frozenset[str] = frozenset()) -> No
     module.recompile()
 
 
-def folded(graph: PostGrad) -> PostGrad:
-    """What stock would lower: a copy with every held pair folded, or the graph itself."""
+def folded(graph: PostGrad, keep: frozenset[str] = frozenset()) -> PostGrad:
+    """A copy with the held pairs folded except those in ``keep``; the graph itself if none is.
+
+    With nothing kept it is what stock would lower.
+    """
     if not held_casts(graph.module.graph):
         return graph
     module = copy_graph(graph.module)
-    fold(module)
+    fold(module, keep)
     return replace(graph, module=module)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch._inductor import config
 
 from .. import activation
@@ -130,15 +131,16 @@ def remove_if_unneeded() -> None:
             remove()
 
 
-def hold_for_lowering() -> None:
+def hold_for_lowering(module: torch.fx.GraphModule) -> None:
     """Makes sure that the hook stands while a graph that carries a policy is lowered.
 
-    A graph's policy may outlive the call that enabled it (lazily compiled backward), or come
-    without one (``options()``).  The dormant hook then stays until ``disable()``.
+    A graph's policy may outlive the call that enabled it (lazily compiled backward), come
+    without one (``options()``), or be undone by another thread meanwhile.  The hold ends when
+    the graph has been lowered (:mod:`.planned`), or with ``disable()``.
     """
-    if not _sites:
-        activation.hold()
+    with _lock:
         install()
+        activation.hold(id(module))
 
 
 def compile_options(policy: Policy) -> dict[str, Any]:

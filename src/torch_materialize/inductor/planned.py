@@ -8,28 +8,31 @@ which the plan does not use can still be folded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from .. import activation
 from ..core.planner import Limits
 from ..core.traffic import traffic
 from ..events import log, surprise
 from .apply import mark, undecided
-from .narrow import fold, folded
+from .narrow import fold
 from .reuse import MARK
-from .search import Found, search
+from .search import Found, out_of_reach, search
 from .trial import PostGrad
 
 __all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run"]
 
 # Attribute of a lowering whose graph carries marks of a plan.
+_SEAM = "torch._inductor.graph:GraphLowering.__init__"
 _PLANNED = "_torch_materialize_planned"
 
 # What one launch costs, as bytes that the device could have moved meanwhile: about a
@@ -62,10 +65,16 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
 
     @functools.wraps(upstream)
     def run(self: GraphLowering, *args: Any) -> Any:
-        if not getattr(self, _PLANNED, False):
-            return upstream(self, *args)
-        with undecided():
-            return upstream(self, *args)
+        chosen = undecided() if getattr(self, _PLANNED, False) else contextlib.nullcontext()
+        try:
+            with chosen:
+                return upstream(self, *args)
+        finally:
+            # Now that the graph is lowered, the hooks that were held for it may go.
+            if activation.release(id(self.module)):
+                from . import patch
+
+                patch.remove_if_unneeded()
 
     return run
 
@@ -78,15 +87,16 @@ def limits_for(is_gpu: bool) -> Limits:
 def _applied(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
     """Plans a graph and prepares it in place; None: it is now exactly what stock lowers."""
     module = arguments["gm"]
+    store = None
     try:
         store = _planned(kind, arguments)
-        fold(module, keep=store or frozenset())
     except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-        fold(module)
-        surprise("torch._inductor.graph:GraphLowering.__init__", error)
-        return None
-    if store is not None:
-        mark(module, store)
+        surprise(_SEAM, error)
+    try:
+        fold(module, keep=store or frozenset())
+        mark(module, store or frozenset())
+    except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+        surprise(_SEAM, error)
     return store
 
 
@@ -106,7 +116,8 @@ def _planned(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
         arguments["is_backward"],
         arguments["cpp_wrapper"],
     )
-    found = search(graph, limits_for(is_gpu), folded(graph))
+    # The bound is only for people to read; without a reader it is not worth a solve.
+    found = search(graph, limits_for(is_gpu), certify=log.isEnabledFor(logging.INFO))
     _report(graph, found)
     return found.store
 
@@ -117,17 +128,13 @@ def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
         return "the subgraph of another graph is decided with that graph"
     if arguments["aot_mode"] or arguments["is_const_graph"]:
         return "ahead-of-time compilation is not planned yet"
-    for node in arguments["gm"].graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and free_unbacked_symbols(value):
-            return f"{node.name} has an unbacked size, so its bytes are unknown"
-    return ""
+    return out_of_reach(arguments["gm"])
 
 
 def _report(graph: PostGrad, found: Found) -> None:
     before, after = traffic(found.stock), traffic(found.graph)
     log.info(
-        "plan: %d nodes, %s: %d bytes in %d kernels (stock: %d in %d; certified least: %.0f), "
+        "plan: %d nodes, %s: %d bytes in %d kernels (stock: %d in %d; certified least: %s), "
         "%d dry runs in %.2f s",
         graph.nodes,
         "stock kept" if found.store is None else f"{len(found.store)} tensors materialized",

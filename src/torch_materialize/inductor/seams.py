@@ -321,7 +321,7 @@ SEAMS: tuple[Seam, ...] = (
         Use.CALLED,
         "dry run: scheduling and fusion without code generation",
         "Inductor has a public call that schedules and stops",
-        _COMPARE,
+        ("policy", "compare"),
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
@@ -329,7 +329,7 @@ SEAMS: tuple[Seam, ...] = (
         Use.CALLED,
         "the same read under other loops counts once",
         _CALLABLE,
-        _COMPARE,
+        ("policy", "compare"),
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
@@ -337,7 +337,7 @@ SEAMS: tuple[Seam, ...] = (
         Use.CALLED,
         "gathers are counted by accesses",
         _CALLABLE,
-        _COMPARE,
+        ("policy", "compare"),
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
@@ -345,7 +345,7 @@ SEAMS: tuple[Seam, ...] = (
         Use.CALLED,
         "what one kernel fuses",
         _CALLABLE,
-        _COMPARE,
+        ("policy", "compare"),
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
@@ -353,7 +353,7 @@ SEAMS: tuple[Seam, ...] = (
         Use.CALLED,
         "what one kernel writes, and for whom",
         _CALLABLE,
-        _COMPARE,
+        ("policy", "compare"),
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(

@@ -11,10 +11,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
+
 from ..core.dag import Dag, peak_bytes
 from ..core.graph import Graph
 from ..core.planner import Limits, misplaced, plan
 from ..core.traffic import traffic
+from .narrow import folded
 from .trial import PostGrad, trial
 
 __all__ = ["Found", "search"]
@@ -29,7 +34,7 @@ class Found:
         graph: the kernels of the outcome, from a dry run.
         stock: the kernels of stock.
         bound: certified lower bound in bytes, with the outcome's kernels, their order and
-            their required outputs held fixed.
+            their required outputs held fixed; None where it was not asked for.
         seconds: wall time of the search.
         rounds: dry runs made.
     """
@@ -37,7 +42,7 @@ class Found:
     store: frozenset[str] | None
     graph: Graph
     stock: Graph
-    bound: float
+    bound: float | None
     seconds: float
     rounds: int
 
@@ -49,14 +54,31 @@ class _State:
     dag: Dag
 
 
-def search(graph: PostGrad, limits: Limits, stock_graph: PostGrad) -> Found:
+def out_of_reach(module: torch.fx.GraphModule) -> str:
+    """Why a graph is left to stock, "" where it can be planned."""
+    if any(isinstance(child, torch.fx.GraphModule) for child in module.children()):
+        return "it has subgraphs, whose kernels a plan does not see"
+    for node in module.graph.nodes:
+        for value in pytree.tree_leaves(node.meta.get("val")):
+            sized = isinstance(value, torch.Tensor | torch.SymInt)
+            if sized and free_unbacked_symbols(value):
+                return f"{node.name} has an unbacked size, so its bytes are unknown"
+    return ""
+
+
+def search(graph: PostGrad, limits: Limits, *, certify: bool = True) -> Found:
     """Looks for a choice that moves fewer bytes than stock within ``limits``.
 
-    ``stock_graph`` is what stock would lower; it is not ``graph`` where casts were held back
-    (torch 2.11 and 2.12).  One plan is always tried; more as time allows.
+    One plan is always tried; more as time allows.  ``certify`` asks for the lower bound,
+    which may take one more solve.
     """
     started = time.monotonic()
+    # Where casts were held back (torch 2.11 and 2.12), stock lowers another graph.
+    stock_graph = folded(graph)
     stock = best = _State(None, *trial(stock_graph, None))
+    if out_of_reach(graph.module):
+        seconds = time.monotonic() - started
+        return Found(None, stock.graph, stock.graph, None, seconds, 1)
     current = stock if stock_graph is graph else _State(None, *trial(graph, None))
     start = current
     bound: float | None = None
@@ -67,13 +89,13 @@ def search(graph: PostGrad, limits: Limits, stock_graph: PostGrad) -> Found:
         if number and time.monotonic() - started > limits.seconds:
             break
         planned = plan(current.dag, limits, banned)
-        if current is best:
+        if current is best and not banned:
             bound = planned.bound
         store = current.dag.nodes(planned.store)
         if store in tried:
             break
         tried.add(store)
-        after = _State(store, *trial(graph, store, forced))
+        after = _State(store, *trial(folded(graph, store), store, forced))
         forced |= after.dag.nodes(after.dag.chosen()) - store
         after = _State(store, after.graph, after.dag.with_forced(forced))
         if _better(after, best, stock, limits):
@@ -85,7 +107,7 @@ def search(graph: PostGrad, limits: Limits, stock_graph: PostGrad) -> Found:
         if wrong <= banned:
             break
         banned |= wrong
-    if bound is None:
+    if certify and bound is None:
         bound = plan((start if best is stock else best).dag, limits).bound
     seconds = time.monotonic() - started
     return Found(best.store, best.graph, stock.graph, bound, seconds, len(tried) + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -38,8 +39,12 @@ _QUIET = {
     "max_autotune_pointwise": False,
     "benchmark_fusion": False,
     "benchmark_epilogue_fusion": False,
+    "benchmark_combo_kernel": False,
+    "combo_kernels_autotune": 0,
     "trace.enabled": False,
 }
+# Two trials at once would take each other's figures for what was there before.
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ def lowered(
         module.meta[MARK] = policy
     mark(module, store)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_lock)
         stack.enter_context(_no_trace())
-        stack.enter_context(config.patch(_QUIET))
+        stack.enter_context(config.patch({k: v for k, v in _QUIET.items() if k in config._config}))
         stack.enter_context(V.set_fake_mode(graph.fake_mode))
         stack.enter_context(V.set_debug_handler(_Silent()))
         shape_env = graph.fake_mode.shape_env
