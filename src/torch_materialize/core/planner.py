@@ -49,8 +49,9 @@ class Plan:
         store: values to materialize that need not be.
         homes: every materialized value -> the kernel that should write it.
         predicted: bytes that the plan should move, with what the model misses of the dry run.
-        bound: certified: with these kernels, in this order and with these required outputs,
-            no choice of what to materialize moves fewer bytes.
+        bound: certified by the solver: with these kernels, their order, their required
+            outputs, what each can reach (:mod:`.cones`) and the limits held fixed, no choice
+            of what to materialize moves fewer bytes.
         unsolved: kernels whose group had no solution in time.
     """
 
