@@ -19,7 +19,7 @@ compare: $(VENV)/.ready
 	$(BIN)/torch-materialize compare $(TARGET) --device h200 $(ARGS)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # What we lean on in upstream, on one torch: make contract TORCH=2.12.1
 contract: $(VENV)/.ready
