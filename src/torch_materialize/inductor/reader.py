@@ -23,6 +23,7 @@ from torch._inductor.utils import get_dtype_size, sympy_product
 from torch._inductor.virtualized import V
 
 from ..core.graph import Graph, Kernel, Tensor
+from .storage import elements
 
 __all__ = ["read_scheduled"]
 
@@ -94,7 +95,7 @@ def _bytes(name: str, deps: Iterable[Any]) -> int:
     """Bytes moved by distinct accesses of one buffer, at most its size."""
     try:
         itemsize = get_dtype_size(V.graph.get_dtype(name))
-        size = _hint(V.graph.get_numel(name)) * itemsize
+        size = elements(V.graph.get_numel(name)) * itemsize
     except (KeyError, NotImplementedError):
         return 0  # no memory behind it: a token, a script object, a tuple of outputs
     distinct = {dep.normalize() if isinstance(dep, MemoryDep) else dep for dep in deps}
@@ -104,13 +105,8 @@ def _bytes(name: str, deps: Iterable[Any]) -> int:
 def _elements(dep: Any) -> int:
     if isinstance(dep, MemoryDep) and dep.is_indirect():
         # One element for each point of the loop, wherever the index tensor sends it.
-        return _hint(sympy_product(dep.size))
-    return _hint(dep.get_numel())
-
-
-def _hint(expression: Any) -> int:
-    """Size hint; 0 where an extent is unbacked and nothing is known."""
-    return int(V.graph.sizevars.optimization_hint(expression, fallback=0))
+        return elements(sympy_product(dep.size))
+    return elements(dep.get_numel())
 
 
 def _tensor(name: str) -> Tensor:
@@ -120,7 +116,7 @@ def _tensor(name: str) -> Tensor:
         node = buffer.get_origin_node()
     try:
         dtype = V.graph.get_dtype(name)
-        size = _hint(V.graph.get_numel(name)) * get_dtype_size(dtype)
+        size = elements(V.graph.get_numel(name)) * get_dtype_size(dtype)
         # Scalars passed by value have no shape to speak of.
         holder = V.graph.try_get_buffer(name)
         extents = holder.get_size() if holder is not None else ()
