@@ -5,9 +5,9 @@ The tree::
     MaterializeError                 base of all of ours
     ├── UnknownPolicyError           a policy or one of its settings is misspelt
     ├── UnsupportedTorchError        an upstream object is missing or has changed
-    ├── TargetError                  a compare target does not load
+    ├── TargetError                  no such target, model or device, or it does not load
     ├── CaptureError                 a target loads but cannot be traced
-    └── RecordError                  a record file is corrupt or of another version
+    └── RecordError                  a record file is corrupt, of another version or settings
 
 Each message says what is wrong, where, what was found against what was expected, and the
 next step.  Nothing here is raised from inside a user's compile unless strict mode is on.
@@ -63,7 +63,7 @@ def brief(error: BaseException) -> str:
 
 
 class TargetError(MaterializeError):
-    """A target of ``compare`` does not exist, does not import or returns the wrong thing."""
+    """A target, model or device does not exist, does not import or returns the wrong thing."""
 
 
 class CaptureError(MaterializeError):
@@ -71,4 +71,4 @@ class CaptureError(MaterializeError):
 
 
 class RecordError(MaterializeError):
-    """A record file cannot be read: not JSON, another schema, or a newer version."""
+    """A record file cannot be read, or not be resumed: its rows were made otherwise."""

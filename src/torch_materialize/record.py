@@ -6,9 +6,11 @@ version N; a change that they would misread raises :data:`VERSION`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,18 @@ from .compare import CapturedGraph, Comparison
 from .core.graph import Graph, Kernel, Tensor
 from .errors import RecordError
 
-__all__ = ["SCHEMA", "VERSION", "from_json", "load", "save", "to_json"]
+__all__ = [
+    "SCHEMA",
+    "VERSION",
+    "check_schema",
+    "complete",
+    "from_json",
+    "load",
+    "read_json",
+    "save",
+    "to_json",
+    "write_json",
+]
 
 SCHEMA = "torch-materialize/comparison"
 VERSION = 1
@@ -75,15 +88,8 @@ def from_json(data: Any, where: str = "record") -> Comparison:
     Raises:
         RecordError: it is another schema, a newer version, or something is missing.
     """
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise RecordError(f"{where}: expected schema {SCHEMA!r}; found {found!r}")
-    if data.get("version") != VERSION:
-        raise RecordError(
-            f"{where}: expected version {VERSION}; found {data.get('version')!r}. "
-            "Read it with the torch-materialize that wrote it, or make it anew."
-        )
-    try:
+    check_schema(data, SCHEMA, VERSION, where)
+    with complete(where):
         return Comparison(
             target=data["target"],
             device=data["device"],
@@ -102,10 +108,6 @@ def from_json(data: Any, where: str = "record") -> Comparison:
             versions=data["versions"],
             size=data["size"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecordError(
-            f"{where}: the record is damaged ({type(error).__name__}: {error}). Make it anew."
-        ) from error
 
 
 def save(comparison: Comparison, path: str | Path) -> None:
@@ -114,12 +116,19 @@ def save(comparison: Comparison, path: str | Path) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    path = Path(path)
-    text = json.dumps(to_json(comparison), indent=1)
+    write_json(Path(path), to_json(comparison))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a JSON file; a reader sees the old one or the whole new one.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(json.dumps(data, indent=1) + "\n")
         # mkstemp makes private files; a record is as readable as any file of the user.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
@@ -134,13 +143,52 @@ def load(path: str | Path) -> Comparison:
     Raises:
         RecordError: there is no such file, it is not JSON, or not a record that we read.
     """
+    return from_json(read_json(Path(path)), str(path))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        RecordError: there is no such file, or it is not JSON.
+    """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise RecordError(f"{path}: is not JSON ({error}). Make it anew.") from error
-    return from_json(data, str(path))
+
+
+def check_schema(data: Any, schema: str, version: int, where: str) -> None:
+    """Lets pass what says of itself that it is of this schema and version.
+
+    Raises:
+        RecordError: it is of another one.
+    """
+    if not isinstance(data, dict) or data.get("schema") != schema:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise RecordError(f"{where}: expected schema {schema!r}; found {found!r}")
+    if data.get("version") != version:
+        raise RecordError(
+            f"{where}: expected version {version}; found {data.get('version')!r}. "
+            "Read it with the torch-materialize that wrote it, or make it anew."
+        )
+
+
+@contextlib.contextmanager
+def complete(where: str) -> Iterator[None]:
+    """Inside the block, what the data lacks or has of another kind is damage to a record.
+
+    Raises:
+        RecordError: something is missing.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordError(
+            f"{where}: the record is damaged ({type(error).__name__}: {error}). Make it anew."
+        ) from error
 
 
 def _units(size: int, unit: int) -> float | None:

@@ -8,6 +8,7 @@ from .._version import __version__
 from ..errors import MaterializeError
 from .compare import compare_command
 from .doctor import doctor_command
+from .sweep import sweep_command
 
 __all__ = ["main"]
 
@@ -29,4 +30,5 @@ def main() -> None:
 
 
 main.add_command(compare_command)
+main.add_command(sweep_command)
 main.add_command(doctor_command)

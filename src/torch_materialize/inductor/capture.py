@@ -1,10 +1,11 @@
 """Captures the post-grad graphs of a model as ``torch.compile`` would make them, on no memory.
 
 The model is traced on fake CPU tensors through Dynamo, AOTAutograd and the joint-graph
-passes; then its graphs are moved to the planned device and go through the post-grad passes
-there.  What this changes against a trace on a real GPU: operators that are chosen by device
-before the joint graph (scaled-dot-product attention becomes the CPU flash operator, a few
-decompositions), and joint-graph passes that act on GPU tensors only (matmul padding).
+passes; each graph, where Inductor would get it, is moved to the planned device and goes
+through the post-grad passes there.  What this changes against a trace on a real GPU: operators
+that are chosen by device before the joint graph (scaled-dot-product attention becomes the CPU
+flash operator, a few decompositions), and joint-graph passes that act on GPU tensors only
+(matmul padding).
 """
 
 from __future__ import annotations
@@ -18,28 +19,35 @@ from typing import Any
 import torch
 import torch._dynamo
 from functorch.compile import make_boxed_func
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._functorch import config as functorch_config
+from torch._guards import TracingContext
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor import config
 from torch._inductor.fx_passes.post_grad import view_to_reshape
+from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.node import map_aggregate
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
 
 from ..core.devices import CPU, Device
+from ..core.policy import STOCK
 from ..errors import CaptureError, MaterializeError, brief
 from ..events import log
 from .narrow import hold_options
-from .trial import PostGrad, copy_graph
+from .storage import elements
+from .trial import PostGrad, copy_graph, lowered
 from .virtual_gpu import planned_device, torch_device
 
 __all__ = ["capture", "fake_mode"]
 
 # Constants of at most this many elements are written into the kernels by Inductor, which
-# needs their values; larger ones are only read, like inputs.
+# needs their values; larger ones are only read, like inputs, and so are those without values.
 _INLINED_CONSTANT = 8
 
 
@@ -55,45 +63,63 @@ def capture(
     device: Device,
     mode: FakeTensorMode,
     tracing: str = "dynamo",
+    *,
+    training: bool = False,
+    dynamic: bool | None = None,
 ) -> list[PostGrad]:
-    """The inference graphs of ``model(*args, **kwargs)``, one for each Dynamo graph.
+    """The graphs of ``model(*args, **kwargs)``, at least one for each Dynamo graph.
 
     ``tracing`` is ``dynamo`` for the whole pipeline of ``torch.compile``, or ``make_fx`` to
-    go straight to a post-grad graph: one graph, no joint-graph and no post-grad passes.
+    go straight to a post-grad graph: one inference graph, no joint-graph or post-grad passes.
+    ``training`` gives forwards and their backwards, in order of capture; ``dynamic`` is
+    ``torch.compile``'s.
 
     Raises:
         CaptureError: the model cannot be traced; the cause is chained.
     """
-    trace = _trace_make_fx if tracing == "make_fx" else _trace_dynamo
     try:
-        with mode, torch.no_grad():
-            graphs = trace(model, args, kwargs)
-        if tracing == "make_fx":
-            moved = [_move(graph, torch_device(device)) for graph in graphs]
-        else:
-            moved = [_on_device(graph, device) for graph in graphs]
+        with mode, torch.set_grad_enabled(training):
+            if tracing == "make_fx":
+                graphs = _trace_make_fx(model, args, kwargs, device)
+            else:
+                graphs = _trace_dynamo(model, args, kwargs, device, dynamic)
     except MaterializeError:
         raise
     except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, MaterializeError):
+            raise cause from error
         raise CaptureError(
             f"the model was built but could not be traced ({tracing}) on fake tensors: "
-            f"{brief(error)}. Check that `torch.compile(model)` accepts it, "
+            f"{brief(cause)}. Check that `torch.compile(model)` accepts it, "
             "and that it does not look at values of tensors."
         ) from error
-    if not moved:
+    if not graphs:
         raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
-    return moved
+    return graphs
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong inside our backend, without the words that Dynamo puts around it."""
+    while isinstance(error, BackendCompilerFailed):
+        error = error.inner_exception
+    return error
 
 
 def _trace_dynamo(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: Device,
+    dynamic: bool | None,
 ) -> list[PostGrad]:
     graphs: list[PostGrad] = []
 
     def keep(module: torch.fx.GraphModule, inputs: Sequence[Any], **how: Any) -> Any:
-        graphs.append(
-            PostGrad(module, tuple(inputs), _mode_of(module), how.get("is_inference", False))
-        )
+        # Dynamo also hands over graphs without any operator (shape arithmetic between breaks).
+        if any(n.op == "call_function" for n in module.graph.nodes):
+            with unset_fake_temporarily():
+                graphs.append(_kept(module, inputs, how, device))
         return make_boxed_func(module.forward)
 
     def backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -101,14 +127,50 @@ def _trace_dynamo(
 
     # Casts that a plan could use are kept in; every other policy folds them as upstream does.
     held = hold_options("capture", partial(getattr, config))
-    with (
-        _fresh_dynamo(),
-        functorch_config.patch(enable_autograd_cache=False),
-        config.patch(held),
-    ):
-        torch.compile(model, backend=backend)(*args, **kwargs)
-    # Dynamo also hands over graphs without any operator (shape arithmetic between breaks).
-    return [g for g in graphs if any(n.op == "call_function" for n in g.module.graph.nodes)]
+    # Backwards are compiled with their forwards: no .backward() can run on fake tensors here.
+    aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
+    with _fresh_dynamo(), functorch_config.patch(aot), config.patch(held):
+        torch.compile(model, backend=backend, dynamic=dynamic)(*args, **kwargs)
+    return graphs
+
+
+def _kept(
+    module: torch.fx.GraphModule, inputs: Sequence[Any], how: dict[str, Any], device: Device
+) -> PostGrad:
+    """The post-grad graph of what Inductor is asked to compile; the module itself still runs."""
+    copied, mode = copy_graph(module), _mode_of(module)
+    is_inference, is_backward = how.get("is_inference", False), how.get("is_backward", False)
+    view_to_reshape(copied)
+    if is_backward:
+        # What the forward saved has the strides that the forward reported, not those traced.
+        with enable_python_dispatcher(), torch.no_grad():
+            FakeTensorProp(copied, mode).propagate_dont_convert_inputs(*inputs)
+    graph = _on_device(PostGrad(copied, tuple(inputs), mode, is_inference, is_backward), device)
+    if not is_inference and not is_backward:
+        _report_strides(graph, device)
+    return graph
+
+
+def _report_strides(graph: PostGrad, device: Device) -> None:
+    """Tells AOTAutograd how Inductor lays out a forward's outputs, as a real compile does.
+
+    Without it the backward of a convolutional network starts from contiguous activations that
+    a real forward saves as channels last, and pays for copies that no real backward makes.
+    """
+    context = TracingContext.try_get()
+    if context is None or context.output_strides is None:
+        return
+    with planned_device(device), lowered(graph, STOCK, GraphLowering) as lowering:
+        context.output_strides.extend(_strides(output) for output in lowering.graph_outputs)
+
+
+def _strides(output: Any) -> tuple[int, ...] | None:
+    """The strides that Inductor gave to one output; None for what is no tensor."""
+    data = getattr(output, "data", None)
+    layout: Any = getattr(output, "layout", None) or getattr(data, "layout", None)
+    if not hasattr(layout, "stride"):
+        return None
+    return tuple(elements(stride) for stride in layout.stride)
 
 
 @contextlib.contextmanager
@@ -130,7 +192,7 @@ def _mode_of(module: torch.fx.GraphModule) -> Any:
 
 
 def _trace_make_fx(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], device: Device
 ) -> list[PostGrad]:
     state = dict(model.state_dict(keep_vars=True)) if isinstance(model, torch.nn.Module) else {}
     leaves, spec = pytree.tree_flatten((state, list(args), kwargs))
@@ -146,7 +208,9 @@ def _trace_make_fx(
     table = inductor_compile.select_decomp_table()
     module = make_fx(flat, decomposition_table=table)(*leaves)
     inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-    return [PostGrad(module, tuple(inputs), _mode_of(module))]
+    graph = PostGrad(module, tuple(inputs), _mode_of(module))
+    with unset_fake_temporarily():
+        return [_move(graph, torch_device(device))]
 
 
 def _move(graph: PostGrad, device: torch.device) -> PostGrad:
@@ -184,12 +248,14 @@ def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> 
         value = module
         for part in str(node.target).split("."):
             value = getattr(value, part)
-        if not isinstance(value, torch.Tensor) or value.numel() <= _INLINED_CONSTANT:
+        if not isinstance(value, torch.Tensor):
+            continue
+        is_fake = isinstance(value, torch._subclasses.FakeTensor)
+        if value.numel() <= _INLINED_CONSTANT and not is_fake:
             continue
         first = next(iter(module.graph.nodes))
         with module.graph.inserting_before(first):
             placeholder = module.graph.placeholder(f"constant_{node.name}")
-        is_fake = isinstance(value, torch._subclasses.FakeTensor)
         placeholder.meta["val"] = value if is_fake else mode.from_tensor(value)
         node.replace_all_uses_with(placeholder)
         module.graph.erase_node(node)
@@ -213,7 +279,6 @@ def _on_device(graph: PostGrad, device: Device) -> PostGrad:
 
 def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     """Runs Inductor's post-grad passes, and those of others that are set in its config."""
-    view_to_reshape(graph.module)
     inductor_compile.record_original_output_strides(graph.module)
     with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
         inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)

@@ -8,20 +8,28 @@ compiled and nothing runs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
+import torch._subclasses.fake_impls
 import torch._subclasses.fake_tensor
 import torch.utils._triton
 from torch._inductor.runtime.hints import DeviceProperties
 from torch._prims_common import suggest_memory_format
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..core.devices import Device
 
 __all__ = ["planned_device", "torch_device"]
+
+
+_CONVOLUTIONS = (
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.convolution_backward.default,
+)
 
 
 def torch_device(device: Device) -> torch.device:
@@ -42,6 +50,10 @@ def planned_device(device: Device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for owner, name, value in _answers(device):
             stack.enter_context(mock.patch.object(owner, name, value))
+        fakes = torch._subclasses.fake_impls.op_implementations_dict
+        stack.enter_context(
+            mock.patch.dict(fakes, {op: _contiguous_first(fakes[op]) for op in _CONVOLUTIONS})
+        )
         # has_triton() remembers its answer, so it must be asked anew on both sides.
         torch.utils._triton.has_triton.cache_clear()
         stack.callback(torch.utils._triton.has_triton.cache_clear)
@@ -86,6 +98,26 @@ def _conv_memory_format(
         return torch.contiguous_format
     suggested = (suggest_memory_format(tensor) for tensor in (input, weight))
     return next((f for f in suggested if f is not torch.contiguous_format), torch.contiguous_format)
+
+
+def _contiguous_first(fake_convolution: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the operands of 1-d convolutions contiguous before torch's fake implementation does.
+
+    It does so where a build without CUDA tries to reach the device.
+    """
+
+    def contiguous(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dim() != 3 or value.is_contiguous():
+            return value
+        return torch.empty(value.shape, dtype=value.dtype, device=value.device)
+
+    def convolution(fake_mode: FakeTensorMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+        with fake_mode:
+            operands = [contiguous(a) for a in args]
+            named = {name: contiguous(a) for name, a in kwargs.items()}
+        return fake_convolution(fake_mode, func, *operands, **named)
+
+    return convolution
 
 
 def _driver_properties(device: Device) -> SimpleNamespace:

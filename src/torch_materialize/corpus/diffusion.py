@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from .shorthand import BOTH, diffusers
+from .spec import Model, floats, ints
 
-import torch
+__all__ = ["DIFFUSION"]
 
-from .specs import Input, Mode, Row, floats, ints
-
-BOTH: tuple[Mode, ...] = ("inference", "training")
-INFERENCE: tuple[Mode, ...] = ("inference",)
-
-
-def _diffusers(
-    name: str,
-    family: str,
-    model_class: str,
-    inputs: dict[str, Input],
-    modes: tuple[Mode, ...] = INFERENCE,
-    **config: Any,
-) -> Row:
-    """A diffusers model; tuples instead of output objects, as its pipelines ask for."""
-    return Row(
-        name=name,
-        family=family,
-        target=f"diffusers:{model_class}",
-        config=config,
-        inputs=inputs,
-        options={"return_dict": False},
-        modes=modes,
-    )
-
-
-def _step(batch: int) -> Input:
-    return Input((batch,), torch.long)
-
-
-UNETS: tuple[Row, ...] = (
-    _diffusers(
+UNETS: tuple[Model, ...] = (
+    diffusers(
         "sd-unet",
         "unet",
         "UNet2DConditionModel",
         {
             "sample": floats(2, 4, 64, 64),
-            "timestep": _step(2),
+            "timestep": ints(2),
             "encoder_hidden_states": floats(2, 77, 768),
         },
         BOTH,
@@ -53,35 +24,35 @@ UNETS: tuple[Row, ...] = (
         layers_per_block=1,
         cross_attention_dim=768,
     ),
-    _diffusers(
+    diffusers(
         "sd-unet-full",
         "unet",
         "UNet2DConditionModel",
         {
             "sample": floats(2, 4, 64, 64),
-            "timestep": _step(2),
+            "timestep": ints(2),
             "encoder_hidden_states": floats(2, 77, 768),
         },
         cross_attention_dim=768,
     ),
-    _diffusers(
+    diffusers(
         "ddpm-unet",
         "unet",
         "UNet2DModel",
-        {"sample": floats(4, 3, 64, 64), "timestep": _step(4)},
+        {"sample": floats(4, 3, 64, 64), "timestep": ints(4)},
         BOTH,
         block_out_channels=(128, 256),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
     ),
-    _diffusers(
+    diffusers(
         "controlnet",
         "unet",
         "ControlNetModel",
         {
             "sample": floats(2, 4, 64, 64),
-            "timestep": _step(2),
+            "timestep": ints(2),
             "encoder_hidden_states": floats(2, 77, 768),
             "controlnet_cond": floats(2, 3, 512, 512),
         },
@@ -90,7 +61,7 @@ UNETS: tuple[Row, ...] = (
         layers_per_block=1,
         cross_attention_dim=768,
     ),
-    _diffusers(
+    diffusers(
         "vae-decoder",
         "unet",
         "AutoencoderKL",
@@ -109,12 +80,12 @@ _TEXT_AND_POOLED = {
     "pooled_projections": floats(1, 2048),
 }
 
-TRANSFORMERS: tuple[Row, ...] = (
-    _diffusers(
+TRANSFORMERS: tuple[Model, ...] = (
+    diffusers(
         "dit",
         "diffusion-transformer",
         "DiTTransformer2DModel",
-        {"hidden_states": floats(4, 4, 32, 32), "timestep": _step(4), "class_labels": ints(4)},
+        {"hidden_states": floats(4, 4, 32, 32), "timestep": ints(4), "class_labels": ints(4)},
         BOTH,
         num_layers=3,
         num_attention_heads=16,
@@ -122,17 +93,17 @@ TRANSFORMERS: tuple[Row, ...] = (
         in_channels=4,
         out_channels=8,
     ),
-    _diffusers(
+    diffusers(
         "sd3",
         "diffusion-transformer",
         "SD3Transformer2DModel",
-        {"hidden_states": floats(1, 16, 128, 128), "timestep": _step(1), **_TEXT_AND_POOLED},
+        {"hidden_states": floats(1, 16, 128, 128), "timestep": ints(1), **_TEXT_AND_POOLED},
         BOTH,
         num_layers=3,
         num_attention_heads=24,
         caption_projection_dim=1536,
     ),
-    _diffusers(
+    diffusers(
         "flux",
         "diffusion-transformer",
         "FluxTransformer2DModel",
@@ -150,44 +121,44 @@ TRANSFORMERS: tuple[Row, ...] = (
         num_single_layers=2,
         guidance_embeds=True,
     ),
-    _diffusers(
+    diffusers(
         "pixart",
         "diffusion-transformer",
         "PixArtTransformer2DModel",
         {
             "hidden_states": floats(2, 4, 64, 64),
             "encoder_hidden_states": floats(2, 120, 4096),
-            "timestep": _step(2),
+            "timestep": ints(2),
         },
         num_layers=3,
         sample_size=64,
         caption_channels=4096,
     ),
-    _diffusers(
+    diffusers(
         "wan",
         "diffusion-transformer",
         "WanTransformer3DModel",
         {
             "hidden_states": floats(1, 16, 5, 32, 32),
             "encoder_hidden_states": floats(1, 256, 4096),
-            "timestep": _step(1),
+            "timestep": ints(1),
         },
         num_layers=2,
         num_attention_heads=12,
         attention_head_dim=128,
         ffn_dim=8960,
     ),
-    _diffusers(
+    diffusers(
         "sana",
         "diffusion-transformer",
         "SanaTransformer2DModel",
         {
             "hidden_states": floats(1, 32, 32, 32),
             "encoder_hidden_states": floats(1, 300, 2304),
-            "timestep": _step(1),
+            "timestep": ints(1),
         },
         num_layers=3,
     ),
 )
 
-DIFFUSION: tuple[Row, ...] = (*UNETS, *TRANSFORMERS)
+DIFFUSION: tuple[Model, ...] = (*UNETS, *TRANSFORMERS)

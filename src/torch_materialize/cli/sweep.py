@@ -1,0 +1,142 @@
+"""``torch-materialize sweep``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..core.devices import DEVICES
+from ..core.policy import POLICIES
+from ..corpus.spec import KINDS
+
+if TYPE_CHECKING:
+    from ..corpus.rows import Job, ModelRow
+    from ..corpus.spec import Kind
+    from ..sweep import Sweep
+
+__all__ = ["sweep_command"]
+
+
+def _words(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if value else ()
+
+
+@click.command("sweep")
+@click.argument("names", nargs=-1)
+@click.option("--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}.")
+@click.option(
+    "--policies",
+    callback=_words,
+    metavar="P,P,...",
+    help=f"Policies to measure beside stock, of {', '.join(POLICIES)}. Default: all.",
+)
+@click.option("--family", "families", multiple=True, help="Only this family (--list). Repeatable.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice([kind for group in KINDS.values() for kind in group]),
+    help="Only graphs of this kind. Repeatable.",
+)
+@click.option(
+    "--jobs",
+    "at_once",
+    type=click.IntRange(1),
+    help="Models measured at once, each in one process with one thread. Default: the CPUs.",
+)
+@click.option(
+    "--timeout",
+    default=900.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds for one model in one mode.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the sweep (docs/record.md) in this file, rewritten after every model.",
+)
+@click.option("--resume", is_flag=True, help="Skip what the --json file has, failures too.")
+@click.option("--list", "list_only", is_flag=True, help="Show the models and stop.")
+@click.pass_context
+def sweep_command(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    device: str,
+    policies: tuple[str, ...],
+    families: tuple[str, ...],
+    kinds: tuple[Kind, ...],
+    at_once: int | None,
+    timeout: float,
+    json_path: Path | None,
+    resume: bool,
+    list_only: bool,
+) -> None:
+    """Measure policies on many models for a device, which need not be there.
+
+    NAMES are models of the corpus (--list; most need `pip install
+    "torch-materialize[corpus]"`) or FILE.py:FUNCTION as `compare` takes them; without one,
+    the whole corpus is swept. No weights are allocated, nothing runs and nothing is downloaded.
+
+    A model that fails, crashes or takes too long is a row of its own. Exit status: 0 when at
+    least one graph was measured, 1 otherwise.
+    """
+    from .. import sweep_record
+    from ..report.sweep import print_corpus, print_sweep
+    from ..sweep import jobs_for, new_sweep
+
+    jobs = jobs_for(names, families, kinds)
+    if list_only:
+        from ..corpus.registry import CORPUS
+
+        print_corpus([m for m in CORPUS if m.name in {job.name for job in jobs}], Console())
+        return
+    if resume and json_path is None:
+        raise click.UsageError("--resume needs the file to go on with: --json FILE")
+    if json_path is not None and not json_path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {json_path.parent}", param_hint="--json")
+    sweep = new_sweep(device, policies, kinds)
+    if resume and json_path is not None:
+        sweep = sweep_record.resume(json_path, sweep)
+    sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
+    print_sweep(sweep, Console())
+    if json_path is not None:
+        click.echo(f"sweep written to {json_path}", err=True)
+    ctx.exit(0 if sweep.graphs else 1)
+
+
+def _swept(
+    sweep: Sweep, jobs: list[Job], at_once: int, timeout: float, json_path: Path | None
+) -> Sweep:
+    """Runs the sweep with its progress on stderr: a line for each model that ends."""
+    from .. import sweep_record
+    from ..report.sweep import ended_text
+    from ..sweep import run
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        done = sum(sweep.has(job) for job in jobs)
+        task = progress.add_task("sweeping", total=len(jobs), completed=done)
+
+        def ended(so_far: Sweep, model: ModelRow) -> None:
+            if json_path is not None:
+                sweep_record.save(so_far, json_path)
+            progress.advance(task)
+            graphs = len(so_far.graphs_of(model))
+            progress.console.print(
+                ended_text(model, graphs), markup=False, highlight=False, soft_wrap=True
+            )
+
+        return run(sweep, jobs, at_once=at_once, timeout=timeout, ended=ended)

@@ -1,0 +1,122 @@
+"""What a sweep asks of one model and what it gets back; passed between processes as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .spec import Kind, Mode
+
+__all__ = ["BASE", "GraphRow", "Job", "ModelRow", "Result", "Settings", "Status"]
+
+#: The policy that ratios are taken against.
+BASE = "stock"
+
+#: ``missing``: the package that the model comes from is not installed.
+Status = Literal["ok", "error", "crash", "timeout", "missing"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model in one mode: what one child process measures.
+
+    ``package`` is where the model comes from, "" for a user's own ``file.py:function``.
+    """
+
+    name: str
+    family: str
+    mode: Mode
+    package: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What figures depend on beside the versions; a sweep is only resumed with equal ones.
+
+    Attributes:
+        kinds: graphs of other kinds are captured where they must be, and not measured.
+        smallest_nodes: graphs of fewer nodes (leftovers of graph breaks) are left out.
+        seed: of the random numbers that a model's constructor may draw.
+    """
+
+    device: str
+    policies: tuple[str, ...]
+    kinds: tuple[Kind, ...] = ("inference", "forward", "backward")
+    smallest_nodes: int = 50
+    seed: int = 0
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Settings:
+        """Of what :func:`dataclasses.asdict` gave, after a trip through JSON."""
+        lists = {name: tuple(data[name]) for name in ("policies", "kinds")}
+        return Settings(**{**data, **lists})
+
+
+@dataclass(frozen=True)
+class GraphRow:
+    """One post-grad graph under every policy.
+
+    Attributes:
+        index: counts the graphs of a kind, from 0: Dynamo may break a model into several.
+        bytes: policy -> bytes that its fused kernels read and write.
+        kernels: policy -> number of fused kernels.
+        bounds: policy -> certified lower bound in bytes, for the policies that have one.
+        seconds: policy -> wall time of its dry run: planning and certifying included, and of
+            the first policy also what a process pays once.
+    """
+
+    name: str
+    family: str
+    kind: Kind
+    index: int
+    nodes: int
+    bytes: Mapping[str, int]
+    kernels: Mapping[str, int]
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def ratio(self, policy: str) -> float:
+        """Bytes against stock's; 1 where stock has no fused kernel that could move any."""
+        base = self.bytes[BASE]
+        return self.bytes[policy] / base if base else 1.0
+
+    def gap_percent(self, policy: str) -> float | None:
+        """How far a policy is above its own lower bound; None where it has none."""
+        bound = self.bounds.get(policy)
+        return (self.bytes[policy] / bound - 1) * 100 if bound else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and the figures derived from them."""
+        gaps = {policy: self.gap_percent(policy) for policy in self.bytes}
+        return {
+            **asdict(self),
+            "ratios": {policy: round(self.ratio(policy), 6) for policy in self.bytes},
+            "gaps_percent": {p: round(gap, 4) for p, gap in gaps.items() if gap is not None},
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> GraphRow:
+        """Of :meth:`to_json`'s output; derived figures are derived anew."""
+        derived = ("ratios", "gaps_percent")
+        return GraphRow(**{k: v for k, v in data.items() if k not in derived})
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """How the measuring of one model in one mode ended; ``seconds`` is its process's wall time."""
+
+    name: str
+    family: str
+    mode: Mode
+    status: Status
+    message: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """All about one job: how it ended, and the graphs that were measured until then."""
+
+    model: ModelRow
+    graphs: tuple[GraphRow, ...] = ()
