@@ -1,10 +1,12 @@
 """torch-materialize: which intermediates TorchInductor writes to memory, decided well.
 
-Importing this package changes nothing and imports no torch; ``enable``, ``policy`` and
-``options`` do.
+Importing this package changes nothing and imports no torch; ``enable``, ``policy``,
+``options``, ``keep`` and ``inline`` do.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ._version import __version__
 from .api import Handle, active, disable, enable, options, policy
@@ -17,6 +19,9 @@ from .errors import (
     UnknownPolicyError,
     UnsupportedTorchError,
 )
+
+if TYPE_CHECKING:
+    from .pins import inline, keep
 
 __all__ = [
     "CaptureError",
@@ -31,6 +36,19 @@ __all__ = [
     "active",
     "disable",
     "enable",
+    "inline",
+    "keep",
     "options",
     "policy",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``keep`` and ``inline`` on first use: their operators need torch."""
+    if name not in ("inline", "keep"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import pins
+
+    found: object = getattr(pins, name)
+    globals()[name] = found
+    return found
