@@ -90,6 +90,8 @@ def test_public_names():
         "active",
         "disable",
         "enable",
+        "inline",
+        "keep",
         "options",
         "policy",
     }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved, peak_bytes
-from torch_materialize.core.planner import Limits, misplaced, plan
+from torch_materialize.core.limits import Limits
+from torch_materialize.core.planner import misplaced, plan
 
 WIDE, NARROW = 400, 200
 
@@ -125,8 +128,76 @@ def test_a_banned_place_is_not_used():
 
 def test_out_of_time_keeps_the_dry_runs_decision():
     dag, *_ = residual_chain(3)
-    found = plan(dag, Limits(seconds=0))
+    found = plan(dag, Limits(solve_seconds=0))
     assert found.predicted <= dag.measured
+
+
+def test_counterparts_are_decided_alike():
+    dag, _, residuals = residual_chain(5)
+    banned = {(residuals[1], k.index) for k in dag.kernels}
+    apart = plan(dag, Limits(), banned)
+    assert residuals[2] in apart.store
+    together = plan(dag, Limits(), banned, [tuple(residuals[1:3])])
+    assert together.store.isdisjoint(residuals[1:3])
+
+
+def test_a_body_larger_than_allowed_is_kept_where_the_dry_run_has_it():
+    build = Builder()
+    value = build.value(Kind.SOURCE, NARROW)
+    for _ in range(30):
+        value = build.value(Kind.POINTWISE, NARROW, value)
+    build.kernel(build.value(Kind.POINTWISE, NARROW, value, required=True))
+    dag = build.dag()
+    found = plan(dag, Limits(body=5))
+    assert not found.unsolved
+    assert found.bound == pytest.approx(dag.measured, rel=1e-2)
+
+
+def heavy_chain(work: int) -> tuple[Dag, int]:
+    """Two kernels that need one value, which is dear to compute and cheap to read again."""
+    build = Builder()
+    x = build.value(Kind.SOURCE, NARROW)
+    dear = build.value(Kind.POINTWISE, WIDE, x, work=work)
+    for _ in range(2):
+        build.kernel(build.value(Kind.POINTWISE, NARROW, dear, required=True))
+    return build.dag(), dear
+
+
+def test_what_is_dear_to_compute_is_computed_once():
+    cheap, value = heavy_chain(100)
+    assert value not in plan(cheap, Limits(balance=0.02)).store
+    dear, value = heavy_chain(50_000)
+    assert value in plan(dear, Limits(balance=0.02)).store
+    # The bound is about bytes alone.
+    assert value not in plan(dear, Limits(balance=0.0)).store
+
+
+def test_a_kernel_costs_what_it_moves_or_computes_whichever_is_longer():
+    kernel = Fused(0, "k", 0, (), frozenset({1}), measured=100, work=1000)
+    dag = Dag((), (kernel, kernel))
+    assert dag.cost(0.01) == 200
+    assert dag.cost(1.0) == 2000
+
+
+def test_views_of_one_buffer_cost_at_most_the_buffer():
+    build = Builder()
+    x = build.value(Kind.SOURCE, NARROW)
+    parts = []
+    for _ in range(3):
+        part = build.value(Kind.VIEW, NARROW // 2, x)
+        build.values[part] = replace(build.values[part], base=x)
+        parts.append(part)
+    build.kernel(build.value(Kind.POINTWISE, NARROW, *parts, required=True))
+    dag = build.dag()
+    assert dag.measured == 2 * NARROW
+    assert plan(dag, Limits()).bound == pytest.approx(2 * NARROW, rel=1e-3)
+
+
+def test_stocks_decisions_stay_where_they_are_to_stay():
+    dag, _, residuals = residual_chain(4)
+    nodes = dag.nodes(residuals[:2])
+    left = dag.with_stocks(nodes, frozenset())
+    assert plan(left, Limits()).store.isdisjoint(residuals[:2])
 
 
 def test_peak_counts_what_is_alive_at_once():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
-from .dag import Dag, Fused, Kind
+from .dag import Dag, Fused, Kind, Moved
 
 __all__ = ["Cone", "components", "cones"]
 
@@ -27,17 +28,23 @@ class Cone:
     cut: set[int] = field(default_factory=set)
 
 
-def cones(dag: Dag, body: int) -> list[Cone]:
-    """The reach of every kernel; ``body`` is the most values that one may compute."""
+def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
+    """The reach of every kernel; ``body`` is the most values that one may compute.
+
+    What a kernel computes ``now``, in the dry run, it can compute, however much that is.
+    """
     homes = dag.homes()
-    result = [_behind(dag, homes, kernel, body) for kernel in dag.kernels]
+    result = [
+        _behind(dag, homes, kernel, one.computes, body)
+        for kernel, one in zip(dag.kernels, now, strict=True)
+    ]
     wanted = {i for cone in result for i in cone.inside | cone.cut}
     for cone in result:
         _beside(dag, homes, cone, wanted)
     return result
 
 
-def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, body: int) -> Cone:
+def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, now: Set[int], body: int) -> Cone:
     """Everything behind what the kernel writes, nearest first."""
     cone = Cone(kernel, tuple(i for i in kernel.writes if dag.fixed(i)))
     todo = list(kernel.writes)
@@ -48,9 +55,12 @@ def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, body: int) -> Cone:
                 continue
             value = dag.values[i]
             elsewhere = dag.fixed(i) and homes.get(i) != kernel.index
-            if value.kind is Kind.SOURCE or elsewhere:
+            if value.kind is Kind.POINTWISE and homes.get(i, -1) > kernel.index:
+                elsewhere = False  # materialized too late for this kernel, which recomputes it
+            # Of what is in memory every view is read by itself.
+            if dag.values[value.base].kind is Kind.SOURCE or elsewhere:
                 cone.edge.add(i)
-            elif len(cone.inside) >= body:
+            elif len(cone.inside) >= body and i not in now:
                 cone.cut.add(i)
             else:
                 cone.inside.add(i)
@@ -96,8 +106,14 @@ def _at_hand(dag: Dag, homes: dict[int, int], cone: Cone, index: int) -> bool:
     return homes[base.index] < cone.kernel.index
 
 
-def components(dag: Dag, all_cones: list[Cone]) -> list[list[Cone]]:
-    """Groups of kernels that share no undecided value; each can be planned by itself."""
+def components(
+    dag: Dag, all_cones: list[Cone], alike: Sequence[tuple[int, ...]] = ()
+) -> list[list[Cone]]:
+    """Groups of kernels that share no undecided value; each can be planned by itself.
+
+    Values in one tuple of ``alike`` are decided together, so they count as shared.
+    """
+    representative = {i: group[0] for group in alike for i in group}
     parent = list(range(len(all_cones)))
 
     def find(k: int) -> int:
@@ -111,6 +127,7 @@ def components(dag: Dag, all_cones: list[Cone]) -> list[list[Cone]]:
         for i in cone.inside | cone.cut | cone.edge:
             base = dag.values[i].base
             if dag.values[base].kind is not Kind.SOURCE:
+                base = representative.get(base, base)
                 one = find(first.setdefault(base, cone.kernel.index))
                 other = find(cone.kernel.index)
                 parent[max(one, other)] = min(one, other)

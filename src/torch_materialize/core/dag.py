@@ -7,7 +7,7 @@ unless a name says otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 __all__ = ["Dag", "Fused", "Kind", "Moved", "Value", "moved", "peak_bytes"]
@@ -35,6 +35,9 @@ class Value:
         base: the value whose memory holds it; itself unless it is a view.
         required: something besides fused kernels reads it, so it must be written.
         ready: for a SOURCE, the schedule position after which it exists; -1 for inputs.
+        work: operations that computing it takes, where it is inlined once more.
+        label: what it is called from one dry run to the next; the FX node, or that node and
+            a number for a buffer inside its lowering.
     """
 
     index: int
@@ -46,6 +49,8 @@ class Value:
     base: int = -1
     required: bool = False
     ready: int = -1
+    work: int = 0
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Fused:
         writes: values that become buffers in it, kept inside or not.
         numels: sizes that its loops can compute.
         measured: effective bytes that the dry run counted for it.
+        work: operations that the dry run counted for it.
     """
 
     index: int
@@ -65,18 +71,22 @@ class Fused:
     writes: tuple[int, ...]
     numels: frozenset[int]
     measured: int = 0
+    work: int = 0
 
 
 @dataclass(frozen=True)
 class Dag:
     """Values and kernels of one dry run.
 
-    ``forced`` holds POINTWISE values that Inductor was seen to materialize unasked.
+    ``forced`` holds POINTWISE values that are materialized whatever the plan says: Inductor was
+    seen to do it unasked, or the model keeps them.  ``never`` holds those that the model pins as
+    inlined: no plan stores them, though a buffer may still be required.
     """
 
     values: tuple[Value, ...]
     kernels: tuple[Fused, ...]
     forced: frozenset[int] = frozenset()
+    never: frozenset[int] = frozenset()
     users: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,15 +116,29 @@ class Dag:
         return frozenset(self.values[i].node for i in indices) - {""}
 
     def with_forced(self, nodes: frozenset[str]) -> Dag:
-        """The same dry run, knowing which nodes Inductor materializes unasked."""
+        """The same dry run, knowing of more nodes that are materialized whatever a plan says."""
         held = self.homes()
-        forced = frozenset(v.index for v in self.values if v.node in nodes and v.index in held)
-        return Dag(self.values, self.kernels, forced)
+        more = frozenset(v.index for v in self.values if v.node in nodes and v.index in held)
+        return self if more <= self.forced else replace(self, forced=self.forced | more)
+
+    def with_stocks(self, nodes: frozenset[str], stored: frozenset[str]) -> Dag:
+        """The same dry run, with the decisions on ``nodes`` left as they are in ``stored``."""
+        if not nodes:
+            return self
+        inlined = frozenset(v.index for v in self.values if v.node in nodes - stored)
+        return replace(self.with_forced(stored), never=self.never | inlined)
 
     @property
     def measured(self) -> int:
         """Effective bytes of all fused kernels of the dry run."""
         return sum(kernel.measured for kernel in self.kernels)
+
+    def cost(self, balance: float) -> float:
+        """The bytes, or those that could be moved while a kernel computes, where that is more.
+
+        ``balance`` is in bytes per operation.  The roofline model (Williams et al., 2009).
+        """
+        return sum(max(kernel.measured, balance * kernel.work) for kernel in self.kernels)
 
 
 @dataclass

@@ -9,36 +9,15 @@ bf16 residual is materialized before the fp32 sum that it rounds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from .cones import components, cones
-from .dag import Dag, moved
+from .dag import Dag, Kind, moved
+from .limits import Limits
 from .program import Program
 
-__all__ = ["Limits", "Plan", "misplaced", "plan"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a plan respects.
-
-    Attributes:
-        arguments: the most buffers one kernel may take (a fused kernel with very many of
-            them crashed a CUDA launch and had the upstream rule reverted).
-        body: the most values that one kernel may recompute.
-        seconds: time for solving; what is not solved by then keeps the dry run's decision.
-        peak_share: how much higher than stock's the estimated peak memory may be.
-        launch_bytes: what one more kernel must save to be worth its launch.
-        rounds: dry runs that may be spent on one starting point.
-    """
-
-    arguments: int = 128
-    body: int = 96
-    seconds: float = 10.0
-    peak_share: float = 0.05
-    launch_bytes: int = 4_000_000
-    rounds: int = 3
+__all__ = ["Plan", "misplaced", "plan"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +31,8 @@ class Plan:
         bound: certified by the solver: with these kernels, their order, their required
             outputs, what each can reach (:mod:`.cones`) and the limits held fixed, no choice
             of what to materialize moves fewer bytes.
-        unsolved: kernels whose group had no solution in time.
+        unsolved: the first kernel of each group that had no solution in time; the whole
+            group is held fixed then, in the plan and in the bound.
     """
 
     store: frozenset[int]
@@ -62,30 +42,49 @@ class Plan:
     unsolved: tuple[str, ...] = ()
 
 
-def plan(dag: Dag, limits: Limits, banned: Set[tuple[int, int]] = frozenset()) -> Plan:
-    """Solves one dry run.  ``banned`` are (value, kernel) pairs that are known not to fuse."""
-    deadline = time.monotonic() + limits.seconds
+def plan(
+    dag: Dag,
+    limits: Limits,
+    banned: Set[tuple[int, int]] = frozenset(),
+    alike: Sequence[tuple[int, ...]] = (),
+) -> Plan:
+    """Solves one dry run.
+
+    ``banned`` are (value, kernel) pairs that are known not to fuse; the values in one tuple
+    of ``alike`` (counterparts in repeated layers) are decided alike.
+    """
+    deadline = time.monotonic() + limits.solve_seconds
     # What the model misses of each kernel (an embedding's backward, say) is no choice of
     # ours, so it is carried along as a constant.
-    missed = [
-        kernel.measured - one.total(dag)
-        for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True)
-    ]
+    now = moved(dag, dag.homes())
+    totals = [one.total(dag) for one in now]
+    missed = [kernel.measured - total for kernel, total in zip(dag.kernels, totals, strict=True)]
     homes = {i: k for i, k in dag.homes().items() if dag.fixed(i)}
     bound = float(sum(missed))
     unsolved = []
-    for group in components(dag, cones(dag, limits.body)):
-        program = Program(dag, group, limits.arguments, banned)
+    # What is fixed is not decided, and may be so in one layer only.
+    free = [tied for group in alike if len(tied := _undecided(dag, group)) > 1]
+    for group in components(dag, cones(dag, now, limits.body), free):
+        program = Program(dag, group, limits, banned, free)
         solution = program.solve(deadline - time.monotonic())
+        if solution is None and free:
+            # Layers that cannot be decided alike (one body too large, say) are decided apart.
+            program = Program(dag, group, limits, banned)
+            solution = program.solve(deadline - time.monotonic())
         if solution is None:
             unsolved.append(group[0].kernel.name)
             homes |= {i: c.kernel.index for c in group for i in c.kernel.writes}
+            bound += sum(totals[c.kernel.index] for c in group)
         else:
             bound += solution.bound
             homes |= solution.homes
     predicted = sum(one.total(dag) for one in moved(dag, homes)) + sum(missed)
     store = frozenset(i for i in homes if not dag.fixed(i))
     return Plan(store, homes, predicted, bound, tuple(unsolved))
+
+
+def _undecided(dag: Dag, group: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i for i in group if not dag.fixed(i) and dag.values[i].kind is Kind.POINTWISE)
 
 
 def misplaced(

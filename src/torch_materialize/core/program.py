@@ -1,7 +1,8 @@
 """The integer program behind a plan: which values become buffers, and where.
 
 Columns, all 0 or 1: kernel ``k`` computes value ``i``; ``k`` reads ``i`` from memory; ``k``
-writes ``i``.  The cost is bytes read and written.  Rows say what a fused kernel can do: an
+writes ``i``.  The cost is bytes read and written, and what computing takes
+away from them.  Rows say what a fused kernel can do: an
 input is computed or read; a read needs a write in an earlier kernel; one kernel writes a
 value, and it computes it; no kernel recomputes what is in memory, since Inductor's loaders
 read a buffer where there is one.  Held fixed: the kernels of one dry run, their order, what
@@ -10,7 +11,7 @@ they must produce, and which values each could compute at all (:mod:`.cones`).
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,21 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
 from .cones import Cone
-from .dag import Dag, Kind
+from .dag import Dag, Kind, Value
+from .limits import Limits
 
 __all__ = ["Program", "Solution"]
 
-# Cost of computing a pointwise value once more, as a share of its bytes.  It breaks ties
-# towards computing less, and is small enough never to outweigh a byte of a real tensor.
+# Least cost of computing a pointwise value, as a share of its bytes: it breaks ties towards
+# computing less, and is small enough never to outweigh a byte of a real tensor.
 _RECOMPUTE = 2e-5
+# Share of an operation's time that moving bytes does not hide, while kernels wait for memory.
+_OVERLAP = 0.05
+_GIGA = 1e9
+# Loops compute more than the values behind them tell: index arithmetic, above all.
+_CAUTION = 2.0
 # HiGHS stops when its plan is proven to be within this share of the best.
-_GAP = 1e-6
+_GAP = 1e-4
 
 
 @dataclass(frozen=True)
@@ -42,21 +49,27 @@ class Program:
     """The program of one group of kernels.
 
     Args:
-        arguments: the most buffers that a kernel may take; a kernel that has more in the dry
-            run keeps what it has.
+        limits: a kernel that takes more buffers in the dry run than allowed keeps them.
         banned: (value, kernel) pairs that a dry run showed Inductor not to fuse.
+        alike: groups of values that are materialized together or not at all.
     """
 
     def __init__(
-        self, dag: Dag, group: list[Cone], arguments: int, banned: Set[tuple[int, int]]
+        self,
+        dag: Dag,
+        group: list[Cone],
+        limits: Limits,
+        banned: Set[tuple[int, int]] = frozenset(),
+        alike: Sequence[tuple[int, ...]] = (),
     ) -> None:
         self._dag = dag
         self._group = group
-        self._arguments = arguments
+        self._limits = limits
         self._banned = banned
         self._homes = dag.homes()
         self._cost: list[float] = []
         self._lower: list[int] = []
+        self._continuous: list[int] = []
         self._slack = 0.0
         self._rows: list[list[tuple[int, float]]] = []
         self._least: list[float] = []
@@ -68,6 +81,7 @@ class Program:
             self._add_kernel(cone)
         self._link_reads()
         self._link_writes()
+        self._link_alike(alike)
 
     def solve(self, seconds: float) -> Solution | None:
         """The best plan found in ``seconds``, None when there is none or nothing to decide."""
@@ -76,11 +90,14 @@ class Program:
             return Solution({}, 0.0)
         # The largest cost becomes 1: HiGHS's tolerances are absolute.
         scale = max(self._cost) or 1.0
+        upper, integrality = np.ones(columns), np.ones(columns)
+        upper[self._continuous] = np.inf
+        integrality[self._continuous] = 0
         result: Any = milp(
             np.array(self._cost) / scale,
             constraints=self._constraints(columns),
-            bounds=Bounds(np.array(self._lower, dtype=float), 1.0),
-            integrality=np.ones(columns),
+            bounds=Bounds(np.array(self._lower, dtype=float), upper),
+            integrality=integrality,
             options={"time_limit": max(seconds, 0.05), "mip_rel_gap": _GAP},
         )
         if result.x is None:
@@ -128,29 +145,81 @@ class Program:
                     if self._homes.get(i) == kernel.index:
                         column = self._column(value.nbytes, int(value.required))
                         self._write.setdefault(i, {})[kernel.index] = column
-                elif value.numel in kernel.numels and (i, kernel.index) not in self._banned:
+                elif self._may_write(i, cone):
                     column = self._column(value.nbytes)
                     self._write.setdefault(i, {})[kernel.index] = column
+
+    def _may_write(self, index: int, cone: Cone) -> bool:
+        """Whether a plan may have a kernel write a value that need not be written."""
+        kernel = cone.kernel
+        if index in self._dag.never or (index, kernel.index) in self._banned:
+            return False
+        return self._dag.values[index].numel in kernel.numels
 
     def _add_kernel(self, cone: Cone) -> None:
         values, k = self._dag.values, cone.kernel.index
         for i in cone.inside:
-            tie = _RECOMPUTE * values[i].nbytes if values[i].kind is Kind.POINTWISE else 0.0
-            self._compute[k, i] = self._column(tie, int(i in cone.roots))
-            self._slack += tie
-        for i in cone.inside | cone.edge | cone.cut:
+            cost = self._recompute(values[i])
+            self._compute[k, i] = self._column(cost, int(i in cone.roots))
+            self._slack += cost
+        # Every buffer that the kernel may take: its column, its bytes.
+        taken = [
+            (self._write[i][k], values[i].nbytes)
+            for i in cone.inside
+            if k in self._write.get(i, {})
+        ]
+        reach = cone.inside | cone.edge | cone.cut
+        for i in reach | {values[i].base for i in reach}:
             if self._readable(i, k):
                 self._read[k, i] = self._column(values[i].nbytes)
+                taken.append((self._read[k, i], values[i].nbytes))
         for i in cone.inside:
-            for x in values[i].inputs:
-                ways = (self._compute.get((k, x)), self._read.get((k, x)))
+            for ways in self._needs(values[i], k):
                 terms = [(way, 1.0) for way in ways if way is not None]
                 self._at_least([*terms, (self._compute[k, i], -1.0)])
-        taken = [column for (kernel, _), column in self._read.items() if kernel == k]
-        taken += [by_kernel[k] for by_kernel in self._write.values() if k in by_kernel]
-        room = max(self._arguments, len(cone.kernel.writes) + len(cone.edge))
+        self._add_excess(cone, taken)
+        room = max(self._limits.arguments, len(cone.kernel.writes) + len(cone.edge))
         if len(taken) > room:
-            self._at_least([(column, -1.0) for column in taken], -float(room))
+            self._at_least([(column, -1.0) for column, _ in taken], -float(room))
+
+    def _needs(self, value: Value, kernel: int) -> Iterator[tuple[int | None, ...]]:
+        """For each thing that computing a value needs, the columns that provide it."""
+        if value.kind is Kind.VIEW:
+            # Who reads a value from memory reads each of its views by itself.
+            yield (self._compute.get((kernel, value.base)),)
+            return
+        for x in value.inputs:
+            # Views of one buffer cost at most the buffer, which serves them all.
+            whole = self._dag.values[x].base
+            readable = dict.fromkeys((x, whole))
+            yield self._compute.get((kernel, x)), *(self._read.get((kernel, i)) for i in readable)
+
+    def _add_excess(self, cone: Cone, taken: Sequence[tuple[int, int]]) -> None:
+        """Where a kernel would compute for longer than it moves bytes, that time counts.
+
+        ``taken`` holds the columns of the buffers that it may take, with their bytes.
+        In gigabytes: its row would otherwise dwarf the others, which are in units.
+        """
+        values, kernel = self._dag.values, cone.kernel
+        largest = max(kernel.numels, default=0)
+        work: list[tuple[int, float]] = []
+        for i in cone.inside:
+            # A value that is broadcast into a larger loop is computed at each of its points.
+            points = values[i].numel if values[i].numel in kernel.numels else largest
+            operations = values[i].work / max(values[i].numel, 1) * points
+            cost = _CAUTION * self._limits.balance * operations
+            work.append((self._compute[kernel.index, i], cost))
+        if sum(w for _, w in work) <= kernel.measured:
+            return
+        excess = self._column(_GIGA)
+        self._continuous.append(excess)
+        terms = [(c, w / _GIGA) for c, w in taken] + [(c, -w / _GIGA) for c, w in work]
+        self._at_least([(excess, 1.0), *terms])
+
+    def _recompute(self, value: Value) -> float:
+        if value.kind is not Kind.POINTWISE:
+            return 0.0  # a reduction is computed in one place, a view costs nothing
+        return max(_RECOMPUTE * value.nbytes, _OVERLAP * self._limits.balance * value.work)
 
     def _readable(self, index: int, kernel: int) -> bool:
         base = self._dag.values[index].base
@@ -177,3 +246,14 @@ class Program:
             others = [(c, -1.0) for maker, c in self._write.get(i, {}).items() if maker != k]
             if others and not self._dag.fixed(i):
                 self._at_least([*others, (column, -1.0)], -1.0)
+
+    def _link_alike(self, alike: Sequence[tuple[int, ...]]) -> None:
+        """Counterparts in repeated layers are decided by one of them."""
+        for first, *others in alike:
+            ours = self._write.get(first, {}).values()
+            for other in others:
+                theirs = self._write.get(other, {}).values()
+                terms = [(c, 1.0) for c in ours] + [(c, -1.0) for c in theirs]
+                if terms:
+                    self._at_least(terms)
+                    self._at_least([(c, -v) for c, v in terms])

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch._inductor import ir
 from torch._inductor.graph import GraphLowering
-from torch._inductor.scheduler import SchedulerNode
 from torch._inductor.utils import get_dtype_size, sympy_product
 
 from ..core.dag import Dag, Fused, Kind, Value
 from ..core.graph import Graph
+from .pin_nodes import pinned
+from .reader import is_fused
 from .storage import (
     buffer_name,
     buffer_reads,
@@ -29,6 +30,7 @@ from .storage import (
     reads_nothing,
     storage_of,
 )
+from .work import kernel_operations, weight
 
 __all__ = ["Recording", "read_dag"]
 
@@ -47,23 +49,17 @@ class Recording(GraphLowering):
         return result
 
 
-def read_dag(lowered: Recording, scheduled: Graph, forced: frozenset[str]) -> Dag:
+def read_dag(lowered: Recording, scheduled: Graph) -> Dag:
     """Reads a lowering after scheduling; call inside its graph handler context.
 
-    ``scheduled`` is what :func:`.reader.read_scheduled` made of the same lowering, and
-    ``forced`` names the FX nodes that Inductor was seen to materialize unasked.
+    ``scheduled`` is what :func:`.reader.read_scheduled` made of the same lowering.
     """
     reader = _Reader(lowered)
     for node, result in lowered.results.items():
         reader.add_node(node, result)
     reader.add_internal_buffers()
     bytes_of = {kernel.name: kernel.bytes for kernel in scheduled.kernels}
-    return reader.finish(bytes_of, forced)
-
-
-def _is_fused(node: Any) -> bool:
-    members = node.get_nodes()
-    return not node.is_template() and all(isinstance(m, SchedulerNode) for m in members)
+    return reader.finish(bytes_of)
 
 
 class _Schedule:
@@ -78,7 +74,7 @@ class _Schedule:
         self.next_version: dict[str, str] = {}
         for position, kernel in enumerate(self.kernels):
             self.position |= dict.fromkeys(kernel.get_buffer_names(), position)
-            if _is_fused(kernel):
+            if is_fused(kernel):
                 self.fused |= set(kernel.get_buffer_names())
                 self.fused_members |= {m.get_name() for m in kernel.get_nodes()}
             for member in kernel.get_nodes():
@@ -175,6 +171,7 @@ class _Reader:
             numel=numel,
             inputs=inputs,
             ready=self.schedule.position.get(str(name), -1) if kind is Kind.SOURCE else -1,
+            work=numel * weight(node),
         )
         self.of_box[id(box)] = index
         self.boxes[index] = box
@@ -311,7 +308,10 @@ class _Reader:
         )
         self.of_buffer[name] = index
         self.touched[index] = {name}
-        self.internal_of.setdefault(owner, []).append(index)
+        siblings = self.internal_of.setdefault(owner, [])
+        if owner is not None:
+            self.values[index]["label"] = f"{owner.name}#{len(siblings)}"
+        siblings.append(index)
 
     def _read_internal(self, owner: torch.fx.Node, mine: list[int]) -> None:
         """A node with internal buffers reads those, and of its inputs what is left."""
@@ -340,12 +340,12 @@ class _Reader:
 
     # The result.
 
-    def finish(self, bytes_of: dict[str, int], forced: frozenset[str]) -> Dag:
+    def finish(self, bytes_of: dict[str, int]) -> Dag:
         """The finished graph; ``bytes_of`` maps a kernel's name to its effective bytes."""
         fused = [
             (position, kernel)
             for position, kernel in enumerate(self.schedule.kernels)
-            if _is_fused(kernel)
+            if is_fused(kernel)
         ]
         kernels = tuple(
             Fused(
@@ -355,6 +355,7 @@ class _Reader:
                 writes=self._written(kernel),
                 numels=_numels(kernel),
                 measured=bytes_of[kernel.get_name()],
+                work=kernel_operations(kernel),
             )
             for index, (position, kernel) in enumerate(fused)
         )
@@ -365,9 +366,11 @@ class _Reader:
             fields["inputs"] = tuple(dict.fromkeys(i for i in fields["inputs"] if i != index))
             if fields["kind"] is Kind.POINTWISE and index not in held:
                 fields["required"] = False  # its reader took a copy: an internal buffer
-            values.append(Value(node=node.name if node is not None else "", **fields))
-        dag = Dag(tuple(values), kernels)
-        return dag.with_forced(forced | frozenset(self.forced))
+            name = node.name if node is not None else ""
+            values.append(Value(**{"node": name, "label": name, **fields}))
+        kept, never = pinned(self.of_node, values)
+        dag = Dag(tuple(values), kernels, kept & held, never)
+        return dag.with_forced(frozenset(self.forced))
 
     def _written(self, kernel: Any) -> tuple[int, ...]:
         names = (name for m in kernel.get_nodes() for name in m.get_buffer_names())

@@ -40,11 +40,11 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         UnsupportedTorchError: the policy cannot be applied to this torch.
         Exception: whatever Inductor raises while lowering.
     """
-    with planned_device(device):
+    with planned_device(device), _hooks_for(policy):
         if policy.name == "plan":
             found = search(graph, limits_for(device.is_gpu))
             return Outcome(found.graph, found.bound)
-        with _hooks_for(policy), lowered(folded(graph), policy, GraphLowering):
+        with lowered(folded(graph), policy, GraphLowering):
             return Outcome(read_scheduled())
 
 

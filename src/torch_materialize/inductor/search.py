@@ -9,7 +9,8 @@ stock unless something is strictly better.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
@@ -17,12 +18,20 @@ from torch.utils import _pytree as pytree
 
 from ..core.dag import Dag, peak_bytes
 from ..core.graph import Graph
-from ..core.planner import Limits, misplaced, plan
+from ..core.limits import Limits
+from ..core.planner import Plan, misplaced, plan
+from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
+from .layers import Shortened, shorten
 from .narrow import folded
 from .trial import PostGrad, trial
 
 __all__ = ["Found", "search"]
+
+# Solves that may be spent on one lower bound.
+_BOUNDS = 6
+# Share of the cost that a dry run must save to count as a step forward.
+_PROGRESS = 5e-4
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,10 @@ class Found:
         stock: the kernels of stock.
         bound: certified lower bound in bytes, with the outcome's kernels, their order and
             their required outputs held fixed; None where it was not asked for.
-        seconds: wall time of the search.
+        seconds: wall time of the search, without what ``certify`` added.
         rounds: dry runs made.
+        left_out: nodes of repeated layers that were decided like their counterparts;
+            ``graph`` and ``stock`` are without them, unless ``certify`` was asked for.
     """
 
     store: frozenset[str] | None
@@ -45,6 +56,7 @@ class Found:
     bound: float | None
     seconds: float
     rounds: int
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,85 +66,201 @@ class _State:
     dag: Dag
 
 
-def out_of_reach(module: torch.fx.GraphModule) -> str:
-    """Why a graph is left to stock, "" where it can be planned."""
-    if any(isinstance(child, torch.fx.GraphModule) for child in module.children()):
-        return "it has subgraphs, whose kernels a plan does not see"
-    for node in module.graph.nodes:
-        for value in pytree.tree_leaves(node.meta.get("val")):
-            sized = isinstance(value, torch.Tensor | torch.SymInt)
-            if sized and free_unbacked_symbols(value):
-                return f"{node.name} has an unbacked size, so its bytes are unknown"
-    return ""
+def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
+    """Nodes whose size only the data tells, so that there are no bytes to plan with."""
+    return frozenset(
+        node.name
+        for node in module.graph.nodes
+        for value in pytree.tree_leaves(node.meta.get("val"))
+        if isinstance(value, torch.Tensor) and free_unbacked_symbols(value)
+    )
 
 
 def search(graph: PostGrad, limits: Limits, *, certify: bool = True) -> Found:
     """Looks for a choice that moves fewer bytes than stock within ``limits``.
 
-    One plan is always tried; more as time allows.  ``certify`` asks for the lower bound,
-    which may take one more solve.
+    One plan is always tried; more as time allows.  ``certify`` asks for the lower bound, and
+    for the kernels of the whole graph where repeated layers were left out of the search.
     """
     started = time.monotonic()
-    # Where casts were held back (torch 2.11 and 2.12), stock lowers another graph.
-    stock_graph = folded(graph)
-    stock = best = _State(None, *trial(stock_graph, None))
-    if out_of_reach(graph.module):
-        seconds = time.monotonic() - started
-        return Found(None, stock.graph, stock.graph, None, seconds, 1)
-    current = stock if stock_graph is graph else _State(None, *trial(graph, None))
-    start = current
-    bound: float | None = None
-    forced: frozenset[str] = frozenset()
+    short = shorten(graph)
+    hunt = _Hunt(short, limits, started)
+    best = hunt.run()
+    store = None if best.store is None else short.expand(best.store)
+    found = Found(
+        store=store,
+        graph=best.graph,
+        stock=hunt.stock.graph,
+        bound=None,
+        seconds=time.monotonic() - started,
+        rounds=hunt.trials,
+        left_out=len(short.copies),
+    )
+    return _certified(graph, found, hunt, best, limits) if certify else found
+
+
+def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits: Limits) -> Found:
+    """``found`` with the kernels of the whole graph, and the least bytes that they allow."""
+    stock = hunt.stock
+    if found.left_out:
+        unplanned = folded(graph)
+        stock = best = _State(None, *trial(unplanned, None))
+        planned = graph if found.store is None else folded(graph, found.store)
+        if found.store is not None or planned is not unplanned:
+            best = _State(found.store, *trial(planned, found.store))
+    elif found.store is None:
+        best = hunt.start
+    bound = _bound(best.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
+    after = stock if found.store is None else best
+    return replace(found, graph=after.graph, stock=stock.graph, bound=bound)
+
+
+def _bound(dag: Dag, limits: Limits) -> float:
+    """The least that a plan can move, knowing which fusions this very dry run refused.
+
+    A plan that materializes what this dry run did, but in other kernels, asks for fusions
+    that Inductor was just seen not to make.
+    """
+    only_bytes = replace(limits, balance=0.0)
     banned: set[tuple[int, int]] = set()
-    tried: set[frozenset[str]] = set()
-    for number in range(limits.rounds):
-        if number and time.monotonic() - started > limits.seconds:
+    together = _Together(dag, dag)
+    for _ in range(_BOUNDS):
+        planned = plan(dag, only_bytes, banned)
+        refused = misplaced(dag, planned.homes, together) - banned
+        if not refused:
             break
-        planned = plan(current.dag, limits, banned)
-        if current is best and not banned:
-            bound = planned.bound
-        store = current.dag.nodes(planned.store)
-        if store in tried:
-            break
-        tried.add(store)
-        after = _State(store, *trial(folded(graph, store), store, forced))
-        forced |= after.dag.nodes(after.dag.chosen()) - store
-        after = _State(store, after.graph, after.dag.with_forced(forced))
-        if _better(after, best, stock, limits):
-            best, bound = after, None
-        if after.dag.measured < current.dag.measured:
-            current, banned = after, set()
-            continue
-        wrong = misplaced(current.dag, planned.homes, _Together(current.dag, after.dag))
-        if wrong <= banned:
-            break
-        banned |= wrong
-    if certify and bound is None:
-        bound = plan((start if best is stock else best).dag, limits).bound
-    seconds = time.monotonic() - started
-    return Found(best.store, best.graph, stock.graph, bound, seconds, len(tried) + 1)
+        banned |= refused
+    return planned.bound
 
 
-def _better(new: _State, best: _State, stock: _State, limits: Limits) -> bool:
-    """Strictly fewer bytes, launches worth their bytes, and no higher peak than allowed."""
-    ours, theirs = traffic(new.graph), traffic(best.graph)
-    launches = max(ours.kernels - traffic(stock.graph).kernels, 0)
-    saved = theirs.bytes - ours.bytes
-    if saved <= 0 or traffic(stock.graph).bytes - ours.bytes < launches * limits.launch_bytes:
-        return False
-    peak = peak_bytes(new.dag, new.dag.homes())
-    allowed = peak_bytes(stock.dag, stock.dag.homes()) * (1 + limits.peak_share)
-    return peak <= allowed
+class _Hunt:
+    """The rounds of one search, from stock's kernels to the best that was measured.
+
+    Attributes:
+        stock: what stock makes of the graph.
+        start: the kernels of the graph that is planned; those of stock, except where held
+            casts make it another graph.
+        forced: nodes that Inductor was seen to materialize unasked.
+        trials: dry runs made.
+    """
+
+    def __init__(self, short: Shortened, limits: Limits, started: float) -> None:
+        self.short = short
+        self.forced: frozenset[str] = frozenset()
+        self.trials = 0
+        self._limits = limits
+        self._deadline = started + limits.seconds
+        self._tried: dict[frozenset[str], _State] = {}
+        stock_graph = folded(short.graph)
+        self.stock = self._try(stock_graph, None)
+        held = stock_graph is not short.graph
+        self.start = self._try(short.graph, None) if held else self.stock
+        self._as_stock = _unbacked(short.graph.module)
+        self._kept = self._as_stock & self.start.dag.nodes(self.start.dag.chosen())
+        self._best = self.stock
+        self._left = 0.0
+
+    def run(self) -> _State:
+        """The best of all rounds; :attr:`stock` where nothing is better."""
+        self._climb(self.start)
+        if self._left > self._limits.gap:
+            for start in (self._everything_inlined, self._by_traffic):
+                if self._may_go_on(0):
+                    self._climb(start())
+        return self._best
+
+    # Where a search starts decides where it may end.
+
+    def _everything_inlined(self) -> _State:
+        return self._measure(self._kept)
+
+    def _by_traffic(self) -> _State:
+        local = self._try(folded(self.short.graph), None, Policy("traffic")).dag
+        store = self.short.spread(local.nodes(local.chosen()) - self._as_stock) | self._kept
+        return self._tried.get(store) or self._measure(store)
+
+    def _climb(self, current: _State) -> None:
+        """Plans, tries and learns until nothing better is found from ``current``."""
+        banned: set[tuple[int, int]] = set()
+        failed = 0
+        while self._may_go_on(failed):
+            dag = current.dag.with_forced(self.forced).with_stocks(self._as_stock, self._kept)
+            planned = self._plan(dag, banned)
+            best = self._best.dag.measured
+            # What was learned from a refusal may show more than the plan promises.
+            if not banned:
+                self._left = 1 - planned.predicted / best
+                if self._left < self._limits.worth:
+                    break
+            store = self.short.spread(dag.nodes(planned.store)) | self._kept
+            known = self.forced
+            after = self._tried.get(store) or self._measure(store)
+            if self._cost(after.dag) < self._cost(dag) * (1 - _PROGRESS):
+                current, banned, failed = after, set(), 0
+                continue
+            failed += 1
+            wrong = misplaced(dag, planned.homes, _Together(dag, after.dag))
+            if wrong <= banned and self.forced == known:
+                break  # nothing was learned
+            banned |= wrong
+
+    def _may_go_on(self, failed: int) -> bool:
+        """The first plan is always tried; more as long as they help and time allows."""
+        if not self._tried:
+            return True
+        in_time = time.monotonic() < self._deadline
+        return in_time and failed < self._limits.patience and len(self._tried) < self._limits.rounds
+
+    def _plan(self, dag: Dag, banned: set[tuple[int, int]]) -> Plan:
+        return plan(dag, self._limits, banned, tuple(self._alike(dag)))
+
+    def _alike(self, dag: Dag) -> Iterator[tuple[int, ...]]:
+        """The values that stand for counterparts in repeated layers."""
+        index = {value.node: value.index for value in dag.values if value.node}
+        for names in self.short.alike:
+            values = tuple(index[name] for name in names if name in index)
+            if len(values) > 1:
+                yield values
+
+    def _measure(self, store: frozenset[str]) -> _State:
+        """What Inductor makes of a plan; remembered if it is the best so far."""
+        after = self._try(folded(self.short.graph, store), store)
+        unasked = after.dag.nodes(after.dag.chosen()) - store
+        self.forced |= self.short.spread(unasked)
+        self._tried[store] = after
+        if self._is_better(after):
+            self._best = after
+        return after
+
+    def _cost(self, dag: Dag) -> float:
+        return dag.cost(self._limits.balance)
+
+    def _is_better(self, new: _State) -> bool:
+        """Fewer bytes than stock, launches and work worth it, no higher peak than allowed."""
+        ours, stock = traffic(new.graph), traffic(self.stock.graph)
+        launches = max(ours.kernels - stock.kernels, 0)
+        saved = stock.bytes - ours.bytes
+        if saved <= 0 or saved < launches * self._limits.launch_bytes:
+            return False
+        if self._cost(new.dag) >= self._cost(self._best.dag):
+            return False
+        peak = peak_bytes(new.dag, new.dag.homes())
+        allowed = peak_bytes(self.stock.dag, self.stock.dag.homes())
+        return peak <= allowed * (1 + self._limits.peak_share)
+
+    def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> _State:
+        self.trials += 1
+        return _State(store, *trial(graph, store, policy))
 
 
 class _Together:
     """Whether a dry run computed in one kernel what an earlier one knew by other indices."""
 
     def __init__(self, old: Dag, new: Dag) -> None:
-        self._names = [value.node for value in old.values]
+        self._labels = [value.label for value in old.values]
         homes = new.homes()
-        self._kernel = {new.values[i].node: k for i, k in homes.items() if new.values[i].node}
+        self._kernel = {new.values[i].label: k for i, k in homes.items() if new.values[i].label}
 
     def __call__(self, a: int, b: int) -> bool | None:
-        one, other = (self._kernel.get(self._names[i]) for i in (a, b))
+        one, other = (self._kernel.get(self._labels[i]) for i in (a, b))
         return None if one is None or other is None else one == other

@@ -21,12 +21,14 @@ import torch._inductor.graph
 from torch._dynamo.utils import counters
 from torch._inductor import config, metrics
 from torch._inductor.virtualized import V
+from torch.utils._ordered_set import OrderedSet
 
 from ..core.dag import Dag
 from ..core.graph import Graph
 from ..core.policy import STOCK, Policy
 from .apply import mark, undecided
 from .dag_reader import Recording, read_dag
+from .pins import quiet
 from .reader import read_scheduled
 from .reuse import MARK
 
@@ -60,6 +62,7 @@ class PostGrad:
     is_inference: bool = True
     is_backward: bool = False
     cpp_wrapper: bool = False
+    aot_mode: bool = False
 
     @property
     def nodes(self) -> int:
@@ -68,17 +71,17 @@ class PostGrad:
 
 
 def trial(
-    graph: PostGrad, store: frozenset[str] | None, forced: frozenset[str] = frozenset()
+    graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK
 ) -> tuple[Graph, Dag]:
     """Lowers and schedules ``graph`` with exactly the nodes in ``store`` materialized.
 
-    None takes Inductor's own choice.  ``forced`` names nodes that Inductor was seen to
-    materialize unasked.  For use on the device at hand, or inside :func:`planned_device`.
+    None takes the choice of ``policy``, whose hooks must be installed.  For use on the device
+    at hand, or inside :func:`.virtual_gpu.planned_device`.
     """
     chosen = contextlib.nullcontext() if store is None else undecided()
-    with chosen, lowered(graph, STOCK, Recording, store or frozenset()) as lowering:
+    with chosen, lowered(graph, policy, Recording, store or frozenset()) as lowering:
         scheduled = read_scheduled()
-        return scheduled, read_dag(lowering, scheduled, forced)
+        return scheduled, read_dag(lowering, scheduled)
 
 
 def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -100,13 +103,15 @@ def lowered(
 ) -> Iterator[Any]:
     """A lowered and scheduled copy of ``graph``, inside its handler contexts."""
     module = copy_graph(graph.module)
-    module.meta.pop(MARK, None)
+    for child in module.modules():
+        getattr(child, "meta", {}).pop(MARK, None)
     if not policy.is_stock:
         module.meta[MARK] = policy
     mark(module, store)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock)
         stack.enter_context(_no_trace())
+        stack.enter_context(quiet())
         stack.enter_context(config.patch({k: v for k, v in _QUIET.items() if k in config._config}))
         stack.enter_context(V.set_fake_mode(graph.fake_mode))
         stack.enter_context(V.set_debug_handler(_Silent()))
@@ -114,6 +119,9 @@ def lowered(
         if shape_env is not None:
             # What a trial looks at must not become a guard of the user's program.
             stack.enter_context(shape_env.suppress_guards())
+            stack.enter_context(_as_it_was(shape_env))
+            # Its entries would hold symbols that are gone after the trial.
+            stack.enter_context(mock.patch.object(graph.fake_mode, "cache_enabled", False))
         lowering = lowering_class(
             module,
             example_inputs=graph.inputs,
@@ -121,6 +129,7 @@ def lowered(
             is_inference=graph.is_inference,
             is_backward=graph.is_backward,
             cpp_wrapper=graph.cpp_wrapper,
+            aot_mode=graph.aot_mode,
         )
         stack.enter_context(V.set_graph_handler(lowering))
         stack.enter_context(V.set_extern_kernel_nodes([]))
@@ -145,6 +154,45 @@ def _no_trace() -> Iterator[None]:
             setattr(metrics, name, value)
         counters.clear()
         counters.update(counted)
+
+
+@contextlib.contextmanager
+def _as_it_was(shape_env: Any) -> Iterator[None]:
+    """Takes back what lowering adds to a ShapeEnv: unbacked symbols, ranges, renamings.
+
+    The counters that its caches go by grow, so that nothing cached is taken for what is now;
+    the numbers of symbols do not start again, since fake tensors remember some.
+    """
+    kept = {name: copy.copy(value) for name, value in _state(shape_env)}
+    try:
+        yield
+    finally:
+        for name, value in _state(shape_env):
+            before = kept.get(name)
+            if value == before:
+                continue
+            if before is None or isinstance(value, int):
+                setattr(shape_env, name, before)
+            elif isinstance(value, list):
+                value[:] = before
+            else:
+                value.clear()
+                value.update(before)
+        # What its caches go by.
+        shape_env._update_version_counter()
+        if hasattr(shape_env, "_replacements_version_counter"):  # torch 2.12 and later
+            shape_env._replacements_version_counter += 1
+
+
+def _state(shape_env: Any) -> list[tuple[str, Any]]:
+    kinds = (dict, list, set, OrderedSet, int)
+    return [
+        (name, value)
+        for name, value in vars(shape_env).items()
+        if isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and not name.endswith("_counter")
+    ]
 
 
 def _figures(module: ModuleType) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,41 @@
+"""What a plan respects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan respects, and what counts against the bytes that it saves.
+
+    Attributes:
+        arguments: the most buffers one kernel may take (a fused kernel with very many of
+            them crashed a CUDA launch and had the upstream rule reverted).
+        body: the most values that one kernel may recompute.
+        seconds: time for planning; the best plan by then is taken.  Far above what is usual,
+            since a clock decides differently on different machines.
+        solve_seconds: of them, for one integer program; what is not solved by then keeps the
+            dry run's decisions.
+        peak_share: how much higher than stock's the estimated peak memory may be.
+        balance: bytes that the device moves in the time of one operation.
+        launch_bytes: what one more kernel must save to be worth its launch.
+        rounds: plans that may be tried by a dry run.
+        worth: share of the bytes that a plan must promise to be worth its dry run.
+        patience: dry runs from one starting point that may fail to find anything better.
+        gap: share of the bytes that must seem to be left for another starting point.
+    """
+
+    arguments: int = 128
+    body: int = 96
+    seconds: float = 60.0
+    solve_seconds: float = 5.0
+    peak_share: float = 0.05
+    balance: float = 0.02
+    launch_bytes: int = 4_000_000
+    rounds: int = 12
+    worth: float = 0.002
+    patience: int = 2
+    gap: float = 0.01
