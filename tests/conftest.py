@@ -6,6 +6,9 @@ import pytest
 
 # Our own surprises must fail a test instead of falling back to stock.
 os.environ.setdefault("TORCH_MATERIALIZE_STRICT", "1")
+# Each test really lowers its graphs, whatever an earlier test or run left in a cache; the tests
+# of the caches turn them on again, in processes and folders of their own.
+os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
 
 
 @pytest.fixture

@@ -58,6 +58,8 @@ def run(folder, how: str, name: str, **environment: str) -> dict[str, int]:
         env={
             **os.environ,
             "TORCHINDUCTOR_CACHE_DIR": str(folder),
+            "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
             "TORCH_MATERIALIZE_STRICT": "1",
             **environment,
         },

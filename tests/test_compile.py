@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch._functorch import config as functorch_config
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
@@ -14,13 +13,6 @@ from torch_materialize.inductor import reuse
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
-
-
-@pytest.fixture(autouse=True)
-def without_caches():
-    # Each test must really lower its graph, or nothing would be decided.
-    with config.patch(fx_graph_cache=False), functorch_config.patch(enable_autograd_cache=False):
-        yield
 
 
 @pytest.fixture
