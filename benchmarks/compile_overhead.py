@@ -3,14 +3,14 @@
     make bench                                   # or: python benchmarks/compile_overhead.py
     python benchmarks/compile_overhead.py --pairs 11 --json FILE
 
-Every compile is a real one: Dynamo, AOTAutograd, Inductor, the C++ compiler, no cache.
+Every compile is a real one: Dynamo, AOTAutograd, Inductor and the C++ compiler, with an empty
+cache directory.  "Planning" is what the policy `plan` says it took.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
+import logging
 import statistics
 import sys
 import time
@@ -21,26 +21,41 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch._inductor import config
+from torch._inductor.utils import fresh_cache
 
 import torch_materialize as tm
+from saving import save
+from torch_materialize.events import log
 from torch_materialize.models.decoder import Decoder
-from torch_materialize.versions import installed_versions
+
+Made = tuple[Callable[..., object], tuple[torch.Tensor, ...]]
 
 
-def decoder() -> tuple[Callable[..., object], tuple[torch.Tensor, ...]]:
-    return Decoder(4, 128, 256, dtype=torch.float32).eval(), (torch.randn(64, 128),)
+def decoder(layers: int) -> Made:
+    return Decoder(layers, 128, 256, dtype=torch.float32).eval(), (torch.randn(64, 128),)
 
 
-def encoder() -> tuple[Callable[..., object], tuple[torch.Tensor, ...]]:
+def encoder(layers: int) -> Made:
     layer = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True, norm_first=True)
-    model = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False).eval()
+    model = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
     return model, (torch.randn(2, 64, 128),)
 
 
-def pointwise() -> tuple[Callable[..., object], tuple[torch.Tensor, ...]]:
+def convnet(widths: tuple[int, ...]) -> Made:
+    """Nothing repeats here: every block has another width."""
+    blocks: list[nn.Module] = []
+    before = 3
+    for width in widths:
+        blocks += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.SiLU()]
+        before = width
+    return nn.Sequential(*blocks).eval(), (torch.randn(2, 3, 16, 16),)
+
+
+def pointwise(steps: int) -> Made:
     def chain(x: torch.Tensor) -> list[torch.Tensor]:
         kept = []
-        for step in range(60):
+        for step in range(steps):
             x = x * 1.01 + x.roll(1, 0) if step % 5 == 0 else (x + step).sin()
             kept.append(x.mean(-1))
         return kept
@@ -48,29 +63,62 @@ def pointwise() -> tuple[Callable[..., object], tuple[torch.Tensor, ...]]:
     return chain, (torch.randn(64, 128),)
 
 
-CASES = {"decoder": decoder, "encoder": encoder, "pointwise": pointwise}
+CASES: dict[str, Callable[[], Made]] = {
+    "decoder, 4 layers": lambda: decoder(4),
+    "decoder, 32 layers": lambda: decoder(32),
+    "decoder, 100 layers": lambda: decoder(100),
+    "encoder, 12 layers": lambda: encoder(12),
+    "convnet, 30 widths": lambda: convnet(tuple(range(8, 38))),
+    "pointwise, 60 steps": lambda: pointwise(60),
+}
 
 
-def compile_seconds(case: str, policy: str) -> float:
+class _Notes(logging.Handler):
+    """Collects what the planner says of each graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes = 0
+        self.planning = 0.0
+
+    def __enter__(self) -> _Notes:
+        log.addHandler(self)
+        log.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        log.removeHandler(self)
+        log.setLevel(logging.NOTSET)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith("plan: %d nodes"):
+            self.nodes += record.args[0]  # type: ignore[index,operator]
+            self.planning += record.args[-1]  # type: ignore[index,operator]
+
+
+def compile_seconds(case: str, policy: str, notes: _Notes | None = None) -> float:
     model, inputs = CASES[case]()
     torch._dynamo.reset()
-    start = time.perf_counter()
-    with torch.no_grad(), torch._inductor.config.patch(force_disable_caches=True):
+    with torch.no_grad(), fresh_cache(), config.patch(force_disable_caches=True):
+        start = time.perf_counter()
         torch.compile(model, options=tm.options(policy))(*inputs)
-    return time.perf_counter() - start
+        return time.perf_counter() - start
 
 
 def measure(case: str, policy: str, pairs: int) -> dict[str, float]:
     compile_seconds(case, "stock")  # first use of everything is not what is measured
     times: dict[str, list[float]] = {"stock": [], policy: []}
-    for index in range(pairs):
-        # Alternate who goes first, so that drift of the machine favours nobody.
-        for name in ("stock", policy) if index % 2 else (policy, "stock"):
-            times[name].append(compile_seconds(case, name))
+    with _Notes() as notes:
+        for index in range(pairs):
+            # Alternate who goes first, so that drift of the machine favours nobody.
+            for name in ("stock", policy) if index % 2 else (policy, "stock"):
+                times[name].append(compile_seconds(case, name))
     ratios = [ours / stock for ours, stock in zip(times[policy], times["stock"], strict=True)]
     return {
+        "nodes": notes.nodes // pairs,
         "stock_seconds": round(statistics.median(times["stock"]), 3),
         "policy_seconds": round(statistics.median(times[policy]), 3),
+        "planning_seconds": round(notes.planning / pairs, 3),
         "median_ratio": round(statistics.median(ratios), 4),
         "lowest_ratio": round(min(ratios), 4),
         "highest_ratio": round(max(ratios), 4),
@@ -79,34 +127,31 @@ def measure(case: str, policy: str, pairs: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policy", default="traffic")
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; default: all")
+    parser.add_argument("--policy", default="plan")
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     console = Console()
     table = Table(title=f"Cold CPU compile, {chosen.policy} against stock, {chosen.pairs} pairs")
-    for heading in ("case", "stock s", f"{chosen.policy} s", "median ratio", "range"):
+    columns = ("case", "nodes", "stock s", f"{chosen.policy} s", "planning s", "ratio", "range")
+    for heading in columns:
         table.add_column(heading)
     results = {}
-    for case in CASES:
+    for case in chosen.cases or CASES:
         found = results[case] = measure(case, chosen.policy, chosen.pairs)
         table.add_row(
             case,
+            f"{found['nodes']:.0f}",
             f"{found['stock_seconds']:.2f}",
             f"{found['policy_seconds']:.2f}",
+            f"{found['planning_seconds']:.2f}",
             f"{found['median_ratio']:.3f}",
             f"{found['lowest_ratio']:.3f} to {found['highest_ratio']:.3f}",
         )
     console.print(table)
     if chosen.json:
-        record = {
-            "date": datetime.date.today().isoformat(),
-            "versions": installed_versions(),
-            "policy": chosen.policy,
-            "pairs": chosen.pairs,
-            "cases": results,
-        }
-        chosen.json.write_text(json.dumps(record, indent=1) + "\n")
+        save(chosen.json, policy=chosen.policy, pairs=chosen.pairs, cases=results)
         sys.stdout.write(f"written to {chosen.json}\n")
 
 

@@ -2,15 +2,15 @@
 
     python benchmarks/rounding_and_time.py --json FILE
 
-Two layers, bf16, T=4096, H=2048; the matmul is an opaque operator, so that what differs is
-the fused kernels.  All policies run in one process, interleaved, median of several.
+Two layers, bf16, T=4096, H=2048, with and without the gated MLP; the matmul is an opaque
+operator, so that what differs is the fused kernels.  Their bytes are from a dry run, in units of
+one activation.  All policies run in one process, interleaved, median of several.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
+import itertools
 import logging
 import statistics
 import time
@@ -21,9 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 import torch_materialize as tm
-from torch_materialize.core.policy import POLICIES
+from saving import save
+from torch_materialize.core.devices import CPU
+from torch_materialize.core.policy import POLICIES, parse
+from torch_materialize.core.traffic import traffic
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
-from torch_materialize.versions import installed_versions
 
 
 @torch.library.custom_op("torch_materialize_bench::matmul", mutates_args=())
@@ -37,18 +41,31 @@ def _(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
 
 
-def measure(random_norms: bool, tokens: int, hidden: int, repeats: int) -> dict[str, dict]:
+def units(model: Decoder, x: torch.Tensor) -> dict[str, float]:
+    mode = capturing.fake_mode()
+    graphs = capturing.capture(model, (mode.from_tensor(x),), {}, CPU, mode)
+    size = x.numel() * x.element_size()
+    return {
+        policy: sum(traffic(dry_run(g, parse(policy), CPU).graph).bytes for g in graphs) / size
+        for policy in POLICIES
+    }
+
+
+def measure(
+    gated: bool, random_norms: bool, tokens: int, hidden: int, repeats: int
+) -> dict[str, dict]:
     torch.manual_seed(0)
     model = Decoder(
         2,
         hidden,
-        hidden,
+        hidden if gated else None,
         "vllm",
         torch.ops.torch_materialize_bench.matmul,
         random_norms=random_norms,
     ).eval()
     x = torch.randn(tokens, hidden, dtype=torch.bfloat16)
     want = model(x)
+    moved = units(model, x)
     compiled = {}
     found: dict[str, dict] = {}
     for policy in POLICIES:
@@ -57,7 +74,7 @@ def measure(random_norms: bool, tokens: int, hidden: int, repeats: int) -> dict[
             compiled[policy] = torch.compile(model, options=tm.options(policy))
             got = compiled[policy](x)
         equal = (got == want).float().mean().item()
-        found[policy] = {"equal_to_eager": round(equal, 5)}
+        found[policy] = {"units": round(moved[policy], 2), "equal_to_eager": round(equal, 5)}
     times: dict[str, list[float]] = {policy: [] for policy in POLICIES}
     for _ in range(repeats):
         for policy, function in compiled.items():
@@ -81,27 +98,26 @@ def main() -> None:
     logging.getLogger("torch_materialize").setLevel(logging.INFO)
     results = {}
     table = Table(title=f"torch {torch.__version__}, T={chosen.tokens}, H={chosen.hidden}, CPU")
-    for heading in ("norm weights", "policy", "equal to eager", "ms"):
+    for heading in ("MLP", "norm weights", "policy", "units", "equal to eager", "ms"):
         table.add_column(heading)
-    for weights in ("ones", "random"):
-        results[weights] = measure(
-            weights == "random", chosen.tokens, chosen.hidden, chosen.repeats
+    cases = itertools.product(("plain", "gated"), ("ones", "random"))
+    for mlp, weights in cases:
+        rows = measure(
+            mlp == "gated", weights == "random", chosen.tokens, chosen.hidden, chosen.repeats
         )
-        for policy, row in results[weights].items():
-            table.add_row(
-                weights, policy, f"{row['equal_to_eager']:.5f}", f"{row['milliseconds']:.1f}"
-            )
+        results[f"{mlp}, {weights}"] = rows
+        for policy, row in rows.items():
+            figures = (f"{row['units']:.1f}", f"{row['equal_to_eager']:.5f}")
+            table.add_row(mlp, weights, policy, *figures, f"{row['milliseconds']:.1f}")
     Console().print(table)
     if chosen.json:
-        record = {
-            "date": datetime.date.today().isoformat(),
-            "versions": installed_versions(),
-            "tokens": chosen.tokens,
-            "hidden": chosen.hidden,
-            "threads": torch.get_num_threads(),
-            "results": results,
-        }
-        chosen.json.write_text(json.dumps(record, indent=1) + "\n")
+        save(
+            chosen.json,
+            tokens=chosen.tokens,
+            hidden=chosen.hidden,
+            threads=torch.get_num_threads(),
+            results=results,
+        )
 
 
 if __name__ == "__main__":
