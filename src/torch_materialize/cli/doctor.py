@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor_command"]
 
+_FEATURES = ("policy", "compare", "pins")
+
 
 @click.command("doctor")
 @click.option(
@@ -49,7 +51,7 @@ def doctor_command(ctx: click.Context, modules: tuple[str, ...], as_json: bool) 
         click.echo(json.dumps(_as_json(found), indent=1))
     else:
         _print(found, Console())
-    ctx.exit(0 if found.works("policy") and found.works("compare") else 1)
+    ctx.exit(0 if all(found.works(feature) for feature in _FEATURES) else 1)
 
 
 def _print(found: Diagnosis, console: Console) -> None:
@@ -59,7 +61,7 @@ def _print(found: Diagnosis, console: Console) -> None:
     console.print(f"{VARIABLE:18} {os.environ.get(VARIABLE) or 'not set'}", highlight=False)
     active = [f"{policy}, set by {origin}" for policy, origin in found.active]
     console.print(f"{'active policy':18} {active[-1] if active else 'stock'}", highlight=False)
-    for feature in ("policy", "compare"):
+    for feature in _FEATURES:
         verdict = "works" if found.works(feature) else "DOES NOT WORK: see the rows with a cross"
         console.print(f"{feature:18} {verdict}", highlight=False)
     table = Table(
@@ -86,7 +88,7 @@ def _as_json(found: Diagnosis) -> dict[str, Any]:
         "device": found.device,
         "active": [{"policy": policy, "set_by": origin} for policy, origin in found.active],
         "hooks_installed": found.hooks_installed,
-        "works": {feature: found.works(feature) for feature in ("policy", "compare")},
+        "works": {feature: found.works(feature) for feature in _FEATURES},
         "objects": [
             {
                 "path": f.seam.path,

@@ -9,12 +9,14 @@ where Inductor must have a buffer (inputs of matmuls, outputs, very large bodies
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch._inductor import config
 
-__all__ = ["mark", "undecided"]
+__all__ = ["as_stock", "mark", "undecided"]
 
 _META = "inductor_realize_to_strides"
 _NEVER = 1 << 20
@@ -30,10 +32,26 @@ _COUNTING_RULES = {
 }
 
 
+# What the counting rules were before they were put out of reach in this context.
+_before: ContextVar[Mapping[str, Any] | None] = ContextVar("torch_materialize_rules", default=None)
+
+
 @contextlib.contextmanager
 def undecided() -> Iterator[None]:
     """Inside the block Inductor materializes nothing because of a count."""
-    with config.patch({k: v for k, v in _COUNTING_RULES.items() if hasattr(config, k)}):
+    rules = {k: v for k, v in _COUNTING_RULES.items() if hasattr(config, k)}
+    token = _before.set(_before.get() or {k: getattr(config, k) for k in rules})
+    try:
+        with config.patch(rules):
+            yield
+    finally:
+        _before.reset(token)
+
+
+@contextlib.contextmanager
+def as_stock() -> Iterator[None]:
+    """Inside the block, within :func:`undecided`, the counting rules are the user's again."""
+    with config.patch(dict(_before.get() or {})):
         yield
 
 

@@ -7,28 +7,26 @@ says what decides is the object that is in the key: the two cannot disagree.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch._inductor import compile_fx, custom_graph_pass
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from .._version import __version__
 from ..core.policy import STOCK, Policy
 from ..events import once, surprise
+from ..versions import implementation
 from .reuse import MARK
 
 __all__ = [
     "CONFIG_KEY",
     "PolicyPass",
     "StockPass",
-    "implementation",
     "out_of_process",
     "tell_out_of_process",
+    "uuids",
 ]
 
 #: The Inductor setting that carries the policy.
@@ -40,14 +38,10 @@ _InferenceAware: Any = getattr(custom_graph_pass, "CustomInferenceAwareGraphPass
 _Base: Any = _InferenceAware or CustomGraphPass
 
 
-@functools.cache
-def implementation() -> str:
-    """Version and source digest of the code that decides."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for source in sorted([*package.glob("core/*.py"), *package.glob("inductor/*.py")]):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return f"{__version__}+{digest.hexdigest()[:16]}"
+def uuids(passes: Sequence[Any]) -> tuple[Any, ...] | None:
+    """What chained passes put into the key; None (do not cache) where one wants no caching."""
+    theirs = [p.uuid() if isinstance(p, CustomGraphPass) else None for p in passes]
+    return tuple(theirs) if all(theirs) else None
 
 
 class PolicyPass(_Base):
@@ -85,14 +79,10 @@ class PolicyPass(_Base):
         if out_of_process():
             tell_out_of_process(self.policy)
             return None
-        theirs = self._chained_uuids()
+        theirs = uuids(self.chained)
         if theirs is None:
             return None
         return (self.policy.fingerprint(implementation()), *theirs)
-
-    def _chained_uuids(self) -> tuple[Any, ...] | None:
-        theirs = [p.uuid() if isinstance(p, CustomGraphPass) else None for p in self.chained]
-        return tuple(theirs) if all(theirs) else None
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -134,7 +124,7 @@ class StockPass(PolicyPass):
         """
         if not self.chained:
             return str(self.policy)
-        theirs = self._chained_uuids()
+        theirs = uuids(self.chained)
         return theirs[0] if theirs and len(theirs) == 1 else theirs
 
 

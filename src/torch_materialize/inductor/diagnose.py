@@ -39,7 +39,7 @@ class Diagnosis:
     hooks_installed: bool
 
     def works(self, feature: str) -> bool:
-        """Whether every object that ``policy`` or ``compare`` needs is as we know it."""
+        """Whether every object that ``policy``, ``compare`` or ``pins`` needs is as we know it."""
         return not any(f.problem for f in self.findings if feature in f.seam.features)
 
 

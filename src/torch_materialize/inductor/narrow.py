@@ -24,7 +24,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from ..events import surprise
 from . import seams
-from .cache_key import out_of_process
+from .cache_key import out_of_process, uuids
 from .trial import PostGrad, copy_graph
 
 __all__ = [
@@ -80,8 +80,8 @@ class _CastPass(CustomGraphPass):
 
     def uuid(self) -> Any | None:
         """The policy's fingerprint and the chained passes' own; None: do not cache."""
-        theirs = [p.uuid() if isinstance(p, CustomGraphPass) else None for p in self.chained]
-        return (type(self).__name__, self.fingerprint, *theirs) if all(theirs) else None
+        theirs = uuids(self.chained)
+        return None if theirs is None else (type(self).__name__, self.fingerprint, *theirs)
 
     def _run_chained(self, graph: torch.fx.Graph) -> None:
         for other in self.chained:

@@ -26,12 +26,12 @@ from torch._inductor import config
 from .. import activation
 from ..core.policy import Policy
 from ..events import log, surprise
+from ..versions import implementation
 from . import seams
 from .cache_key import (
     CONFIG_KEY,
     PolicyPass,
     StockPass,
-    implementation,
     out_of_process,
     tell_out_of_process,
 )

@@ -20,25 +20,31 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 
 from .. import activation
-from ..core.planner import Limits
+from ..core.limits import Limits
 from ..core.traffic import traffic
 from ..events import log, surprise
-from .apply import mark, undecided
+from .apply import as_stock, mark, undecided
 from .narrow import fold
 from .reuse import MARK
-from .search import Found, out_of_reach, search
+from .search import Found, search
 from .trial import PostGrad
 
 __all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run"]
 
-# Attribute of a lowering whose graph carries marks of a plan.
 _SEAM = "torch._inductor.graph:GraphLowering.__init__"
+# Attribute of a lowering whose graph carries marks of a plan.
 _PLANNED = "_torch_materialize_planned"
 
 # What one launch costs, as bytes that the device could have moved meanwhile: about a
 # microsecond of an H200's or ten of a CPU's bandwidth.
 _GPU_LAUNCH_BYTES = 4_000_000
 _CPU_LAUNCH_BYTES = 100_000
+# What one operation costs in the same coin.  An H200 moves 4.8 TB/s and does some 50 T simple
+# operations a second; a CPU core with vectors of 8 moves 10 GB/s and does some 50 G.  A
+# fraction of that, since a loop body shows more than what is executed (index arithmetic, values
+# that a whole row shares): it is to keep out what is compute-bound beyond doubt.
+_GPU_BALANCE = 0.02
+_CPU_BALANCE = 0.1
 
 
 def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., None]:
@@ -65,7 +71,11 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
 
     @functools.wraps(upstream)
     def run(self: GraphLowering, *args: Any) -> Any:
-        chosen = undecided() if getattr(self, _PLANNED, False) else contextlib.nullcontext()
+        chosen: Any = contextlib.nullcontext()
+        if getattr(self, _PLANNED, False):
+            chosen = undecided()
+        elif getattr(self, "parent", None) is not None:
+            chosen = as_stock()  # the subgraph of a planned graph has no marks
         try:
             with chosen:
                 return upstream(self, *args)
@@ -81,7 +91,9 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
 
 def limits_for(is_gpu: bool) -> Limits:
     """The limits that a plan respects on a kind of device."""
-    return Limits(launch_bytes=_GPU_LAUNCH_BYTES if is_gpu else _CPU_LAUNCH_BYTES)
+    if is_gpu:
+        return Limits(launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE)
+    return Limits(launch_bytes=_CPU_LAUNCH_BYTES, balance=_CPU_BALANCE)
 
 
 def _applied(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
@@ -115,9 +127,11 @@ def _planned(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
         arguments["is_inference"],
         arguments["is_backward"],
         arguments["cpp_wrapper"],
+        arguments["aot_mode"],
     )
-    # The bound is only for people to read; without a reader it is not worth a solve.
-    found = search(graph, limits_for(is_gpu), certify=log.isEnabledFor(logging.INFO))
+    # The bound is only for people to read; without a reader it is not worth its solve, and
+    # of repeated layers, not its dry runs.
+    found = search(graph, limits_for(is_gpu), certify=log.isEnabledFor(logging.DEBUG))
     _report(graph, found)
     return found.store
 
@@ -125,24 +139,26 @@ def _planned(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
 def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
     """Why a graph cannot be planned, "" where it can."""
     if kind is not GraphLowering:
-        return "the subgraph of another graph is decided with that graph"
-    if arguments["aot_mode"] or arguments["is_const_graph"]:
-        return "ahead-of-time compilation is not planned yet"
-    return out_of_reach(arguments["gm"])
+        return "it is the subgraph of another graph"
+    if arguments["is_const_graph"]:
+        return "it folds constants and runs once"
+    return ""
 
 
 def _report(graph: PostGrad, found: Found) -> None:
     before, after = traffic(found.stock), traffic(found.graph)
+    bound = "not asked for" if found.bound is None else f"{found.bound:.0f}"
     log.info(
-        "plan: %d nodes, %s: %d bytes in %d kernels (stock: %d in %d; certified least: %s), "
-        "%d dry runs in %.2f s",
+        "plan: %d nodes, of them %d in layers like others; %s: %d bytes in %d kernels (stock: %d "
+        "in %d; certified least: %s), %d dry runs in %.2f s",
         graph.nodes,
+        found.left_out,
         "stock kept" if found.store is None else f"{len(found.store)} tensors materialized",
         after.bytes,
         after.kernels,
         before.bytes,
         before.kernels,
-        found.bound,
+        bound,
         found.rounds,
         found.seconds,
     )

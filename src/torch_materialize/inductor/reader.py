@@ -8,7 +8,6 @@ buffer's size, and a write counts only if the buffer leaves the kernel.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,12 +22,10 @@ from torch._inductor.utils import get_dtype_size, sympy_product
 from torch._inductor.virtualized import V
 
 from ..core.graph import Graph, Kernel, Tensor
+from .pin_nodes import source_line
 from .storage import elements
 
-__all__ = ["read_scheduled"]
-
-# The innermost frame of an FX stack trace that is a file of somebody's model.
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+__all__ = ["is_fused", "read_scheduled"]
 
 
 def read_scheduled() -> Graph:
@@ -56,19 +53,25 @@ def _kernel(node: Any, outputs: set[str]) -> Kernel:
                 reads.setdefault(dep.name, set()).add(dep)
     return Kernel(
         name=node.get_name(),
-        kind=_kind(node, members),
+        kind=_kind(node),
         reads={name: _bytes(name, deps) for name, deps in reads.items()},
         writes=dict(_writes(members, outputs)),
         computes=tuple(dict.fromkeys(_computed(members))),
     )
 
 
-def _kind(node: Any, members: list[Any]) -> str:
+def is_fused(node: Any) -> bool:
+    """Whether a scheduled node is a kernel that Inductor fuses and writes itself."""
+    members = node.get_nodes()
+    return not node.is_template() and all(isinstance(m, SchedulerNode) for m in members)
+
+
+def _kind(node: Any) -> str:
     if node.is_template():
         return "template"
-    if not all(isinstance(member, SchedulerNode) for member in members):
+    if not is_fused(node):
         return "extern"
-    return "reduction" if any(member.is_reduction() for member in members) else "pointwise"
+    return "reduction" if any(m.is_reduction() for m in node.get_nodes()) else "pointwise"
 
 
 def _writes(members: list[Any], outputs: set[str]) -> Iterator[tuple[str, int]]:
@@ -128,11 +131,5 @@ def _tensor(name: str) -> Tensor:
         bytes=size,
         dtype=str(dtype).removeprefix("torch."),
         shape=tuple(str(extent) for extent in extents),
-        source=_source(node),
+        source=source_line(node) if node is not None else "",
     )
-
-
-def _source(node: Any) -> str:
-    trace = (node.meta.get("stack_trace") or "") if node is not None else ""
-    frames = _FRAME.findall(trace)
-    return f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._inductor import config, ir
 from torch._inductor.utils import sympy_product
 from torch._inductor.virtualized import V
@@ -20,6 +21,7 @@ from torch._inductor.virtualized import V
 from ..core import local
 from ..core.policy import Policy
 from ..events import log, surprise
+from .pin_nodes import INLINE, is_pin
 
 __all__ = ["MARK", "governing_policy", "patch_should_realize_on_reuse"]
 
@@ -81,6 +83,8 @@ def patch_should_realize_on_reuse(upstream: _Upstream) -> _Upstream:
                 return upstream(self, users, **kwargs)
             if not isinstance(self.data, ir.Pointwise | ir.Reduction):
                 return False
+            if _is_pinned_inline():
+                return False
             reuse = _facts(self, users, upstream, **kwargs)
             verdict = local.decide(reuse)
         except Exception as error:  # noqa: BLE001 - whatever it is, the compile must go on
@@ -92,6 +96,12 @@ def patch_should_realize_on_reuse(upstream: _Upstream) -> _Upstream:
         return verdict.materialize
 
     return should_realize_on_reuse_patched
+
+
+def _is_pinned_inline() -> bool:
+    """Whether the node that is being lowered is pinned as inlined: its box does not know yet."""
+    node = V.current_node
+    return isinstance(node, torch.fx.Node) and any(is_pin(user, INLINE) for user in node.users)
 
 
 def _facts(

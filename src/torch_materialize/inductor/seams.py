@@ -11,133 +11,21 @@ whoever has read what changed and appends them here.
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+
+import torch
 
 from ..core.mismatch import Mismatch
 from ..errors import UnsupportedTorchError
-from .digest import body_digest, signature_digest
+from .seam import OURS, Seam, Use
 
 __all__ = ["OURS", "SEAMS", "Seam", "Use", "by_path", "check", "require"]
 
 
-#: Attribute of our own wrappers that names the seam they stand at.
-OURS = "__torch_materialize__"
-
-
-class Use(str, Enum):
-    """How we lean on an object; decides what is digested."""
-
-    REPLACED = "replaced"  # the whole body: we stand in for it or build on its exact reasons
-    CALLED = "called"  # the parameters
-    SETTING = "setting"  # that it exists
-    ANSWERED = "answered"  # that it exists; we answer in its place for a planned GPU
-
-
-@dataclass(frozen=True)
-class Seam:
-    """One upstream object.
-
-    Attributes:
-        path: ``module:qualified.name``.
-        use: how we lean on it.
-        why: what for.
-        until: the condition under which this row can be removed.
-        features: ``policy`` (enable, options) and/or ``compare``.
-        digests: digest -> the torch versions in which it was seen and read.
-        optional: whether its absence is fine (it came with a later torch).
-    """
-
-    path: str
-    use: Use
-    why: str
-    until: str
-    features: tuple[str, ...]
-    digests: Mapping[str, str] = field(default_factory=dict)
-    optional: bool = False
-
-    def owner(self) -> tuple[Any, str]:
-        """The object that holds the attribute, and the attribute's name.
-
-        Raises:
-            ImportError, AttributeError: some part of the path is missing.
-        """
-        module, _, qualified = self.path.partition(":")
-        owner: Any = importlib.import_module(module)
-        *parents, name = qualified.split(".")
-        for parent in parents:
-            owner = getattr(owner, parent)
-        return owner, name
-
-    def resolve(self) -> Any:
-        """The object itself.
-
-        Raises:
-            ImportError, AttributeError: it is missing.
-        """
-        owner, name = self.owner()
-        return getattr(owner, name)
-
-    def upstream(self) -> Any:
-        """The object without our own wrapper around it.
-
-        Raises:
-            ImportError, AttributeError: it is missing.
-        """
-        found = self.resolve()
-        return found.__wrapped__ if getattr(found, OURS, None) == self.path else found
-
-    def digest(self) -> str:
-        """Digest of the installed object, "" where only its existence counts.
-
-        Raises:
-            ImportError, AttributeError: it is missing.
-            OSError, TypeError: its source cannot be read.
-        """
-        found = self.upstream()
-        if self.use is Use.REPLACED:
-            return body_digest(found)
-        if self.use is Use.CALLED:
-            return signature_digest(found)
-        return ""
-
-    def replaced_by(self) -> str | None:
-        """Somebody else's function that stands in upstream's place; None where nobody's does.
-
-        Raises:
-            ImportError, AttributeError: the object is missing.
-        """
-        found = self.upstream()
-        code = getattr(found, "__code__", None)
-        module = importlib.import_module(self.path.partition(":")[0])
-        if code is None or code.co_filename == module.__file__:
-            return None
-        return f"{found.__module__}.{found.__qualname__} ({code.co_filename})"
-
-    def check(self) -> Mismatch | None:
-        """None when the installed object is one that was looked at."""
-        try:
-            other = self.replaced_by() if self.use is Use.REPLACED else None
-            digest = self.digest()
-        except (ImportError, AttributeError) as error:
-            return None if self.optional else self._mismatch(f"nothing ({error})")
-        except (OSError, TypeError) as error:
-            return self._mismatch(f"{other or 'an object'} without readable source ({error})")
-        if not self.digests or digest in self.digests:
-            return None
-        return self._mismatch(f"digest {digest}" + (f" of {other}" if other else ""))
-
-    def _mismatch(self, found: str) -> Mismatch:
-        known = ", ".join(f"{d} (torch {v})" for d, v in self.digests.items())
-        return Mismatch(self.path, f"digest {known}" if known else "this object", found)
-
-
 _POLICY = ("policy",)
 _COMPARE = ("compare",)
+_PINS = ("pins",)
+_PINS_KNOWN = "Inductor has marks for a tensor that is to be written, or never"
 _RULE_GONE = "Inductor ships a cost model at this place that is no worse"
 _CALLABLE = "the code that calls it goes"
 
@@ -325,6 +213,30 @@ SEAMS: tuple[Seam, ...] = (
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.graph:SubgraphLowering.__init__",
+        Use.CALLED,
+        "its attribute `parent` tells the subgraph of a planned graph, which stays stock's",
+        "the counting rules can be set for one graph",
+        _POLICY,
+        {"ff5088fd91f112ec": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.loop_body:LoopBody.has_op",
+        Use.CALLED,
+        "beside it stands `op_counts`: the operations that a kernel computes",
+        _CALLABLE,
+        ("policy", "compare"),
+        {"dca4cd40d17ca26d": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch.fx.experimental.symbolic_shapes:ShapeEnv._update_version_counter",
+        Use.CALLED,
+        "dry run: after what it added is taken back, caches must not take it for what is now",
+        "a ShapeEnv can be copied, or its changes taken back",
+        ("policy", "compare"),
+        {"ce66be8890a3dcb3": "2.11 to 2.15"},
+    ),
+    Seam(
         "torch._inductor.dependencies:MemoryDep.normalize",
         Use.CALLED,
         "the same read under other loops counts once",
@@ -357,6 +269,83 @@ SEAMS: tuple[Seam, ...] = (
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.lowering:register_lowering",
+        Use.CALLED,
+        "tells Inductor what `keep` and `inline` mean",
+        _PINS_KNOWN,
+        _PINS,
+        {"dc356cbb16c4245f": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.lowering:lowerings",
+        Use.SETTING,
+        "a copy where the pinned tensor is written into later",
+        _PINS_KNOWN,
+        _PINS,
+    ),
+    Seam(
+        "torch._inductor.lowering:fallbacks",
+        Use.SETTING,
+        "which operators read copies from memory, for the report of a pin",
+        _PINS_KNOWN,
+        _PINS,
+    ),
+    Seam(
+        "torch._inductor.ir:StorageBox.realize",
+        Use.CALLED,
+        "`keep` calls it; `inline` extends it in a subclass, to report who needs a buffer",
+        _PINS_KNOWN,
+        _PINS,
+        {"ce66be8890a3dcb3": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.ir:StorageBox.realize_hint",
+        Use.CALLED,
+        "answered by the subclass: no buffer because of a hint",
+        _PINS_KNOWN,
+        _PINS,
+        {"ce66be8890a3dcb3": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.ir:StorageBox.has_exceeded_max_reads",
+        Use.CALLED,
+        "answered by the subclass: no buffer because of a count",
+        _PINS_KNOWN,
+        _PINS,
+        {"ce66be8890a3dcb3": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.ir:IRNode.is_realized_node",
+        Use.CALLED,
+        "whether a pinned value is in memory already",
+        _PINS_KNOWN,
+        _PINS,
+        {"17d4cc7685ba6425": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.graph:GraphLowering.mark_buffer_mutated",
+        Use.CALLED,
+        "fills `mutated_buffers`: what was written into is not recomputed",
+        _PINS_KNOWN,
+        _PINS,
+        {"dca4cd40d17ca26d": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch.fx.experimental.proxy_tensor:get_proxy_mode",
+        Use.CALLED,
+        "whether make_fx is tracing",
+        "torch.compiler.is_compiling covers make_fx and AOTAutograd",
+        _PINS,
+        {"6a69567a08edb7be": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._C:_get_dispatch_mode",
+        Use.SETTING,
+        "whether AOTAutograd is tracing",
+        "torch.compiler.is_compiling covers make_fx and AOTAutograd",
+        _PINS,
+    ),
+    Seam(
         "torch._inductor.runtime.hints:DeviceProperties",
         Use.ANSWERED,
         "device properties of a GPU that is not there",
@@ -368,6 +357,13 @@ SEAMS: tuple[Seam, ...] = (
         Use.ANSWERED,
         "fake CUDA tensors without a driver",
         "fake tensors no longer initialize CUDA",
+        _COMPARE,
+    ),
+    Seam(
+        "torch._subclasses.fake_impls:op_implementations_dict",
+        Use.ANSWERED,
+        "1-d convolutions on fake CUDA tensors, in a torch that is built without CUDA",
+        "fake convolutions no longer reach for the device to make an operand contiguous",
         _COMPARE,
     ),
     Seam(
@@ -420,16 +416,12 @@ def require(feature: str) -> None:
     Raises:
         UnsupportedTorchError: it cannot; the error lists every object that stands in the way.
     """
-    import torch
-
     mismatches = check(feature)
     if mismatches:
         raise UnsupportedTorchError(mismatches, torch.__version__)
 
 
 def _print_digests() -> None:
-    import torch
-
     for seam in SEAMS:
         try:
             digest = seam.digest()

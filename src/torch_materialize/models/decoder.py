@@ -25,7 +25,8 @@ class Decoder(nn.Module):
 
     Args:
         style: ``vllm`` or ``hf``, see the module's text.
-        intermediate: columns of gate and of up; the joint matmul has twice as many.
+        intermediate: columns of gate and of up; the joint matmul has twice as many.  None puts
+            one H x H matmul in the place of the three.
         linear: what multiplies; tests pass an opaque operator.
         random_norms: norm weights around 1 instead of exactly 1.
     """
@@ -34,7 +35,7 @@ class Decoder(nn.Module):
         self,
         layers: int,
         hidden: int,
-        intermediate: int,
+        intermediate: int | None,
         style: str = "vllm",
         linear: _Linear = torch.matmul,
         dtype: torch.dtype = torch.bfloat16,
@@ -55,19 +56,24 @@ class Decoder(nn.Module):
 
         self.norms = nn.ParameterList([norm() for _ in range(2 * layers + 1)])
         self.mixes = nn.ParameterList([weight(hidden, hidden) for _ in range(layers)])
-        self.gate_ups = nn.ParameterList([weight(hidden, 2 * intermediate) for _ in range(layers)])
-        self.downs = nn.ParameterList([weight(intermediate, hidden) for _ in range(layers)])
+        gated = [] if intermediate is None else [intermediate] * layers
+        self.gate_ups = nn.ParameterList([weight(hidden, 2 * columns) for columns in gated])
+        self.downs = nn.ParameterList([weight(intermediate or hidden, hidden) for _ in self.mixes])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(tokens, hidden)`` in, the same shape and dtype out."""
         residual = None
         norms = iter(self.norms)
-        for mix, gate_up, down in zip(self.mixes, self.gate_ups, self.downs, strict=True):
+        gate_ups = iter(self.gate_ups)
+        for mix, down in zip(self.mixes, self.downs, strict=True):
             x, residual = self._norm(x, residual, next(norms))
             x = self.linear(x, mix)
             x, residual = self._norm(x, residual, next(norms))
-            gate, up = self.linear(x, gate_up).chunk(2, -1)
-            x = self.linear(nn.functional.silu(gate) * up, down)
+            gate_up = next(gate_ups, None)
+            if gate_up is not None:
+                gate, up = self.linear(x, gate_up).chunk(2, -1)
+                x = nn.functional.silu(gate) * up
+            x = self.linear(x, down)
         return self._norm(x, residual, next(norms))[0]
 
     def _norm(

@@ -14,7 +14,7 @@ from ..compare import Comparison
 from ..core.devices import DEVICES
 from ..core.traffic import Difference
 
-__all__ = ["print_comparison", "size_text"]
+__all__ = ["plain_table", "print_comparison", "size_text"]
 
 
 def size_text(size: int) -> str:
@@ -25,6 +25,18 @@ def size_text(size: int) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} TB"
+
+
+def plain_table(title: str) -> Table:
+    """A table without frames, as all of ours look."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
 
 
 def print_comparison(comparison: Comparison, console: Console, top: int = 8) -> None:
@@ -50,7 +62,7 @@ def _how(comparison: Comparison) -> str:
 
 
 def _totals(comparison: Comparison) -> Table:
-    table = _table("Fused kernels")
+    table = plain_table("Fused kernels")
     table.add_column("policy", no_wrap=True)
     for heading in ("kernels", "read", "written", "moved", "units", "least", "of first", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -85,22 +97,11 @@ def _amount(size: float, unit: int) -> str:
     return f"{size / unit:.1f}" if unit else size_text(int(size))
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-
-
 def _differing(comparison: Comparison, top: int) -> Table | Text:
     found = comparison.differences()
     if not found:
         return Text("Every policy materializes the same tensors.\n")
-    table = _table(f"Tensors decided differently: {len(found)}")
+    table = plain_table(f"Tensors decided differently: {len(found)}")
     table.add_column("tensor", overflow="fold")
     table.add_column("type")
     table.add_column("size", justify="right")
@@ -134,7 +135,7 @@ def _grouped(found: list[Difference]) -> Iterator[tuple[str, ...]]:
 
 
 def _kernels(comparison: Comparison, policy: str, top: int) -> Table:
-    table = _table(f"Most-read kernels under {policy}")
+    table = plain_table(f"Most-read kernels under {policy}")
     table.add_column("kernel", overflow="fold")
     table.add_column("kind")
     table.add_column("inputs", justify="right")
