@@ -1,4 +1,4 @@
-"""The vLLM-style decoder on CPU under each policy: answers against eager, and time.
+"""The vLLM-style decoder on CPU under each policy and promise: answers against eager, and time.
 
     python benchmarks/rounding_and_time.py --json FILE
 
@@ -23,11 +23,15 @@ from rich.table import Table
 import torch_materialize as tm
 from saving import save
 from torch_materialize.core.devices import CPU
-from torch_materialize.core.policy import POLICIES, parse
+from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
+
+#: Everything that is measured; the last is upstream's own switch, with stock's choices.
+EMULATED = "stock, emulate_precision_casts"
+CASES = ("stock", "traffic", "plan:numerics=stock", "plan", "plan:numerics=eager", EMULATED)
 
 
 @torch.library.custom_op("torch_materialize_bench::matmul", mutates_args=())
@@ -43,12 +47,17 @@ def _(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def units(model: Decoder, x: torch.Tensor) -> dict[str, float]:
     mode = capturing.fake_mode()
-    graphs = capturing.capture(model, (mode.from_tensor(x),), {}, CPU, mode)
+    policies = [parse(case) for case in CASES if case != EMULATED]
+    graphs = capturing.capture_for(policies, model, (mode.from_tensor(x),), {}, CPU, mode)
     size = x.numel() * x.element_size()
     return {
-        policy: sum(traffic(dry_run(g, parse(policy), CPU).graph).bytes for g in graphs) / size
-        for policy in POLICIES
+        str(policy): sum(traffic(dry_run(g, policy, CPU).graph).bytes for g in own) / size
+        for policy, own in graphs.items()
     }
+
+
+def options(case: str) -> dict:
+    return {"emulate_precision_casts": True} if case == EMULATED else tm.options(case)
 
 
 def measure(
@@ -68,21 +77,21 @@ def measure(
     moved = units(model, x)
     compiled = {}
     found: dict[str, dict] = {}
-    for policy in POLICIES:
-        torch._dynamo.reset()
+    torch._dynamo.reset()
+    for case in CASES:
         with torch._inductor.config.patch(force_disable_caches=True):
-            compiled[policy] = torch.compile(model, options=tm.options(policy))
-            got = compiled[policy](x)
+            compiled[case] = torch.compile(model, options=options(case))
+            got = compiled[case](x)
         equal = (got == want).float().mean().item()
-        found[policy] = {"units": round(moved[policy], 2), "equal_to_eager": round(equal, 5)}
-    times: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+        found[case] = {"units": moved.get(case), "equal_to_eager": round(equal, 5)}
+    times: dict[str, list[float]] = {case: [] for case in CASES}
     for _ in range(repeats):
-        for policy, function in compiled.items():
+        for case, function in compiled.items():
             start = time.perf_counter()
             function(x)
-            times[policy].append(time.perf_counter() - start)
-    for policy in POLICIES:
-        found[policy]["milliseconds"] = round(1e3 * statistics.median(times[policy]), 2)
+            times[case].append(time.perf_counter() - start)
+    for case in CASES:
+        found[case]["milliseconds"] = round(1e3 * statistics.median(times[case]), 2)
     return found
 
 
@@ -107,7 +116,8 @@ def main() -> None:
         )
         results[f"{mlp}, {weights}"] = rows
         for policy, row in rows.items():
-            figures = (f"{row['units']:.1f}", f"{row['equal_to_eager']:.5f}")
+            moved = "" if row["units"] is None else f"{row['units']:.1f}"
+            figures = (moved, f"{row['equal_to_eager']:.5f}")
             table.add_row(mlp, weights, policy, *figures, f"{row['milliseconds']:.1f}")
     Console().print(table)
     if chosen.json:

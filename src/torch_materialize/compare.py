@@ -117,13 +117,15 @@ def compare(
         built = load(target, Size(tokens, batch, layers))
     step("capturing its graphs", 1, steps)
     with clock("capture"):
-        graphs = capturing.capture(built.model, built.args, built.kwargs, planned, mode, tracing)
-    scheduled: list[dict[str, Graph]] = [{} for _ in graphs]
-    bounds: list[dict[str, float]] = [{} for _ in graphs]
+        graphs = capturing.capture_for(
+            chosen, built.model, built.args, built.kwargs, planned, mode, tracing
+        )
+    scheduled: list[dict[str, Graph]] = [{} for _ in graphs[chosen[0]]]
+    bounds: list[dict[str, float]] = [{} for _ in graphs[chosen[0]]]
     for number, policy in enumerate(chosen):
         step(f"scheduling it under {policy}", 2 + number, steps)
         with clock(str(policy)):
-            for index, graph in enumerate(graphs):
+            for index, graph in enumerate(graphs[policy]):
                 outcome = _dry_run(graph, policy, planned)
                 scheduled[index][str(policy)] = outcome.graph
                 if outcome.bound is not None:
@@ -136,7 +138,8 @@ def compare(
         unit_bytes=built.unit_bytes,
         policies=tuple(str(policy) for policy in chosen),
         graphs=tuple(
-            CapturedGraph(g.nodes, s, b) for g, s, b in zip(graphs, scheduled, bounds, strict=True)
+            CapturedGraph(g.nodes, s, b)
+            for g, s, b in zip(graphs[chosen[0]], scheduled, bounds, strict=True)
         ),
         seconds=clock.seconds,
         versions=installed_versions(),

@@ -10,7 +10,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-__all__ = ["Dag", "Fused", "Kind", "Moved", "Value", "moved", "peak_bytes"]
+__all__ = [
+    "Dag",
+    "Fused",
+    "Kind",
+    "Moved",
+    "Value",
+    "moved",
+    "peak_bytes",
+    "required",
+    "used_where_written",
+]
 
 
 class Kind(Enum):
@@ -195,6 +205,19 @@ def _walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int])
             one.computes.add(i)
             todo.extend(value.inputs)
     return one
+
+
+def required(dag: Dag) -> frozenset[int]:
+    """Values that are written whatever is decided: something besides fused kernels reads them."""
+    return frozenset(value.index for value in dag.values if value.required)
+
+
+def used_where_written(dag: Dag) -> frozenset[int]:
+    """Values that a kernel writes to memory and goes on to use in a register."""
+    found = set()
+    for one in moved(dag, dag.homes()):
+        found |= {i for i in one.writes if not one.computes.isdisjoint(dag.users[i])}
+    return frozenset(found)
 
 
 def peak_bytes(dag: Dag, homes: Mapping[int, int]) -> int:

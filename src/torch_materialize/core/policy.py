@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ..errors import UnknownPolicyError
 
-__all__ = ["DEFAULT_POLICY", "POLICIES", "STOCK", "Policy", "parse"]
+__all__ = ["DEFAULT_POLICY", "NUMERICS", "POLICIES", "SETTINGS", "STOCK", "Policy", "parse"]
 
 #: Name -> one line for `--help`, `doctor` and error messages.
 POLICIES: Mapping[str, str] = MappingProxyType(
@@ -24,16 +24,36 @@ POLICIES: Mapping[str, str] = MappingProxyType(
 
 DEFAULT_POLICY = "plan"
 
+#: What `numerics` may promise, the default first.
+NUMERICS: Mapping[str, str] = MappingProxyType(
+    {
+        "stored": "what is stored is what everyone uses, in the kernel that makes it, too",
+        "stock": "only decisions that leave stock's result bitwise as it is",
+        "eager": "every cast rounds where eager rounds",
+    }
+)
+
+#: Policy -> setting -> its values, the default first.
+SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"plan": MappingProxyType({"numerics": tuple(NUMERICS)})}
+)
+
 
 @dataclass(frozen=True)
 class Policy:
     """A policy with its settings; equal policies give equal cache keys.
 
-    Build one with :func:`parse`, which checks the names.
+    Build one with :func:`parse`, which checks the names and leaves out settings that have
+    their default.
     """
 
     name: str
     settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def numerics(self) -> str:
+        """Which of :data:`NUMERICS` this policy promises."""
+        return self.settings.get("numerics", next(iter(NUMERICS)))
 
     def __hash__(self) -> int:
         return hash(self.canonical())
@@ -42,6 +62,11 @@ class Policy:
     def is_stock(self) -> bool:
         """Whether this policy leaves everything to Inductor."""
         return self.name == "stock"
+
+    @property
+    def tracing(self) -> str:
+        """Policies with the same are applied to the same post-grad graphs."""
+        return "eager" if self.numerics == "eager" else ""
 
     def canonical(self) -> str:
         """One line of JSON that is the same for equal policies in every process."""
@@ -57,10 +82,8 @@ class Policy:
         return f"torch-materialize:{self.name}:{digest[:32]}"
 
     def __str__(self) -> str:
-        if not self.settings:
-            return self.name
-        inner = ", ".join(f"{k}={v}" for k, v in sorted(self.settings.items()))
-        return f"{self.name}({inner})"
+        """The policy as :func:`parse` reads it: ``plan:numerics=eager``."""
+        return ":".join([self.name, *(f"{k}={v}" for k, v in sorted(self.settings.items()))])
 
 
 STOCK = Policy("stock")
@@ -69,21 +92,35 @@ STOCK = Policy("stock")
 def parse(policy: str | Policy, settings: Mapping[str, object] | None = None) -> Policy:
     """Turns what a user wrote into a checked :class:`Policy`.
 
+    A name may carry its settings, ``plan:numerics=eager``, so that whatever takes a name (an
+    environment variable, a command) takes them, too; ``settings`` win over those.
+
     Raises:
         UnknownPolicyError: the name is not one of :data:`POLICIES`, or the policy takes no
-            such setting.
+            such setting or value.
     """
     if isinstance(policy, Policy):
         return parse(policy.name, {**policy.settings, **(settings or {})})
-    if not isinstance(policy, str) or policy not in POLICIES:
-        close = difflib.get_close_matches(str(policy), POLICIES, n=1)
+    name, *written = str(policy).split(":")
+    _check("policy", name, POLICIES)
+    pairs = (one.partition("=") for one in written)
+    chosen: dict[str, object] = {key.strip(): value.strip() for key, _, value in pairs}
+    chosen.update(settings or {})
+    known = SETTINGS.get(name, {})
+    if chosen and not known:
+        raise UnknownPolicyError(
+            f"policy {name!r} takes no settings; found {', '.join(sorted(chosen))}. Remove them."
+        )
+    for setting, wanted in chosen.items():
+        _check(f"setting of policy {name!r}", setting, known)
+        _check(f"value of {setting}", wanted, known[setting])
+    return Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
+
+
+def _check(what: str, found: object, expected: Collection[str]) -> None:
+    if found not in expected:
+        close = difflib.get_close_matches(str(found), expected, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UnknownPolicyError(
-            f"unknown policy {policy!r}: expected one of {', '.join(map(repr, POLICIES))}.{hint}"
+            f"unknown {what} {found!r}: expected one of {', '.join(map(repr, expected))}.{hint}"
         )
-    if settings:
-        raise UnknownPolicyError(
-            f"policy {policy!r} takes no settings; found {', '.join(sorted(settings))}. "
-            "Remove them, or see `torch-materialize doctor` for what each policy takes."
-        )
-    return Policy(policy)

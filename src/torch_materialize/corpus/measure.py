@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core.devices import find as find_device
-from ..core.policy import parse
+from ..core.policy import Policy, parse
 from ..core.traffic import traffic
 from ..errors import MaterializeError, brief
 from ..inductor import capture as capturing
@@ -70,7 +70,8 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
         Exception: whatever its package raises while it is built.
     """
     counts: dict[Kind, int] = {}
-    for graph in _captured(job, settings):
+    for graphs in _captured(job, settings):
+        graph = next(iter(graphs.values()))
         kind: Kind = (
             "inference" if graph.is_inference else "backward" if graph.is_backward else "forward"
         )
@@ -79,41 +80,57 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
         if graph.nodes < settings.smallest_nodes or kind not in settings.kinds:
             continue
         try:
-            yield _row(job, kind, index, graph, settings)
+            yield _row(job, kind, index, graphs, settings)
         except Exception as error:  # noqa: BLE001 - the model's other graphs are still measured
             yield f"{kind} graph {index} of {graph.nodes} nodes: {brief(error)}"
 
 
-def _captured(job: Job, settings: Settings) -> list[PostGrad]:
+def _captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
+    """Each graph of the model, for each policy."""
     device = find_device(settings.device)
+    policies = [parse(policy) for policy in settings.policies]
     if not job.package:
         from ..models.targets import Size, load
 
         mode = capturing.fake_mode()
         with mode:
             built = load(job.name, Size())
-        return capturing.capture(built.model, built.args, built.kwargs, device, mode, dynamic=False)
+        graphs = capturing.capture_for(
+            policies, built.model, built.args, built.kwargs, device, mode, dynamic=False
+        )
+        return _by_graph(graphs)
     from .construct import build, zeros_mode
     from .registry import find
 
     mode = zeros_mode()
     module, args, kwargs = build(find(job.name), job.mode, mode)
     training = job.mode == "training"
-    return capturing.capture(module, args, kwargs, device, mode, training=training, dynamic=False)
+    graphs = capturing.capture_for(
+        policies, module, args, kwargs, device, mode, training=training, dynamic=False
+    )
+    return _by_graph(graphs)
 
 
-def _row(job: Job, kind: Kind, index: int, graph: PostGrad, settings: Settings) -> GraphRow:
+def _by_graph(graphs: dict[Policy, list[PostGrad]]) -> list[dict[Policy, PostGrad]]:
+    return [dict(zip(graphs, row, strict=True)) for row in zip(*graphs.values(), strict=True)]
+
+
+def _row(
+    job: Job, kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
+) -> GraphRow:
     device = find_device(settings.device)
     moved: dict[str, int] = {}
     kernels: dict[str, int] = {}
     bounds: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    for policy in settings.policies:
+    for chosen, graph in graphs.items():
+        policy = str(chosen)
         start = time.perf_counter()
-        outcome = dry_run(graph, parse(policy), device)
+        outcome = dry_run(graph, chosen, device)
         seconds[policy] = round(time.perf_counter() - start, 3)
         total = traffic(outcome.graph)
         moved[policy], kernels[policy] = total.bytes, total.kernels
         if outcome.bound is not None:
             bounds[policy] = outcome.bound
-    return GraphRow(job.name, job.family, kind, index, graph.nodes, moved, kernels, bounds, seconds)
+    nodes = next(iter(graphs.values())).nodes
+    return GraphRow(job.name, job.family, kind, index, nodes, moved, kernels, bounds, seconds)

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch._inductor import config
 
-__all__ = ["as_stock", "mark", "undecided"]
+__all__ = ["as_stock", "mark", "undecided", "unmark"]
 
 _META = "inductor_realize_to_strides"
+_OURS = "torch_materialize_marked"
 _NEVER = 1 << 20
 # Those of a later torch than ours are skipped; has_large_inner_fn(threshold=100), which
 # guards against deep recursion, is no setting and stays.
@@ -57,7 +58,13 @@ def as_stock() -> Iterator[None]:
 
 def mark(module: torch.fx.GraphModule, store: frozenset[str]) -> None:
     """Asks Inductor to materialize the nodes named in ``store``."""
-    if store:
-        for node in module.graph.nodes:
-            if node.name in store:
-                node.meta[_META] = True
+    for node in module.graph.nodes:
+        if node.name in store and not node.meta.get(_META):
+            node.meta |= {_META: True, _OURS: True}
+
+
+def unmark(module: torch.fx.GraphModule) -> None:
+    """Takes back every :func:`mark`; marks that others made stay."""
+    for node in module.graph.nodes:
+        if node.meta.pop(_OURS, False):
+            del node.meta[_META]

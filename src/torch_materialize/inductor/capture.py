@@ -36,19 +36,22 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
 
 from ..core.devices import CPU, Device
-from ..core.policy import STOCK
+from ..core.policy import STOCK, Policy, parse
 from ..errors import CaptureError, MaterializeError, brief
 from ..events import log
 from .narrow import hold_options
+from .rounding import emulation
 from .storage import elements
 from .trial import PostGrad, copy_graph, lowered
 from .virtual_gpu import planned_device, torch_device
 
-__all__ = ["capture", "fake_mode"]
+__all__ = ["capture", "capture_for", "fake_mode"]
 
 # Constants of at most this many elements are written into the kernels by Inductor, which
 # needs their values; larger ones are only read, like inputs, and so are those without values.
 _INLINED_CONSTANT = 8
+# Its graphs serve every policy but those that have a tracing of their own.
+_ANY = parse("plan")
 
 
 def fake_mode() -> FakeTensorMode:
@@ -66,23 +69,25 @@ def capture(
     *,
     training: bool = False,
     dynamic: bool | None = None,
+    policy: Policy = _ANY,
 ) -> list[PostGrad]:
     """The graphs of ``model(*args, **kwargs)``, at least one for each Dynamo graph.
 
     ``tracing`` is ``dynamo`` for the whole pipeline of ``torch.compile``, or ``make_fx`` to
     go straight to a post-grad graph: one inference graph, no joint-graph or post-grad passes.
     ``training`` gives forwards and their backwards, in order of capture; ``dynamic`` is
-    ``torch.compile``'s.
+    ``torch.compile``'s.  The graphs are for every policy that is traced like ``policy``
+    (:attr:`.Policy.tracing`).
 
     Raises:
         CaptureError: the model cannot be traced; the cause is chained.
     """
     try:
-        with mode, torch.set_grad_enabled(training):
+        with mode, torch.set_grad_enabled(training), config.patch(emulation(policy)):
             if tracing == "make_fx":
                 graphs = _trace_make_fx(model, args, kwargs, device)
             else:
-                graphs = _trace_dynamo(model, args, kwargs, device, dynamic)
+                graphs = _trace_dynamo(model, args, kwargs, device, dynamic, policy)
     except MaterializeError:
         raise
     except Exception as error:
@@ -99,6 +104,37 @@ def capture(
     return graphs
 
 
+def capture_for(
+    policies: Sequence[Policy],
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: Device,
+    mode: FakeTensorMode,
+    tracing: str = "dynamo",
+    **how: Any,
+) -> dict[Policy, list[PostGrad]]:
+    """:func:`capture` for several policies, once for all that are traced alike.
+
+    Raises:
+        CaptureError: as for :func:`capture`, or the policies' graphs cannot be told apart.
+    """
+    traced: dict[str, list[PostGrad]] = {}
+    for policy in policies:
+        if policy.tracing not in traced:
+            like = policy if policy.tracing else _ANY
+            traced[policy.tracing] = capture(
+                model, args, kwargs, device, mode, tracing, policy=like, **how
+            )
+    if len({len(graphs) for graphs in traced.values()}) > 1:
+        counts = {name or "stock": len(graphs) for name, graphs in traced.items()}
+        raise CaptureError(
+            f"the model has other graphs under other policies ({counts}), so that they cannot be "
+            "compared graph by graph; compare one kind of numerics at a time."
+        )
+    return {policy: traced[policy.tracing] for policy in policies}
+
+
 def _cause(error: Exception) -> Exception:
     """What went wrong inside our backend, without the words that Dynamo puts around it."""
     while isinstance(error, BackendCompilerFailed):
@@ -112,6 +148,7 @@ def _trace_dynamo(
     kwargs: dict[str, Any],
     device: Device,
     dynamic: bool | None,
+    policy: Policy,
 ) -> list[PostGrad]:
     graphs: list[PostGrad] = []
 
@@ -126,7 +163,7 @@ def _trace_dynamo(
         return inductor_compile.compile_fx(module, inputs, inner_compile=keep)
 
     # Casts that a plan could use are kept in; every other policy folds them as upstream does.
-    held = hold_options("capture", partial(getattr, config))
+    held = hold_options(policy, "capture", partial(getattr, config))
     # Backwards are compiled with their forwards: no .backward() can run on fake tensors here.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
     with _fresh_dynamo(), functorch_config.patch(aot), config.patch(held):

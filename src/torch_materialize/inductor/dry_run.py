@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch._inductor import config
 from torch._inductor.graph import GraphLowering
 
 from .. import activation
@@ -16,6 +17,7 @@ from . import patch
 from .narrow import folded
 from .planned import limits_for
 from .reader import read_scheduled
+from .rounding import emulation
 from .search import search
 from .trial import PostGrad, lowered
 from .virtual_gpu import planned_device
@@ -40,9 +42,9 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         UnsupportedTorchError: the policy cannot be applied to this torch.
         Exception: whatever Inductor raises while lowering.
     """
-    with planned_device(device), _hooks_for(policy):
+    with planned_device(device), config.patch(emulation(policy)), _hooks_for(policy):
         if policy.name == "plan":
-            found = search(graph, limits_for(device.is_gpu))
+            found = search(graph, limits_for(device.is_gpu), policy)
             return Outcome(found.graph, found.bound)
         with lowered(folded(graph), policy, GraphLowering):
             return Outcome(read_scheduled())

@@ -13,7 +13,6 @@ stock's.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,9 +21,11 @@ import torch
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from ..core.policy import Policy
 from ..events import surprise
 from . import seams
 from .cache_key import out_of_process, uuids
+from .operators import identity
 from .trial import PostGrad, copy_graph
 
 __all__ = [
@@ -33,11 +34,10 @@ __all__ = [
     "fold",
     "folded",
     "folds_narrow_casts",
-    "held_casts",
+    "held_names",
     "hold_options",
 ]
 
-_lock = threading.Lock()
 _HELD = "torch_materialize_held_cast"
 _CAST = torch.ops.prims.convert_element_type.default
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -54,26 +54,18 @@ def folds_narrow_casts() -> bool:
 
 def _hold() -> Any:
     """The identity operator that hides a cast from upstream's pattern."""
-    with _lock:
-        return _define_hold()
-
-
-@functools.cache
-def _define_hold() -> Any:
-    library = torch.library.Library("torch_materialize", "FRAGMENT")
-    library.define("hold(Tensor x) -> Tensor")
-    library.impl("hold", lambda x: x.clone(), "CompositeExplicitAutograd")
-    # The library unregisters its operators when it is collected.
-    _define_hold.library = library  # type: ignore[attr-defined]
-    return torch.ops.torch_materialize.hold.default
+    return identity("hold")
 
 
 class _CastPass(CustomGraphPass):
     """A pass by value, after the passes that others had set at the same place."""
 
-    def __init__(self, fingerprint: str, chained: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self, fingerprint: str, chained: tuple[Any, ...] = (), for_good: bool = False
+    ) -> None:
         self.fingerprint = fingerprint
         self.chained = chained
+        self.for_good = for_good
 
     def __call__(self, graph: torch.fx.Graph) -> None:
         raise NotImplementedError
@@ -101,10 +93,12 @@ class HideCasts(_CastPass):
     """Puts our identity between a narrowing cast and the casts that widen it again."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
-        """Inference graphs only: in training the partitioner would see other tensors to save."""
+        """Inference graphs only, unless the casts stay: in training the partitioner would see
+        other tensors to save.
+        """
         self._run_chained(graph)
         try:
-            if self._will_be_shown():
+            if self._will_be_shown() and (self.for_good or not _is_joint(graph)):
                 self._hide(graph)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.joint_custom_pre_pass", error)
@@ -117,9 +111,6 @@ class HideCasts(_CastPass):
 
     @staticmethod
     def _hide(graph: torch.fx.Graph) -> None:
-        names = (node.name for node in graph.find_nodes(op="placeholder"))
-        if any(name.startswith("tangents") for name in names):
-            return
         for node in graph.find_nodes(op="call_function", target=_CAST):
             wider = [user for user in node.users if _widens(node, user)]
             if wider and _narrows(node):
@@ -141,17 +132,16 @@ class ShowCasts(_CastPass):
             surprise("config.joint_custom_post_pass", error)
         self._run_chained(graph)
 
-    @staticmethod
-    def _show(graph: torch.fx.Graph) -> None:
+    def _show(self, graph: torch.fx.Graph) -> None:
         for hidden in graph.find_nodes(op="call_function", target=_hold()):
             for user in hidden.users:
-                user.meta[_HELD] = True
+                user.meta[_HELD] = not self.for_good
             hidden.replace_all_uses_with(hidden.args[0])
             graph.erase_node(hidden)
         graph.owning_module.recompile()
 
 
-def held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
+def _held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
     """Widening cast -> the narrowing cast before it, for the pairs that were held."""
     return {
         node: node.all_input_nodes[0]
@@ -160,10 +150,15 @@ def held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
     }
 
 
+def held_names(graph: PostGrad) -> frozenset[str]:
+    """Names of the narrowing casts that are held back."""
+    return frozenset(node.name for node in _held_casts(graph.module.graph).values())
+
+
 def fold(module: torch.fx.GraphModule, keep: frozenset[str] = frozenset()) -> None:
     """Folds the held pairs, in place, except where the narrow value is named in ``keep``."""
     graph = module.graph
-    for widening, narrowing in held_casts(graph).items():
+    for widening, narrowing in _held_casts(graph).items():
         if narrowing.name in keep:
             continue
         source = narrowing.all_input_nodes[0]
@@ -182,29 +177,40 @@ def folded(graph: PostGrad, keep: frozenset[str] = frozenset()) -> PostGrad:
 
     With nothing kept it is what stock would lower.
     """
-    if not held_casts(graph.module.graph):
+    if not _held_casts(graph.module.graph):
         return graph
     module = copy_graph(graph.module)
     fold(module, keep)
     return replace(graph, module=module)
 
 
-def hold_options(fingerprint: str, current: Callable[[str], Any]) -> dict[str, Any]:
+def hold_options(policy: Policy, fingerprint: str, current: Callable[[str], Any]) -> dict[str, Any]:
     """Inductor settings that hold narrowing casts back; empty where upstream keeps them.
 
-    ``current`` gives the value that a setting has now, to be chained.
+    Held until the plan has chosen, for good under ``numerics="eager"``, and not at all where
+    stock's result is to stay as it is.  ``current`` gives the value that a setting has now, to
+    be chained.
     """
-    if not folds_narrow_casts():
+    if policy.name != "plan" or policy.numerics == "stock" or not folds_narrow_casts():
         return {}
+    for_good = policy.numerics == "eager"
 
     def chained(name: str) -> tuple[Any, ...]:
         value = current(name)
         return () if value is None else (value,)
 
     return {
-        "joint_custom_pre_pass": HideCasts(fingerprint, chained("joint_custom_pre_pass")),
-        "joint_custom_post_pass": ShowCasts(fingerprint, chained("joint_custom_post_pass")),
+        name: kind(fingerprint, chained(name), for_good)
+        for name, kind in (
+            ("joint_custom_pre_pass", HideCasts),
+            ("joint_custom_post_pass", ShowCasts),
+        )
     }
+
+
+def _is_joint(graph: torch.fx.Graph) -> bool:
+    names = (node.name for node in graph.find_nodes(op="placeholder"))
+    return any(name.startswith("tangents") for name in names)
 
 
 def _narrows(node: torch.fx.Node) -> bool:

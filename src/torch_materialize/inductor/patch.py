@@ -38,6 +38,7 @@ from .cache_key import (
 from .narrow import hold_options
 from .planned import patch_graph_lowering_init, patch_graph_lowering_run
 from .reuse import patch_should_realize_on_reuse
+from .rounding import emulation
 
 __all__ = [
     "compile_options",
@@ -214,7 +215,8 @@ def _governing(
     def current(name: str) -> Any:
         return patches.get(name, getattr(config, name))
 
-    own = PolicyPass(policy, others)
-    if policy.name != "plan":
-        return {CONFIG_KEY: own}
-    return {CONFIG_KEY: own, **hold_options(policy.fingerprint(implementation()), current)}
+    return {
+        CONFIG_KEY: PolicyPass(policy, others),
+        **emulation(policy),
+        **hold_options(policy, policy.fingerprint(implementation()), current),
+    }

@@ -21,15 +21,18 @@ from torch._inductor.virtualized import V
 
 from .. import activation
 from ..core.limits import Limits
+from ..core.policy import Policy
 from ..core.traffic import traffic
 from ..events import log, surprise
-from .apply import as_stock, mark, undecided
+from .apply import as_stock, mark, undecided, unmark
+from .cpp_casts import keep_casts
 from .narrow import fold
 from .reuse import MARK
+from .rounding import apply_rounding, undo_rounding
 from .search import Found, search
 from .trial import PostGrad
 
-__all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run"]
+__all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run", "prepare"]
 
 _SEAM = "torch._inductor.graph:GraphLowering.__init__"
 # Attribute of a lowering whose graph carries marks of a plan.
@@ -53,15 +56,18 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
 
     @functools.wraps(upstream)
     def __init__(self: GraphLowering, *args: Any, **kwargs: Any) -> None:
-        store = None
+        found, eager = None, False
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         policy = getattr(bound.arguments["gm"], "meta", {}).get(MARK)
         if policy is not None and policy.name == "plan":
-            store = _applied(type(self), bound.arguments)
+            found = _applied(type(self), bound.arguments, policy)
+            eager = policy.numerics == "eager"
         upstream(self, *args, **kwargs)
-        if store is not None:
+        if found is not None and found.store is not None:
             setattr(self, _PLANNED, True)
+        if eager or (found is not None and found.rounded):
+            keep_casts(self)
 
     return __init__
 
@@ -96,24 +102,38 @@ def limits_for(is_gpu: bool) -> Limits:
     return Limits(launch_bytes=_CPU_LAUNCH_BYTES, balance=_CPU_BALANCE)
 
 
-def _applied(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
+def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Found | None:
     """Plans a graph and prepares it in place; None: it is now exactly what stock lowers."""
     module = arguments["gm"]
-    store = None
     try:
-        store = _planned(kind, arguments)
+        found = _planned(kind, arguments, policy)
+        prepare(module, found)
     except Exception as error:  # noqa: BLE001 - a compile never fails because of us
         surprise(_SEAM, error)
-    try:
-        fold(module, keep=store or frozenset())
-        mark(module, store or frozenset())
-    except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-        surprise(_SEAM, error)
-    return store
+        give_back(module)
+        return None
+    return found
 
 
-def _planned(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
-    """The nodes to materialize, None where stock is to be left alone."""
+def prepare(module: torch.fx.GraphModule, found: Found | None) -> None:
+    """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers."""
+    if found is None:
+        fold(module)
+        return
+    fold(module, keep=found.casts)
+    instead = apply_rounding(module, found.rounded)
+    mark(module, frozenset(instead.get(name, name) for name in found.marked))
+
+
+def give_back(module: torch.fx.GraphModule) -> None:
+    """Makes of a graph, in place, what stock lowers, whatever :func:`prepare` did to it."""
+    unmark(module)
+    undo_rounding(module)
+    fold(module)
+
+
+def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Found | None:
+    """The plan of one graph, None where it is out of our reach."""
     reason = _out_of_reach(kind, arguments)
     if reason:
         log.info("plan: left to stock: %s", reason)
@@ -131,9 +151,10 @@ def _planned(kind: type, arguments: dict[str, Any]) -> frozenset[str] | None:
     )
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
-    found = search(graph, limits_for(is_gpu), certify=log.isEnabledFor(logging.DEBUG))
+    certify = log.isEnabledFor(logging.DEBUG)
+    found = search(graph, limits_for(is_gpu), policy, certify=certify)
     _report(graph, found)
-    return found.store
+    return found
 
 
 def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:

@@ -16,17 +16,20 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from ..core.dag import Dag, peak_bytes
+from ..core.dag import Dag, peak_bytes, required
 from ..core.graph import Graph
 from ..core.limits import Limits
 from ..core.planner import Plan, misplaced, plan
-from ..core.policy import STOCK, Policy
+from ..core.policy import STOCK, Policy, parse
 from ..core.traffic import traffic
 from .layers import Shortened, shorten
-from .narrow import folded
+from .narrow import folded, held_names
+from .rounding import rounds, to_round
 from .trial import PostGrad, trial
 
 __all__ = ["Found", "search"]
+
+PLAN = parse("plan")
 
 # Solves that may be spent on one lower bound.
 _BOUNDS = 6
@@ -48,6 +51,10 @@ class Found:
         rounds: dry runs made.
         left_out: nodes of repeated layers that were decided like their counterparts;
             ``graph`` and ``stock`` are without them, unless ``certify`` was asked for.
+        rounded: nodes whose kernel writes them with fewer digits than it goes on with, and
+            which are therefore to be rounded (:mod:`.rounding`).
+        marked: nodes to be marked as materialized: ``store``, and what is ``rounded``.
+        casts: held narrowing casts that are not to be folded (:mod:`.narrow`).
     """
 
     store: frozenset[str] | None
@@ -57,6 +64,9 @@ class Found:
     seconds: float
     rounds: int
     left_out: int = 0
+    rounded: frozenset[str] = frozenset()
+    marked: frozenset[str] = frozenset()
+    casts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -76,17 +86,23 @@ def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
     )
 
 
-def search(graph: PostGrad, limits: Limits, *, certify: bool = True) -> Found:
+def search(
+    graph: PostGrad, limits: Limits, policy: Policy = PLAN, *, certify: bool = True
+) -> Found:
     """Looks for a choice that moves fewer bytes than stock within ``limits``.
 
     One plan is always tried; more as time allows.  ``certify`` asks for the lower bound, and
     for the kernels of the whole graph where repeated layers were left out of the search.
     """
     started = time.monotonic()
+    if policy.numerics == "stock":
+        graph = folded(graph)
     short = shorten(graph)
-    hunt = _Hunt(short, limits, started)
+    hunt = _Hunt(short, limits, policy, started)
     best = hunt.run()
     store = None if best.store is None else short.expand(best.store)
+    rounded = short.expand(_rounded(short.graph, policy, best.dag))
+    chosen = short.expand(best.dag.nodes(best.dag.chosen()))
     found = Found(
         store=store,
         graph=best.graph,
@@ -95,8 +111,15 @@ def search(graph: PostGrad, limits: Limits, *, certify: bool = True) -> Found:
         seconds=time.monotonic() - started,
         rounds=hunt.trials,
         left_out=len(short.copies),
+        rounded=rounded,
+        marked=(store or frozenset()) | (rounded & chosen),
+        casts=(store or frozenset()) | short.expand(hunt.written),
     )
     return _certified(graph, found, hunt, best, limits) if certify else found
+
+
+def _rounded(graph: PostGrad, policy: Policy, dag: Dag) -> frozenset[str]:
+    return to_round(graph.module, dag) if policy.numerics == "stored" else frozenset()
 
 
 def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits: Limits) -> Found:
@@ -105,7 +128,7 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits:
     if found.left_out:
         unplanned = folded(graph)
         stock = best = _State(None, *trial(unplanned, None))
-        planned = graph if found.store is None else folded(graph, found.store)
+        planned = folded(graph, found.casts)
         if found.store is not None or planned is not unplanned:
             best = _State(found.store, *trial(planned, found.store))
     elif found.store is None:
@@ -144,20 +167,30 @@ class _Hunt:
         trials: dry runs made.
     """
 
-    def __init__(self, short: Shortened, limits: Limits, started: float) -> None:
+    def __init__(self, short: Shortened, limits: Limits, policy: Policy, started: float) -> None:
         self.short = short
         self.forced: frozenset[str] = frozenset()
         self.trials = 0
         self._limits = limits
         self._deadline = started + limits.seconds
         self._tried: dict[frozenset[str], _State] = {}
-        stock_graph = folded(short.graph)
-        self.stock = self._try(stock_graph, None)
-        held = stock_graph is not short.graph
-        self.start = self._try(short.graph, None) if held else self.stock
+        casts = held_names(short.graph)
+        self.stock = self._try(folded(short.graph), None)
+        self.start = self._try(short.graph, None) if casts else self.stock
+        self.written: frozenset[str] = frozenset()
+        as_stock = self.stock
+        if policy.numerics == "stored":
+            # What is written anyway is what is read, too, though upstream would read past it.
+            self.written = casts & self.start.dag.nodes(required(self.start.dag))
+            if self.written:
+                as_stock = self._try(folded(short.graph, self.written), None)
+                if as_stock.dag.measured > self.stock.dag.measured:
+                    as_stock, self.written = self.stock, frozenset()
         self._as_stock = _unbacked(short.graph.module)
+        if policy.numerics == "stock":
+            self._as_stock |= rounds(short.graph.module, self.stock.dag)
         self._kept = self._as_stock & self.start.dag.nodes(self.start.dag.chosen())
-        self._best = self.stock
+        self._best = as_stock
         self._left = 0.0
 
     def run(self) -> _State:
@@ -175,7 +208,7 @@ class _Hunt:
         return self._measure(self._kept)
 
     def _by_traffic(self) -> _State:
-        local = self._try(folded(self.short.graph), None, Policy("traffic")).dag
+        local = self._try(folded(self.short.graph, self.written), None, Policy("traffic")).dag
         store = self.short.spread(local.nodes(local.chosen()) - self._as_stock) | self._kept
         return self._tried.get(store) or self._measure(store)
 
@@ -224,7 +257,7 @@ class _Hunt:
 
     def _measure(self, store: frozenset[str]) -> _State:
         """What Inductor makes of a plan; remembered if it is the best so far."""
-        after = self._try(folded(self.short.graph, store), store)
+        after = self._try(folded(self.short.graph, store | self.written), store)
         unasked = after.dag.nodes(after.dag.chosen()) - store
         self.forced |= self.short.spread(unasked)
         self._tried[store] = after

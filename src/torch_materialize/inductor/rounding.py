@@ -1,0 +1,199 @@
+"""What is stored is what everyone uses: the promise ``numerics="stored"``.
+
+Inductor computes bf16 and fp16 in fp32.  A kernel that writes such a value goes on with the
+unrounded one, while every other kernel reads the rounded one from memory: two different numbers
+(pytorch issues 122915, 151352, 195214), and which kernel sees which depends on how the graph
+was fused and cut.  Here a value that leaves its kernel is rounded for the users inside of it,
+too.  Upstream's ``emulate_precision_casts`` rounds every such value, stored or not, and its
+node meta rounds a node's inputs as well; an operator of ours rounds this one value.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Set
+from typing import Any
+
+import torch
+from torch._inductor import ir, lowering
+from torch._inductor.virtualized import ops
+
+from ..core.dag import Dag, Kind, used_where_written
+from ..core.policy import Policy
+from .operators import identity
+from .pin_nodes import is_written, root_of
+from .storage import mutates
+
+__all__ = ["apply_rounding", "emulation", "is_narrow", "rounds", "to_round", "undo_rounding"]
+
+_NAME = "rounded"
+_NARROW = (torch.float16, torch.bfloat16)
+# Operators whose result is one of their arguments' numbers, possibly negated.
+_EXACT = frozenset(
+    {
+        "aten.abs",
+        "aten.alias",
+        "aten.cat",
+        "aten.clone",
+        "aten.constant_pad_nd",
+        "aten.copy",
+        "aten.embedding",
+        "aten.expand",
+        "aten.flip",
+        "aten.full",
+        "aten.full_like",
+        "aten.gather",
+        "aten.index",
+        "aten.index_select",
+        "aten.neg",
+        "aten.permute",
+        "aten.relu",
+        "aten.select",
+        "aten.slice",
+        "aten.squeeze",
+        "aten.unsqueeze",
+        "aten.view",
+        "aten.where",
+    }
+)
+_PRODUCTS = frozenset({"aten.mul", "aten.square", "aten.pow"})
+
+
+def is_narrow(node: torch.fx.Node) -> bool:
+    """Whether a node's value is stored with fewer digits than Inductor computes it with."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dtype in _NARROW
+
+
+def emulation(policy: Policy) -> dict[str, Any]:
+    """Upstream's switch for ``numerics="eager"``: set while a model is traced and lowered."""
+    return {"emulate_precision_casts": True} if policy.numerics == "eager" else {}
+
+
+def rounds(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
+    """Nodes whose users see another number when they are stored instead of recomputed.
+
+    Those of a narrow dtype, unless they have no more digits than it; and on a GPU products
+    that are added to something, which one kernel does with one rounding (FMA) and two do
+    with two.
+    """
+    exact = {v.node for v in dag.values if v.kind is Kind.SOURCE}
+    found = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or _keeps_digits(node, exact):
+            exact.add(node.name)
+        elif is_narrow(node) or _is_contracted(node):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
+    """Nodes whose users are to see what a memory holds, for ``numerics="stored"``.
+
+    Those that some kernel of ``dag`` writes rounded and goes on with unrounded; and those that
+    would be written if the graph were cut at an opaque operator, as vLLM cuts it at attention.
+    """
+    in_memory = {v.node for v in dag.values if v.kind is Kind.SOURCE}
+    candidates = dag.nodes(used_where_written(dag)) | _across(module, in_memory)
+    exact = set(in_memory)
+    found = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or _keeps_digits(node, exact):
+            exact.add(node.name)
+        elif node.name in candidates and is_narrow(node) and not is_written(node):
+            found.add(node.name)
+            exact.add(node.name)
+    return frozenset(found)
+
+
+def _across(module: torch.fx.GraphModule, in_memory: Set[str]) -> set[str]:
+    """Nodes that may be computed before an opaque operator and be used behind it.
+
+    By dependencies, not by the order of the nodes, which Inductor changes: such a node does not
+    need the operator's result, and one of its users does.
+    """
+    needs: dict[torch.fx.Node, int] = {}
+    found = set()
+    for place, node in enumerate(module.graph.nodes):
+        needs[node] = functools.reduce(
+            operator.or_,
+            (needs[x] for x in node.all_input_nodes),
+            _opaque(node, in_memory) << place,
+        )
+        if node.op != "output":
+            found |= {x.name for x in node.all_input_nodes if needs[node] & ~needs[x]}
+    return {root_of(node).name for node in needs if node.name in found}
+
+
+def _opaque(node: torch.fx.Node, in_memory: Set[str]) -> bool:
+    return node.op == "call_function" and (node.name in in_memory or mutates(node))
+
+
+def apply_rounding(module: torch.fx.GraphModule, names: Set[str]) -> dict[str, str]:
+    """Rounds the named nodes for everyone who uses them, in place.
+
+    Returns the name of each node -> that of the rounded value, which is to be stored instead.
+    """
+    replaced = {}
+    for node in [node for node in module.graph.nodes if node.name in names]:
+        with module.graph.inserting_after(node):
+            rounded = module.graph.call_function(_rounded(), (node,))
+        rounded.meta = dict(node.meta)
+        node.replace_all_uses_with(rounded, delete_user_cb=lambda user, ours=rounded: user != ours)
+        replaced[node.name] = rounded.name
+    return replaced
+
+
+def undo_rounding(module: torch.fx.GraphModule) -> None:
+    """Takes back every :func:`apply_rounding`."""
+    for rounded in module.graph.find_nodes(op="call_function", target=identity(_NAME)):
+        rounded.replace_all_uses_with(rounded.args[0])
+        module.graph.erase_node(rounded)
+
+
+def _keeps_digits(node: torch.fx.Node, exact: Set[str]) -> bool:
+    """Whether what Inductor computes for a node has no more digits than its dtype."""
+    if not _named(node, _EXACT) or not is_narrow(node):
+        return False
+    dtype = node.meta["val"].dtype
+    sources = [x for x in node.all_input_nodes if _floats(x)]
+    return all(x.meta["val"].dtype == dtype and x.name in exact for x in sources)
+
+
+def _is_contracted(node: torch.fx.Node) -> bool:
+    """Whether a compiler for GPUs may make one operation of a node and a sum that reads it."""
+    return _floats(node) and node.meta["val"].device.type != "cpu" and _named(node, _PRODUCTS)
+
+
+def _named(node: torch.fx.Node, names: Set[str]) -> bool:
+    return str(node.target).rsplit(".", 1)[0] in names
+
+
+def _floats(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
+
+
+@functools.cache
+def _rounded() -> Any:
+    rounded = identity(_NAME)
+    lowering.register_lowering(rounded, type_promotion_kind=None)(_lower)
+    return rounded
+
+
+def _lower(x: Any) -> Any:
+    """Down to the value's own dtype and back to what Inductor computes with."""
+    device, dtype, load = x.get_device(), x.get_dtype(), x.make_loader()
+
+    def inner(index: Any) -> Any:
+        narrow = ops.to_dtype(load(index), dtype, use_compute_types=False)
+        value = ops.to_dtype(narrow, dtype)
+        if device.type == "cpu":
+            # The C++ backend remembers what it has narrowed and takes that for what it widens
+            # again, and drops casts that meet; compilers drop the product (exact for every x).
+            value = ops.mul(value, ops.constant(1.0, torch.float32))
+        return value
+
+    ranges = list(x.get_size())
+    return ir.Pointwise.create(device=device, dtype=dtype, inner_fn=inner, ranges=ranges)
