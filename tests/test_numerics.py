@@ -1,0 +1,263 @@
+"""The promises about rounding: stock's result, what is stored is what everyone uses, eager's."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import pytest
+import torch
+from torch._inductor import config
+from torch._inductor.utils import run_and_get_code
+
+import torch_materialize as tm
+from torch_materialize.core.devices import CPU
+from torch_materialize.core.policy import STOCK, parse
+from torch_materialize.core.traffic import traffic
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor import planned
+from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.models.decoder import Decoder
+from torch_materialize.models.language import CUTS, Language, cut, greedy
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
+BF16 = torch.bfloat16
+
+
+@functools.cache
+def opaque_matmul():
+    """A cheap stand-in that no compiler looks into."""
+    name = "torch_materialize_numerics_tests::matmul"
+
+    def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a[:, :1] * b[:1, :]).contiguous()
+
+    operator = torch.library.custom_op(name, multiply, mutates_args=())
+    operator.register_fake(lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
+    return torch.ops.torch_materialize_numerics_tests.matmul.default
+
+
+def decoder(*, random_norms: bool) -> tuple[Decoder, torch.Tensor]:
+    torch.manual_seed(0)
+    model = Decoder(2, 256, None, "vllm", opaque_matmul(), random_norms=random_norms).eval()
+    return model, torch.randn(512, 256, dtype=BF16)
+
+
+@torch.no_grad()
+def answer(model, x, policy):
+    torch._dynamo.reset()
+    return torch.compile(model, options=tm.options(policy))(x)
+
+
+def share(one: torch.Tensor, other: torch.Tensor) -> float:
+    return (one == other).double().mean().item()
+
+
+def moved(model, x, policy) -> int:
+    mode = capturing.fake_mode()
+    wanted = parse(policy)
+    graphs = capturing.capture_for([wanted], model, (mode.from_tensor(x),), {}, CPU, mode)
+    return sum(traffic(dry_run(g, wanted, CPU).graph).bytes for g in graphs[wanted])
+
+
+# numerics="eager"
+
+
+@torch.no_grad()
+def test_eager_rounds_where_eager_rounds():
+    """With random norm weights Inductor leaves out a rounding inside of each norm, too."""
+    model, x = decoder(random_norms=True)
+    want = model(x)
+    assert share(answer(model, x, "stock"), want) < 0.9
+    assert share(answer(model, x, "plan:numerics=eager"), want) >= 0.9999
+
+
+def test_eager_costs_no_bytes():
+    model, x = decoder(random_norms=True)
+    assert moved(model, x, "plan:numerics=eager") == moved(model, x, "plan")
+    assert moved(model, x, "plan") < moved(model, x, "stock")
+
+
+# numerics="stock"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("random_norms", [False, True])
+def test_stock_leaves_stocks_result_to_the_last_bit(random_norms):
+    model, x = decoder(random_norms=random_norms)
+    assert torch.equal(answer(model, x, "plan:numerics=stock"), answer(model, x, "stock"))
+
+
+@torch.no_grad()
+def test_stock_may_still_gain():
+    """Batch norm + SiLU in fp32: nothing is rounded, so the needless buffer may go."""
+
+    def gated(x, mean, scale, shift, extra):
+        normed = (x - mean) * scale + shift + extra
+        return torch.nn.functional.silu(normed) * 2
+
+    vectors = [torch.randn(64) for _ in range(4)]
+    x = torch.randn(4096, 64)
+    assert moved_many(gated, (x, *vectors), "plan:numerics=stock") == moved_many(
+        gated, (x, *vectors), "plan"
+    )
+
+
+def moved_many(function, inputs, policy) -> int:
+    mode = capturing.fake_mode()
+    wanted = parse(policy)
+    fakes = tuple(mode.from_tensor(x) for x in inputs)
+    graphs = capturing.capture_for([wanted], function, fakes, {}, CPU, mode)
+    return sum(traffic(dry_run(g, wanted, CPU).graph).bytes for g in graphs[wanted])
+
+
+# numerics="stored"
+
+
+def two_users(x, y):
+    """One kernel: the sum is written, and used where it is written."""
+    total = x + y
+    return total, (total * 3).sum(-1)
+
+
+@torch.no_grad()
+def test_what_is_written_is_what_its_own_kernel_goes_on_with():
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 256, dtype=BF16), torch.randn(64, 256, dtype=BF16)
+    total, result = answer_of(two_users, "plan", x, y)
+    apart = answer_of(lambda total: (total * 3).sum(-1), "stock", total)
+    assert torch.equal(result, apart)
+    # Stock's kernel goes on with digits that it did not write.
+    _, unrounded = answer_of(two_users, "stock", x, y)
+    assert not torch.equal(unrounded, apart)
+
+
+def answer_of(function, policy, *inputs):
+    torch._dynamo.reset()
+    return torch.compile(function, options=tm.options(policy))(*inputs)
+
+
+@pytest.mark.parametrize("policy", ["plan", "plan:numerics=eager"])
+def test_however_a_model_is_cut_it_answers_the_same(policy):
+    torch.manual_seed(0)
+    model = Language(layers=2, hidden=64, heads=2, vocabulary=200)
+    ids = torch.arange(24) * 7 % 200
+    prompt, steps, window = [3, 1, 4], 24, 24
+    with torch.no_grad():
+        eager = model(ids)
+    answers, said = {}, {}
+    for where in CUTS:
+        torch._dynamo.reset()
+        compiled = cut(model.copy(), where, options=tm.options(policy))
+        with torch.no_grad():
+            answers[where] = compiled(ids)
+        said[where], _ = greedy(compiled, prompt, steps, window)
+    for where in CUTS:
+        assert torch.equal(answers[where], answers["whole"]), where
+        assert said[where] == said["whole"], where
+    if policy == "plan:numerics=eager":
+        assert torch.equal(answers["whole"], eager)
+
+
+def test_the_cuts_are_not_the_same_to_stock():
+    """What the test before this one would not notice if it compared nothing."""
+    torch.manual_seed(0)
+    model = Language(layers=2, hidden=64, heads=2, vocabulary=200)
+    ids = torch.arange(24) * 7 % 200
+    answers = []
+    for where in ("whole", "attention"):
+        torch._dynamo.reset()
+        with torch.no_grad():
+            answers.append(cut(model.copy(), where, options=tm.options("stock"))(ids))
+    assert not torch.equal(*answers)
+
+
+def test_what_the_forward_saves_is_what_it_used():
+    """The backward reads bf16; the forward must have used that, not more digits."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 256, dtype=BF16, requires_grad=True)
+    y = torch.randn(64, 256, dtype=BF16)
+
+    def forward(x):
+        scaled = x * y
+        return scaled.float().sin().sum()
+
+    saved: list[torch.Tensor] = []
+
+    def keep(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = torch.compile(forward, options=tm.options("plan"))(x)
+    rounded = (x * y).detach().float().sin().sum()
+    torch.testing.assert_close(loss.detach(), rounded, rtol=1e-6, atol=1e-4)
+    loss.backward()
+    want = torch.autograd.grad(forward(x), [x])[0]
+    torch.testing.assert_close(x.grad, want, rtol=1e-2, atol=1e-2)
+
+
+@torch.no_grad()
+def test_an_exact_value_is_not_rounded_again():
+    """Copies, slices and negations of what is in memory have no digits to lose."""
+
+    def copies(x, y):
+        chosen = torch.where(x > 0, x, -y)
+        return chosen, chosen.flip(0).float().sum(-1)
+
+    x, y = torch.randn(64, 64, dtype=BF16), torch.randn(64, 64, dtype=BF16)
+    assert code(copies, "plan", x, y) == code(copies, "stock", x, y)
+
+
+def code(function, policy, *inputs) -> str:
+    torch._dynamo.reset()
+    _, texts = run_and_get_code(torch.compile(function, options=tm.options(policy)), *inputs)
+    return "\n".join(line for text in texts for line in text.splitlines() if "AOT ID" not in line)
+
+
+@torch.no_grad()
+def test_a_rounding_that_fails_half_way_leaves_stocks_code(monkeypatch, caplog):
+    x, y = torch.randn(64, 256, dtype=BF16), torch.randn(64, 256, dtype=BF16)
+    want = code(two_users, "stock", x, y)
+    assert code(two_users, "plan", x, y) != want
+    upstream = planned.apply_rounding
+
+    def half_way(module, names):
+        upstream(module, names)
+        raise RuntimeError("planted")
+
+    monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
+    monkeypatch.setattr(planned, "apply_rounding", half_way)
+    with caplog.at_level(logging.WARNING, "torch_materialize"):
+        assert code(two_users, "plan", x, y) == want
+
+
+def test_each_promise_has_keys_of_its_own():
+    prints = {parse(f"plan:numerics={n}").fingerprint("x") for n in ("stored", "stock", "eager")}
+    assert len(prints) == 3
+    assert parse("plan:numerics=stored") == parse("plan")
+
+
+def test_a_misspelt_promise_is_one_clear_error():
+    with pytest.raises(tm.UnknownPolicyError, match=r"value of numerics 'eagre'.*'eager'"):
+        tm.options("plan", numerics="eagre")
+    with pytest.raises(tm.UnknownPolicyError, match="takes no settings"):
+        tm.options("traffic", numerics="eager")
+
+
+def test_upstreams_switch_is_set_for_one_compile_alone():
+    before = config.emulate_precision_casts
+    with tm.policy("plan", numerics="eager"):
+        torch.compile(lambda x: x.sin() + 1)(torch.randn(8, dtype=BF16))
+    assert config.emulate_precision_casts == before
+    assert tm.options("plan", numerics="eager")["emulate_precision_casts"] is True
+    assert "emulate_precision_casts" not in tm.options("plan")
+
+
+@torch.no_grad()
+def test_a_promise_is_kept_by_stock_too_where_nothing_is_gained():
+    """With nothing to gain in bytes, "stored" still rounds, and "stock" leaves stock's code."""
+    x, y = torch.randn(64, 256, dtype=BF16), torch.randn(64, 256, dtype=BF16)
+    assert moved_many(two_users, (x, y), "plan") == moved_many(two_users, (x, y), str(STOCK))
+    assert code(two_users, "plan:numerics=stock", x, y) == code(two_users, "stock", x, y)
+    assert code(two_users, "plan", x, y) != code(two_users, "stock", x, y)
