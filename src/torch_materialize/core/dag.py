@@ -16,6 +16,8 @@ __all__ = [
     "Kind",
     "Moved",
     "Value",
+    "delicate",
+    "in_delicate",
     "moved",
     "peak_bytes",
     "required",
@@ -73,6 +75,8 @@ class Fused:
         numels: sizes that its loops can compute.
         measured: effective bytes that the dry run counted for it.
         work: operations that the dry run counted for it.
+        delicate: its numbers depend on how it is built and not on its values alone: it sums in
+            some order, or calls functions that vector code and scalar code round differently.
     """
 
     index: int
@@ -82,6 +86,7 @@ class Fused:
     numels: frozenset[int]
     measured: int = 0
     work: int = 0
+    delicate: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,11 @@ class Dag:
             return self
         inlined = frozenset(v.index for v in self.values if v.node in nodes - stored)
         return replace(self.with_forced(stored), never=self.never | inlined)
+
+    def with_delicate_closed(self) -> Dag:
+        """The same dry run, with delicate kernels writing no more than they do now."""
+        kernels = (replace(k, numels=frozenset()) if k.delicate else k for k in self.kernels)
+        return replace(self, kernels=tuple(kernels))
 
     @property
     def measured(self) -> int:
@@ -218,6 +228,28 @@ def used_where_written(dag: Dag) -> frozenset[int]:
     for one in moved(dag, dag.homes()):
         found |= {i for i in one.writes if not one.computes.isdisjoint(dag.users[i])}
     return frozenset(found)
+
+
+def delicate(dag: Dag) -> frozenset[tuple[frozenset[str], ...]]:
+    """What delicate kernels compute, read and write, by labels: equal sets give equal numbers."""
+
+    def labels(indices: Iterable[int]) -> frozenset[str]:
+        return frozenset(dag.values[i].label for i in indices)
+
+    return frozenset(
+        (labels(one.computes), labels(one.reads), labels(one.writes))
+        for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True)
+        if kernel.delicate
+    )
+
+
+def in_delicate(dag: Dag) -> frozenset[str]:
+    """FX nodes that a delicate kernel computes or reads."""
+    found: set[int] = set()
+    for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
+        if kernel.delicate:
+            found |= one.computes | {dag.values[i].base for i in one.reads}
+    return dag.nodes(found)
 
 
 def peak_bytes(dag: Dag, homes: Mapping[int, int]) -> int:

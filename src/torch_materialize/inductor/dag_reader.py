@@ -30,7 +30,7 @@ from .storage import (
     reads_nothing,
     storage_of,
 )
-from .work import kernel_operations, weight
+from .work import is_delicate, kernel_operations, weight
 
 __all__ = ["Recording", "read_dag"]
 
@@ -356,6 +356,7 @@ class _Reader:
                 numels=_numels(kernel),
                 measured=bytes_of[kernel.get_name()],
                 work=kernel_operations(kernel),
+                delicate=is_delicate(kernel),
             )
             for index, (position, kernel) in enumerate(fused)
         )

@@ -16,7 +16,7 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from ..core.dag import Dag, peak_bytes, required
+from ..core.dag import Dag, delicate, in_delicate, peak_bytes, required
 from ..core.graph import Graph
 from ..core.limits import Limits
 from ..core.planner import Plan, misplaced, plan
@@ -187,8 +187,10 @@ class _Hunt:
                 if as_stock.dag.measured > self.stock.dag.measured:
                     as_stock, self.written = self.stock, frozenset()
         self._as_stock = _unbacked(short.graph.module)
-        if policy.numerics == "stock":
+        self._bitwise = policy.numerics == "stock"
+        if self._bitwise:
             self._as_stock |= rounds(short.graph.module, self.stock.dag)
+            self._as_stock |= in_delicate(self.stock.dag)
         self._kept = self._as_stock & self.start.dag.nodes(self.start.dag.chosen())
         self._best = as_stock
         self._left = 0.0
@@ -218,6 +220,8 @@ class _Hunt:
         failed = 0
         while self._may_go_on(failed):
             dag = current.dag.with_forced(self.forced).with_stocks(self._as_stock, self._kept)
+            if self._bitwise:
+                dag = dag.with_delicate_closed()
             planned = self._plan(dag, banned)
             best = self._best.dag.measured
             # What was learned from a refusal may show more than the plan promises.
@@ -276,6 +280,8 @@ class _Hunt:
         if saved <= 0 or saved < launches * self._limits.launch_bytes:
             return False
         if self._cost(new.dag) >= self._cost(self._best.dag):
+            return False
+        if self._bitwise and delicate(new.dag) != delicate(self.stock.dag):
             return False
         peak = peak_bytes(new.dag, new.dag.homes())
         allowed = peak_bytes(self.stock.dag, self.stock.dag.homes())

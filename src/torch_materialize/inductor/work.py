@@ -1,4 +1,4 @@
-"""What computing costs: operations of a value, and of a kernel that a dry run made."""
+"""What computing costs, and what it depends on: of a value, and of a kernel that a dry run made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch._inductor.utils import sympy_product
 
 from .storage import elements
 
-__all__ = ["kernel_operations", "weight"]
+__all__ = ["is_delicate", "kernel_operations", "weight"]
 
 # Names are those of Inductor's operations and of ATen's operators alike.  A GPU's special
 # function units do a quarter of the rate; vectorized CPU code takes ten to forty steps.
@@ -83,3 +83,18 @@ def kernel_operations(kernel: Any) -> int:
             if name not in _FREE
         )
     return total
+
+
+def is_delicate(kernel: Any) -> bool:
+    """Whether a kernel's numbers depend on what else is in it.
+
+    A reduction adds up in an order that follows from the kernel's block sizes, on a CPU from its
+    vector width, and both follow from the dtypes and the number of what it loads.  The C++
+    backend has vector code for functions such as exp that differs from the scalar one in the
+    last digit, and chooses between them for a whole loop.
+    """
+    members = kernel.get_nodes()
+    if any(member.is_reduction() for member in members):
+        return True
+    on_cpu = any(member.get_device().type == "cpu" for member in members)
+    return on_cpu and any(_HEAVY_OPERATIONS & set(m._body.op_counts) for m in members)
