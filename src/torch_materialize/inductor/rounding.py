@@ -26,7 +26,15 @@ from .operators import identity
 from .pin_nodes import is_written, root_of
 from .storage import mutates
 
-__all__ = ["apply_rounding", "emulation", "is_narrow", "rounds", "to_round", "undo_rounding"]
+__all__ = [
+    "across",
+    "apply_rounding",
+    "emulation",
+    "is_narrow",
+    "rounds",
+    "to_round",
+    "undo_rounding",
+]
 
 _NAME = "rounded"
 _NARROW = (torch.float16, torch.bfloat16)
@@ -95,8 +103,8 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     Those that some kernel of ``dag`` writes rounded and goes on with unrounded; and those that
     would be written if the graph were cut at an opaque operator, as vLLM cuts it at attention.
     """
-    in_memory = {v.node for v in dag.values if v.kind is Kind.SOURCE}
-    candidates = dag.nodes(used_where_written(dag)) | _across(module, in_memory)
+    in_memory = _in_memory(dag)
+    candidates = dag.nodes(used_where_written(dag)) | across(module, dag)
     exact = set(in_memory)
     found = set()
     for node in module.graph.nodes:
@@ -108,20 +116,25 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     return frozenset(found)
 
 
-def _across(module: torch.fx.GraphModule, in_memory: Set[str]) -> set[str]:
+def across(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     """Nodes that are computed before an opaque operator and used behind it, in program order."""
     place = program_order(module.graph)
+    in_memory = _in_memory(dag)
     opaque = sorted(
         place[node]
         for node in module.graph.nodes
         if node.op == "call_function" and (node.name in in_memory or mutates(node))
     )
-    return {
+    return frozenset(
         root_of(node).name
         for node, start in place.items()
         for user in node.users
         if bisect_right(opaque, start) < bisect_left(opaque, place[user])
-    }
+    )
+
+
+def _in_memory(dag: Dag) -> set[str]:
+    return {value.node for value in dag.values if value.kind is Kind.SOURCE}
 
 
 def apply_rounding(module: torch.fx.GraphModule, names: Set[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from ..core.policy import STOCK, Policy, parse
 from ..core.traffic import traffic
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
-from .rounding import rounds, to_round
+from .rounding import across, rounds, to_round
 from .trial import PostGrad, trial
 
 __all__ = ["Found", "search"]
@@ -180,8 +180,10 @@ class _Hunt:
         self.written: frozenset[str] = frozenset()
         as_stock = self.stock
         if policy.numerics == "stored":
-            # What is written anyway is what is read, too, though upstream would read past it.
-            self.written = casts & self.start.dag.nodes(required(self.start.dag))
+            # What is written anyway, or would be at a cut, is what is read, too, though upstream
+            # would read past it.
+            dag = self.start.dag
+            self.written = casts & (dag.nodes(required(dag)) | across(short.graph.module, dag))
             if self.written:
                 as_stock = self._try(folded(short.graph, self.written), None)
                 if as_stock.dag.measured > self.stock.dag.measured:
