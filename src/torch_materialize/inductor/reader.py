@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torch._inductor import ir
 from torch._inductor.dependencies import MemoryDep, WeakDep
 from torch._inductor.scheduler import (
     BaseSchedulerNode,
@@ -96,13 +97,20 @@ def _computed(members: Iterable[BaseSchedulerNode]) -> Iterator[str]:
 
 def _bytes(name: str, deps: Iterable[Any]) -> int:
     """Bytes moved by distinct accesses of one buffer, at most its size."""
+    if _is_no_tensor(name):
+        return 0
     try:
         itemsize = get_dtype_size(V.graph.get_dtype(name))
         size = elements(V.graph.get_numel(name)) * itemsize
     except (KeyError, NotImplementedError):
-        return 0  # no memory behind it: a token, a script object, a tuple of outputs
+        return 0  # no memory behind it: a token, a tuple of outputs
     distinct = {dep.normalize() if isinstance(dep, MemoryDep) else dep for dep in deps}
     return min(size, sum(_elements(dep) * itemsize for dep in distinct))
+
+
+def _is_no_tensor(name: str) -> bool:
+    """Whether a name stands for a script object or the like: vLLM passes layer names so."""
+    return isinstance(V.graph.try_get_buffer(name), ir.NonTensorObj)
 
 
 def _elements(dep: Any) -> int:
@@ -117,6 +125,8 @@ def _tensor(name: str) -> Tensor:
     buffer = V.graph.name_to_buffer.get(name)
     if buffer is not None:
         node = buffer.get_origin_node()
+    if _is_no_tensor(name):
+        return Tensor(name, "", 0, "none")
     try:
         dtype = V.graph.get_dtype(name)
         size = elements(V.graph.get_numel(name)) * get_dtype_size(dtype)
