@@ -13,7 +13,7 @@ export PYTHONPATH := $(CURDIR)/src
 TARGET ?= llama-3.1-8b
 ARGS ?=
 
-.PHONY: compare test contract lint bench clean
+.PHONY: compare test contract lint bench vllm-test clean
 
 compare: $(VENV)/.ready
 	$(BIN)/torch-materialize compare $(TARGET) --device h200 $(ARGS)
@@ -32,6 +32,14 @@ lint: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/compile_overhead.py $(ARGS)
+
+# Real vLLM engines on a CPU: make vllm-test VLLM=0.24.0 for torch 2.11
+VLLM ?= 0.28.0
+vllm-test: $(VENVS)/vllm-$(VLLM)/.ready
+	timeout -k 30 3000 $(VENVS)/vllm-$(VLLM)/bin/python -m pytest tests/with_vllm --timeout 2400 $(ARGS)
+
+$(VENVS)/vllm-%/.ready: pyproject.toml dev/vllm_venv.sh
+	VENVS="$(VENVS)" PYTHON="$(PYTHON)" dev/vllm_venv.sh "$*"
 
 $(VENV)/.ready: pyproject.toml dev/venv.sh
 	dev/venv.sh "$(PYTHON)" "$(VENV)" "$(TORCH)"

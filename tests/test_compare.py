@@ -51,6 +51,17 @@ def test_a_gather_costs_what_it_touches():
     assert kernel.write_bytes == 128 * 64 * 4
 
 
+def test_a_gather_that_several_rows_share_costs_what_it_can_tell_apart():
+    """Rotary angles: every head reads the same row of the table again."""
+
+    def rotate(table, ids, x):
+        return x * table[ids][:, None, :]
+
+    ids = lambda: torch.zeros(128, dtype=torch.long)  # noqa: E731
+    (kernel,) = _kernels(rotate, (10_000, 64), ids, (128, 32, 64))
+    assert kernel.read_bytes == 128 * 64 * 4 + 128 * 8 + 128 * 32 * 64 * 4
+
+
 def test_a_slice_costs_its_part_and_two_slices_add_up():
     (kernel,) = _kernels(lambda x: x[:16] + 1, (64, 32))
     assert kernel.read_bytes == 16 * 32 * 4

@@ -7,28 +7,9 @@ that we do not know is logged once and stock stays.
 
 from __future__ import annotations
 
-import logging
-import os
-
-from .api import Handle, _enable
-from .core.policy import parse
-from .events import once
+from .environment import VARIABLE, enable_from_environment
 
 __all__ = ["VARIABLE", "handle"]
 
-VARIABLE = "TORCH_MATERIALIZE"
-
-
-def _from_environment() -> Handle | None:
-    name = os.environ.get(VARIABLE, "").strip()
-    if name in ("", "0", "stock"):
-        return None
-    try:
-        return _enable(parse(name), f"{VARIABLE}={name}")
-    except Exception as error:  # noqa: BLE001 - a program must start without us
-        once("auto", logging.WARNING, "%s=%s is ignored: %s", VARIABLE, name, error)
-        return None
-
-
 #: The handle of what the environment asked for, None where it asked for nothing or failed.
-handle = _from_environment()
+handle = enable_from_environment("stock")

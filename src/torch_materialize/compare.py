@@ -118,7 +118,14 @@ def compare(
     step("capturing its graphs", 1, steps)
     with clock("capture"):
         graphs = capturing.capture_for(
-            chosen, built.model, built.args, built.kwargs, planned, mode, tracing
+            chosen,
+            built.model,
+            built.args,
+            built.kwargs,
+            planned,
+            mode,
+            tracing,
+            compiler=built.compiler,
         )
     scheduled: list[dict[str, Graph]] = [{} for _ in graphs[chosen[0]]]
     bounds: list[dict[str, float]] = [{} for _ in graphs[chosen[0]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -56,9 +57,12 @@ def compare_command(
     """Compare policies on TARGET for a device, which need not be there.
 
     TARGET is a built-in model (llama-3.1-8b, qwen3-30b-a3b, gpt2, bert-base, t5-base,
-    fused-add-rmsnorm, fused-add-rmsnorm-hf) or FILE.py:FUNCTION, a function without
-    parameters that returns a module or callable and its example inputs. It is called on
-    fake tensors: no weights are allocated and nothing runs.
+    fused-add-rmsnorm, fused-add-rmsnorm-hf), vllm:MODEL, or FILE.py:FUNCTION, a function
+    without parameters that returns a module or callable and its example inputs. It is called
+    on fake tensors: no weights are allocated and nothing runs.
+
+    vllm:MODEL is what an installed vLLM would compile: MODEL is llama-3.1-8b, qwen3-30b-a3b,
+    qwen3-next-80b-a3b or a folder with a config.json; vllm:MODEL:piecewise cuts it at attention.
     """
     from .. import record
     from ..compare import compare
@@ -97,5 +101,6 @@ def compare_command(
 def _hush_upstream() -> None:
     """Nothing runs, so warnings about how it would run or compile only hide the progress."""
     warnings.simplefilter("ignore")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it sets its own logger's level late
     for name in ("torch", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

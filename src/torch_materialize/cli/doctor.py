@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..auto import VARIABLE
+from ..environment import VARIABLE
 
 if TYPE_CHECKING:
     from ..inductor.diagnose import Diagnosis

@@ -11,10 +11,10 @@ flash operator, a few decompositions), and joint-graph passes that act on GPU te
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._dynamo
@@ -23,6 +23,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
+from torch._guards import tracing as tracing_context
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor import config
 from torch._inductor.fx_passes.post_grad import view_to_reshape
@@ -44,6 +45,9 @@ from .rounding import emulation
 from .storage import elements
 from .trial import PostGrad, copy_graph, lowered
 from .virtual_gpu import planned_device, torch_device
+
+if TYPE_CHECKING:
+    from ..models.vllm import Compiler
 
 __all__ = ["capture", "capture_for", "fake_mode"]
 
@@ -70,14 +74,15 @@ def capture(
     training: bool = False,
     dynamic: bool | None = None,
     policy: Policy = _ANY,
+    compiler: Compiler | None = None,
 ) -> list[PostGrad]:
     """The graphs of ``model(*args, **kwargs)``, at least one for each Dynamo graph.
 
     ``tracing`` is ``dynamo`` for the whole pipeline of ``torch.compile``, or ``make_fx`` to
     go straight to a post-grad graph: one inference graph, no joint-graph or post-grad passes.
     ``training`` gives forwards and their backwards, in order of capture; ``dynamic`` is
-    ``torch.compile``'s.  The graphs are for every policy that is traced like ``policy``
-    (:attr:`.Policy.tracing`).
+    ``torch.compile``'s; ``compiler`` is another program's way of compiling.  The graphs are
+    for every policy that is traced like ``policy`` (:attr:`.Policy.tracing`).
 
     Raises:
         CaptureError: the model cannot be traced; the cause is chained.
@@ -87,7 +92,7 @@ def capture(
             if tracing == "make_fx":
                 graphs = _trace_make_fx(model, args, kwargs, device)
             else:
-                graphs = _trace_dynamo(model, args, kwargs, device, dynamic, policy)
+                graphs = _trace_dynamo(model, args, kwargs, device, dynamic, policy, compiler)
     except MaterializeError:
         raise
     except Exception as error:
@@ -149,6 +154,7 @@ def _trace_dynamo(
     device: Device,
     dynamic: bool | None,
     policy: Policy,
+    compiler: Compiler | None,
 ) -> list[PostGrad]:
     graphs: list[PostGrad] = []
 
@@ -160,15 +166,33 @@ def _trace_dynamo(
         return make_boxed_func(module.forward)
 
     def backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
-        return inductor_compile.compile_fx(module, inputs, inner_compile=keep)
+        if compiler is None:
+            return inductor_compile.compile_fx(module, inputs, inner_compile=keep)
+        for piece in compiler.split(copy_graph(module)):
+            _compile_piece(piece, compiler.settings, keep)
+        return module.forward
 
     # Casts that a plan could use are kept in; every other policy folds them as upstream does.
     held = hold_options(policy, "capture", partial(getattr, config))
     # Backwards are compiled with their forwards: no .backward() can run on fake tensors here.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
-    with _fresh_dynamo(), functorch_config.patch(aot), config.patch(held):
+    scope = contextlib.nullcontext() if compiler is None else compiler.scope()
+    with _fresh_dynamo(), functorch_config.patch(aot), config.patch(held), scope:
         torch.compile(model, backend=backend, dynamic=dynamic)(*args, **kwargs)
     return graphs
+
+
+def _compile_piece(
+    piece: torch.fx.GraphModule, settings: Mapping[str, Any], keep: Callable[..., Any]
+) -> None:
+    """Hands one part of a Dynamo graph to Inductor, as ``standalone_compile`` does."""
+    inputs = [node.meta["example_value"] for node in piece.graph.find_nodes(op="placeholder")]
+    mode = next(x.fake_mode for x in inputs if isinstance(x, torch._subclasses.FakeTensor))
+    # The context of the whole graph knows parameters that are plain inputs of the part.
+    with tracing_context(TracingContext(mode)):
+        inductor_compile.compile_fx(
+            piece, inputs, inner_compile=keep, config_patches=dict(settings)
+        )
 
 
 def _kept(

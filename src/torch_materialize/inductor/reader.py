@@ -2,7 +2,7 @@
 
 Bytes are *effective* bytes.  Inductor's own ``count_bytes()`` charges a whole embedding
 table for a gather and a whole buffer for a slice; here an indirect access costs as many
-elements as it touches, distinct accesses of one buffer add up, nothing costs more than the
+elements as it can tell apart, distinct accesses of one buffer add up, nothing costs more than the
 buffer's size, and a write counts only if the buffer leaves the kernel.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch._inductor.dependencies import MemoryDep, WeakDep
+from torch._inductor import ir
+from torch._inductor.dependencies import MemoryDep, WeakDep, is_indirect
 from torch._inductor.scheduler import (
     BaseSchedulerNode,
     ExternKernelSchedulerNode,
@@ -46,7 +47,9 @@ def _kernel(node: Any, outputs: set[str]) -> Kernel:
     members = list(node.get_nodes())
     made = {name for member in members for name in member.get_buffer_names()}
     reads: dict[str, set[Any]] = {}
+    rows = 0
     for member in members:
+        rows = max(rows, _most_indices(member))
         for dep in member.read_writes.reads:
             # A weak dependency orders kernels and reads nothing.
             if dep.name not in made and not isinstance(dep, WeakDep):
@@ -54,7 +57,7 @@ def _kernel(node: Any, outputs: set[str]) -> Kernel:
     return Kernel(
         name=node.get_name(),
         kind=_kind(node),
-        reads={name: _bytes(name, deps) for name, deps in reads.items()},
+        reads={name: _bytes(name, deps, rows) for name, deps in reads.items()},
         writes=dict(_writes(members, outputs)),
         computes=tuple(dict.fromkeys(_computed(members))),
     )
@@ -94,22 +97,56 @@ def _computed(members: Iterable[BaseSchedulerNode]) -> Iterator[str]:
             yield from (origin.name for origin in member.node.get_origins())
 
 
-def _bytes(name: str, deps: Iterable[Any]) -> int:
-    """Bytes moved by distinct accesses of one buffer, at most its size."""
+def _most_indices(member: BaseSchedulerNode) -> int:
+    """Elements of the largest integer buffer that a node reads: what it may use as indices."""
+    return max(
+        (
+            elements(dep.get_numel())
+            for dep in member.read_writes.reads
+            if isinstance(dep, MemoryDep) and not dep.is_indirect() and _is_integer(dep.name)
+        ),
+        default=0,
+    )
+
+
+def _is_integer(name: str) -> bool:
+    return not _is_no_tensor(name) and not V.graph.get_dtype(name).is_floating_point
+
+
+def _bytes(name: str, deps: Iterable[Any], rows: int = 0) -> int:
+    """Bytes moved by distinct accesses of one buffer, at most its size.
+
+    ``rows`` is the number of indices that the kernel reads, 0 where it reads none.
+    """
+    if _is_no_tensor(name):
+        return 0
     try:
         itemsize = get_dtype_size(V.graph.get_dtype(name))
         size = elements(V.graph.get_numel(name)) * itemsize
     except (KeyError, NotImplementedError):
-        return 0  # no memory behind it: a token, a script object, a tuple of outputs
+        return 0  # no memory behind it: a token, a tuple of outputs
     distinct = {dep.normalize() if isinstance(dep, MemoryDep) else dep for dep in deps}
-    return min(size, sum(_elements(dep) * itemsize for dep in distinct))
+    return min(size, sum(_elements(dep, rows) * itemsize for dep in distinct))
 
 
-def _elements(dep: Any) -> int:
-    if isinstance(dep, MemoryDep) and dep.is_indirect():
-        # One element for each point of the loop, wherever the index tensor sends it.
-        return elements(sympy_product(dep.size))
-    return elements(dep.get_numel())
+def _is_no_tensor(name: str) -> bool:
+    """Whether a name stands for a script object or the like: vLLM passes layer names so."""
+    return isinstance(V.graph.try_get_buffer(name), ir.NonTensorObj)
+
+
+def _elements(dep: Any, rows: int) -> int:
+    if not isinstance(dep, MemoryDep) or not dep.is_indirect():
+        return elements(dep.get_numel())
+    # One element for each point of the loop, wherever the index tensor sends it; but loops over
+    # which neither the index nor what it is added to varies read the same again (the heads that
+    # share a row of rotary angles).
+    accesses = elements(sympy_product(dep.size))
+    used = dep.index.free_symbols
+    sizes = dict(zip(dep.var_names, dep.size, strict=True))
+    direct = elements(sympy_product([size for var, size in sizes.items() if var in used]))
+    indirect = [symbol for symbol in used if is_indirect(symbol.name)]
+    distinct = direct * rows ** len(indirect) if rows else accesses
+    return min(accesses, distinct)
 
 
 def _tensor(name: str) -> Tensor:
@@ -117,6 +154,8 @@ def _tensor(name: str) -> Tensor:
     buffer = V.graph.name_to_buffer.get(name)
     if buffer is not None:
         node = buffer.get_origin_node()
+    if _is_no_tensor(name):
+        return Tensor(name, "", 0, "none")
     try:
         dtype = V.graph.get_dtype(name)
         size = elements(V.graph.get_numel(name)) * get_dtype_size(dtype)

@@ -397,6 +397,22 @@ SEAMS: tuple[Seam, ...] = (
         _PINS,
     ),
     Seam(
+        "vllm.envs:environment_variables",
+        Use.SETTING,
+        "an entry in it enters the keys of vLLM's artifacts",
+        "vLLM's keys see the uuids of Inductor's custom passes",
+        ("vllm",),
+        optional=True,
+    ),
+    Seam(
+        "vllm.envs:compile_factors",
+        Use.SETTING,
+        "asked whether the entry is in the keys",
+        "vLLM's keys see the uuids of Inductor's custom passes",
+        ("vllm",),
+        optional=True,
+    ),
+    Seam(
         "torch._inductor.runtime.hints:DeviceProperties",
         Use.ANSWERED,
         "device properties of a GPU that is not there",

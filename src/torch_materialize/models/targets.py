@@ -16,6 +16,8 @@ import torch
 from ..errors import TargetError
 from .decoder import Decoder
 from .huggingface import build as build_huggingface
+from .vllm import Compiler
+from .vllm import build as build_vllm
 
 __all__ = ["BUILT_IN", "Built", "Size", "load"]
 
@@ -35,12 +37,14 @@ class Built:
 
     ``unit_bytes`` is the size of one activation (tokens x hidden x 2 bytes), the unit in
     which traffic of a transformer is easiest to read; 0 where a target has none.
+    ``compiler`` is how the target's program compiles it, None for ``torch.compile`` alone.
     """
 
     model: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     unit_bytes: int = 0
+    compiler: Compiler | None = None
 
 
 #: Built-in name -> what it is.
@@ -71,12 +75,15 @@ def load(target: str, size: Size) -> Built:
     """
     if target in BUILT_IN:
         return _built_in(target, size)
+    if target.startswith("vllm:"):
+        model, args, hidden, compiler = build_vllm(target[5:], size.tokens, size.layers)
+        return Built(model, args, unit_bytes=size.tokens * hidden * 2, compiler=compiler)
     if ":" in target:
         return _from_file(target)
     close = difflib.get_close_matches(target, BUILT_IN, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise TargetError(
-        f"unknown target {target!r}: expected file.py:function or one of "
+        f"unknown target {target!r}: expected file.py:function, vllm:model or one of "
         f"{', '.join(BUILT_IN)}.{hint}"
     )
 

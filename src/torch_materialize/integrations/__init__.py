@@ -1,0 +1,1 @@
+"""Entry points for programs that load plugins."""

@@ -1,0 +1,117 @@
+"""One vLLM engine in a process of its own: engine.py REQUEST, a line of JSON on standard output.
+
+The request is JSON: ``model`` (a folder), ``cut`` (:data:`CUTS`) and ``tokens``.  The answer
+has the tokens and logprobs of each prompt and way of sampling, what was planned, the counters
+of the caches and the seconds until the engine was ready.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+
+STARTED = time.monotonic()
+
+_VLLM = {
+    "mode": 3,
+    "compile_sizes": [],
+    "cudagraph_mode": "NONE",
+    "custom_ops": ["none"],
+}
+#: How vLLM compiles: name -> ``compilation_config``, None for not at all.
+CUTS = {
+    "eager": None,
+    "plain": {},  # what vLLM does on a CPU: the whole graph, by plain torch.compile
+    "piecewise": _VLLM,
+    "whole": {**_VLLM, "use_inductor_graph_partition": True},
+}
+
+PROMPTS = ([5, 17, 256, 900], [42], [7, 7, 7, 300, 301, 302, 303, 11], list(range(100, 150)))
+_LINES: list[dict[str, object]] = []
+
+
+class Lines(logging.Handler):
+    """Keeps what torch-materialize says of each graph."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _LINES.append({"format": record.msg, "args": list(map(str, record.args or ()))})
+
+
+def main() -> None:
+    request = json.loads(sys.argv[1])
+    logger = logging.getLogger("torch_materialize")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Lines())
+
+    from vllm import LLM, SamplingParams
+
+    if request["cut"] in ("piecewise", "whole"):
+        from shim import install
+
+        install()
+    how = CUTS[request["cut"]]
+    if how:
+        how = {**how, "pass_config": _no_fusion()}
+    engine = LLM(
+        request["model"],
+        enforce_eager=how is None,
+        **({"compilation_config": how} if how else {}),
+        dtype="bfloat16",
+        seed=0,
+        max_model_len=256,
+        max_num_batched_tokens=256,
+        kv_cache_memory_bytes=64 << 20,
+        enable_prefix_caching=False,
+        disable_log_stats=True,
+    )
+    ready = time.monotonic() - STARTED
+    prompts = [{"prompt_token_ids": list(prompt)} for prompt in PROMPTS]
+    count = request["tokens"]
+    ways = {
+        "greedy": SamplingParams(temperature=0, max_tokens=count, logprobs=0, ignore_eos=True),
+        "seeded": SamplingParams(
+            temperature=0.8, top_p=0.9, seed=7, max_tokens=count, logprobs=0, ignore_eos=True
+        ),
+    }
+    answer: dict[str, object] = {"ready": ready, "lines": _LINES}
+    for name, sampling in ways.items():
+        outputs = [output.outputs[0] for output in engine.generate(prompts, sampling)]
+        answer[name] = {
+            "tokens": [list(output.token_ids) for output in outputs],
+            "logprobs": [
+                [found[token].logprob for token, found in zip(o.token_ids, o.logprobs, strict=True)]
+                for o in outputs
+            ],
+        }
+    answer["counters"] = _counters()
+    answer["policy"] = os.environ.get("TORCH_MATERIALIZE")
+    sys.stdout.write("\nANSWER " + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # an engine may hang when it shuts down
+
+
+def _no_fusion() -> dict[str, bool]:
+    """vLLM's fusion passes off: they name operators that a CPU build does not have."""
+    from dataclasses import fields
+
+    from vllm.config.compilation import PassConfig
+
+    names = (field.name for field in fields(PassConfig))
+    return {name: False for name in names if name.startswith(("fuse_", "enable_"))}
+
+
+def _counters() -> dict[str, int]:
+    from torch._dynamo.utils import counters
+    from vllm.compilation.counter import compilation_counter
+
+    ours = ("fxgraph_cache_hit", "fxgraph_cache_miss", "fxgraph_cache_bypass")
+    found = {name: counters["inductor"][name] for name in ours}
+    theirs = ("num_inductor_compiles", "num_aot_compiles", "num_aot_artifacts_loaded")
+    return found | {name: getattr(compilation_counter, name, -1) for name in theirs}
+
+
+if __name__ == "__main__":
+    main()
