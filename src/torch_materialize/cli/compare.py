@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..core.devices import DEVICES
 from ..core.policy import POLICIES
+from .progress import hush_upstream, steps
 
 __all__ = ["compare_command"]
 
@@ -66,16 +64,8 @@ def compare_command(
 
     if json_path is not None and not json_path.parent.is_dir():
         raise click.BadParameter(f"there is no folder {json_path.parent}", param_hint="--json")
-    _hush_upstream()
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
-        task = progress.add_task("loading torch", total=None)
+    hush_upstream()
+    with steps() as step:
         result = compare(
             target,
             policies or tuple(POLICIES),
@@ -84,18 +74,9 @@ def compare_command(
             batch=batch,
             layers=layers,
             tracing=tracing,
-            step=lambda text, done, every: progress.update(
-                task, description=text, completed=done, total=every
-            ),
+            step=step,
         )
     print_comparison(result, Console(), top)
     if json_path is not None:
         record.save(result, json_path)
         click.echo(f"record written to {json_path}", err=True)
-
-
-def _hush_upstream() -> None:
-    """Nothing runs, so warnings about how it would run or compile only hide the progress."""
-    warnings.simplefilter("ignore")
-    for name in ("torch", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
