@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,11 @@ class Side:
         tensor = self.graph.tensors.get(buffer)
         return tensor.node if tensor is not None and tensor.node else buffer
 
+    @functools.cached_property
+    def stored(self) -> frozenset[str]:
+        """FX nodes that some fused kernel writes to memory."""
+        return frozenset(self.graph.materialized())
+
     def source_of(self, place: int) -> tuple[str, str]:
         """Function name and source of the fused kernel that is launched at ``place``."""
         if self.code is None or place >= len(self.code.launches):
@@ -85,6 +91,7 @@ class Side:
         name = self.code.launches[place]
         return name, self.code.kernels[name]
 
+    @functools.cached_property
     def readers(self) -> dict[str, list[str]]:
         """FX node -> the kernels that read it from memory."""
         found: dict[str, list[str]] = {}
@@ -93,6 +100,7 @@ class Side:
                 found.setdefault(label, []).append(kernel.name)
         return found
 
+    @functools.cached_property
     def computers(self) -> dict[str, list[str]]:
         """FX node -> the fused kernels that compute it."""
         found: dict[str, list[str]] = {}
@@ -126,7 +134,12 @@ class ExplainedGraph:
 
     def stored(self) -> dict[str, frozenset[str]]:
         """Policy -> the FX nodes that some fused kernel writes to memory."""
-        return {policy: frozenset(side.graph.materialized()) for policy, side in self.sides.items()}
+        return {policy: side.stored for policy, side in self.sides.items()}
+
+    @functools.cached_property
+    def group_of(self) -> dict[str, Group]:
+        """FX node -> the group that it is decided with."""
+        return {node: group for group in self.groups for node in group.nodes}
 
     def families(self, policy: str) -> list[str]:
         """What the kernels of a policy are grouped by, in launch order.

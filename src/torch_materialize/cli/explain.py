@@ -80,8 +80,8 @@ def explain_command(
             code=code,
             step=step,
         )
-    print_explanation(explanation, Console(), top)
     for path in (json_path, html_path):
         if path is not None:
             Report(explanation).save(path)
             click.echo(f"written to {path}", err=True)
+    print_explanation(explanation, Console(), top)

@@ -44,7 +44,7 @@ class Report:
         from .why import find_tensor, why
 
         found = find_tensor(self.explanation, tensor)
-        return "\n\n".join(why(self.explanation, graph, one.node) for graph, one in found)
+        return "\n\n".join(why(self.explanation, graph, one) for graph, one in found)
 
     def html(self) -> str:
         """The whole report as one HTML page that needs nothing else."""

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from ..core.graph import Kernel
 from ..core.story import Decision, Group
 from ..explanation import ExplainedGraph, Explanation, Node
+from .text import size_text
 
 __all__ = [
+    "DecisionRow",
     "Growth",
     "Headline",
+    "decision_rows",
     "families",
     "growth",
     "headline",
@@ -134,11 +137,59 @@ def worth_most(
     return chosen[:limit]
 
 
+@dataclass(frozen=True)
+class DecisionRow:
+    """One group of decisions in words.
+
+    ``stored`` and ``inlined`` are bytes above the better of the two ways; ``place`` is the
+    graph's place in the explanation.
+    """
+
+    place: int
+    name: str
+    alike: int
+    type: str
+    where: str
+    stored_by: str
+    stored: str
+    inlined: str
+
+
+def decision_rows(explanation: Explanation, limit: int) -> list[DecisionRow]:
+    """The decisions worth most, as every view words them."""
+    rows = []
+    for graph, group in worth_most(explanation, limit):
+        fact = graph.facts[group.nodes[0]]
+        storing = [
+            policy if set(group.nodes) <= nodes else f"{policy} (some)"
+            for policy, nodes in graph.stored().items()
+            if not nodes.isdisjoint(group.nodes)
+        ]
+        least = min(group.stored_bytes, group.inlined_bytes)
+        rows.append(
+            DecisionRow(
+                place=explanation.graphs.index(graph),
+                name=fact.name,
+                alike=len(group.nodes) - 1,
+                type=type_text(fact),
+                where=short_source(fact.source, 1),
+                stored_by=", ".join(storing) or "none",
+                stored=_above(group.stored_bytes, least),
+                inlined=_above(group.inlined_bytes, least),
+            )
+        )
+    return rows
+
+
+def _above(size: int, least: int) -> str:
+    return f"+{size_text(size - least)}" if size > least else "least"
+
+
 def pin_of(graph: ExplainedGraph, decision: Decision, policy: str) -> str:
     """The line of model code that pins what ``policy`` decided; "" where nothing is open."""
     if not decision.open:
         return ""
-    stored = decision.node in graph.sides[policy].graph.materialized()
+    stored = decision.node in graph.sides[policy].stored
     source = graph.facts[decision.node].source
     place = f"  # behind {short_source(source)}" if source else ""
     return f"x = tm.{'keep' if stored else 'inline'}(x){place}"

@@ -12,7 +12,7 @@ from rich.text import Text
 from ..core.devices import DEVICES
 from ..core.traffic import most_read
 from ..explanation import Explanation
-from .figures import families, growth, headline, short_source, type_text, worth_most
+from .figures import decision_rows, families, growth, headline
 from .text import plain_table, size_text
 
 __all__ = ["print_explanation"]
@@ -88,7 +88,7 @@ def _growth(explanation: Explanation, most: int = 12) -> Table | None:
 
 
 def _decisions(explanation: Explanation, top: int) -> Table | None:
-    rows = worth_most(explanation, top)
+    rows = decision_rows(explanation, top)
     if not rows:
         return None
     table = plain_table("Decisions worth most")
@@ -98,33 +98,15 @@ def _decisions(explanation: Explanation, top: int) -> Table | None:
     table.add_column("stored", justify="right", no_wrap=True)
     table.add_column("inlined", justify="right", no_wrap=True)
     table.add_column("where", overflow="fold")
-    for graph, group in rows:
-        fact = graph.facts[group.nodes[0]]
-        more = f" and {len(group.nodes) - 1} alike" if len(group.nodes) > 1 else ""
-        storing = [
-            policy if set(group.nodes) <= nodes else f"{policy} (some)"
-            for policy, nodes in graph.stored().items()
-            if not nodes.isdisjoint(group.nodes)
-        ]
-        least = min(group.stored_bytes, group.inlined_bytes)
-        table.add_row(
-            f"{fact.name}{more}",
-            type_text(fact),
-            ", ".join(storing) or "none",
-            _above(group.stored_bytes, least),
-            _above(group.inlined_bytes, least),
-            short_source(fact.source, 1),
-        )
+    for row in rows:
+        more = f" and {row.alike} alike" if row.alike else ""
+        table.add_row(row.name + more, row.type, row.stored_by, row.stored, row.inlined, row.where)
     table.caption = (
         f"Bytes above the better way, all alike flipped at once, the rest as {explanation.priced} "
         "has it. One tensor's story: torch-materialize why RECORD TENSOR."
     )
     table.caption_justify = "left"
     return table
-
-
-def _above(size: int, least: int) -> str:
-    return f"+{size_text(size - least)}" if size > least else "least"
 
 
 def _families(explanation: Explanation, top: int) -> Table:

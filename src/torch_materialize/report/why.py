@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
-from ..core.story import RULES, Decision, Group
+from ..core.story import RULES, Decision
 from ..errors import TargetError
 from ..explanation import ExplainedGraph, Explanation, Node
 from .figures import pin_of, short_source, type_text
@@ -37,10 +37,9 @@ def find_tensor(explanation: Explanation, name: str) -> list[tuple[ExplainedGrap
     return found
 
 
-def why(explanation: Explanation, graph: ExplainedGraph, node: str) -> str:
+def why(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> str:
     """What was decided about one tensor under each policy, why, and at what price."""
-    decision = next(one for one in graph.decisions if one.node == node)
-    fact = graph.facts[node]
+    fact = graph.facts[decision.node]
     paragraphs = [
         [_what(fact)],
         [_decided(explanation, graph, decision, policy) for policy in graph.sides],
@@ -71,9 +70,9 @@ def _decided(
         return f"Under {policy} {reason}."
     if rule in ("input", "extern"):
         return f"Under {policy} it is in memory, because {reason}."
-    readers = side.readers().get(node, [])
-    computers = side.computers().get(node, [])
-    if node in side.graph.materialized():
+    readers = side.readers.get(node, [])
+    computers = side.computers.get(node, [])
+    if node in side.stored:
         read = f" and read by {_count(len(readers), 'kernel')}" if readers else ""
         return f"Under {policy} it is written to memory{read}, because {reason}."
     if len(computers) > 1:
@@ -105,17 +104,13 @@ def _saving(saves: int) -> str:
 
 
 def _together(graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
-    group = _group_of(graph, decision.node)
+    group = graph.group_of.get(decision.node)
     if group is not None and len(group.nodes) > 1:
         way = "storing" if group.saves > 0 else "inlining"
         yield (
             f"It is one of {len(group.nodes)} that are decided alike in layers of one class; "
             f"{way} all of them saves {size_text(abs(group.saves))}."
         )
-
-
-def _group_of(graph: ExplainedGraph, node: str) -> Group | None:
-    return next((group for group in graph.groups if node in group.nodes), None)
 
 
 def _memory(decision: Decision) -> Iterator[str]:
