@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .inductor.dry_run import Outcome
     from .inductor.trial import PostGrad
 
-__all__ = ["CapturedGraph", "Comparison", "Step", "compare"]
+__all__ = ["CapturedGraph", "Clock", "Comparison", "Step", "compare", "dry_run_of"]
 
 #: What ``compare`` calls before each step: the step's text, steps done, steps in all.
 Step = Callable[[str, int, int], None]
@@ -110,7 +110,7 @@ def compare(
 
     seams.require("compare")
     steps = 2 + len(chosen)
-    clock = _Clock()
+    clock = Clock()
     mode = capturing.fake_mode()
     step(f"building {target}", 0, steps)
     with clock("build"), mode:
@@ -133,7 +133,7 @@ def compare(
         step(f"scheduling it under {policy}", 2 + number, steps)
         with clock(str(policy)):
             for index, graph in enumerate(graphs[policy]):
-                outcome = _dry_run(graph, policy, planned)
+                outcome = dry_run_of(graph, policy, planned)
                 scheduled[index][str(policy)] = outcome.graph
                 if outcome.bound is not None:
                     bounds[index][str(policy)] = outcome.bound
@@ -154,7 +154,13 @@ def compare(
     )
 
 
-def _dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
+def dry_run_of(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
+    """One graph's kernels under a policy.
+
+    Raises:
+        CaptureError: Inductor cannot lower the graph; the cause is chained.
+        MaterializeError: as for :func:`.inductor.dry_run.dry_run`.
+    """
     from .inductor.dry_run import dry_run
 
     try:
@@ -168,13 +174,14 @@ def _dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         ) from error
 
 
-class _Clock:
+class Clock:
     """Wall seconds by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def __call__(self, name: str) -> _Clock:
+    def __call__(self, name: str) -> Clock:
+        """What to enter to time a block under ``name``."""
         self._name = name
         return self
 

@@ -24,11 +24,14 @@ __all__ = [
     "check_schema",
     "complete",
     "from_json",
+    "graph_from_json",
+    "graph_to_json",
     "load",
     "read_json",
     "save",
     "to_json",
     "write_json",
+    "write_whole",
 ]
 
 SCHEMA = "torch-materialize/comparison"
@@ -75,7 +78,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             {
                 "nodes": graph.nodes,
                 "bounds": dict(graph.bounds),
-                "scheduled": {name: _graph(g) for name, g in graph.scheduled.items()},
+                "scheduled": {name: graph_to_json(g) for name, g in graph.scheduled.items()},
             }
             for graph in comparison.graphs
         ],
@@ -99,7 +102,7 @@ def from_json(data: Any, where: str = "record") -> Comparison:
             graphs=tuple(
                 CapturedGraph(
                     g["nodes"],
-                    {name: _read_graph(s) for name, s in g["scheduled"].items()},
+                    {name: graph_from_json(s) for name, s in g["scheduled"].items()},
                     g["bounds"],
                 )
                 for g in data["graphs"]
@@ -125,10 +128,19 @@ def write_json(path: Path, data: Any) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
+    write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file; a reader sees the old one or the whole new one.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=1) + "\n")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         # mkstemp makes private files; a record is as readable as any file of the user.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
@@ -212,7 +224,8 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _graph(graph: Graph) -> dict[str, Any]:
+def graph_to_json(graph: Graph) -> dict[str, Any]:
+    """One scheduled graph as plain JSON values."""
     return {
         "kernels": [
             {
@@ -228,7 +241,8 @@ def _graph(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _read_graph(data: dict[str, Any]) -> Graph:
+def graph_from_json(data: dict[str, Any]) -> Graph:
+    """A scheduled graph from what :func:`graph_to_json` made of it."""
     tensors = [Tensor(**{**t, "shape": tuple(t["shape"])}) for t in data["tensors"]]
     kernels = [Kernel(**{**k, "computes": tuple(k["computes"])}) for k in data["kernels"]]
     return Graph(tuple(kernels), {t.name: t for t in tensors})

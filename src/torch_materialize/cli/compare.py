@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..core.devices import DEVICES
 from ..core.policy import POLICIES
+from .progress import hush_upstream, steps
 
 __all__ = ["compare_command"]
 
@@ -70,16 +67,8 @@ def compare_command(
 
     if json_path is not None and not json_path.parent.is_dir():
         raise click.BadParameter(f"there is no folder {json_path.parent}", param_hint="--json")
-    _hush_upstream()
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
-        task = progress.add_task("loading torch", total=None)
+    hush_upstream()
+    with steps() as step:
         result = compare(
             target,
             policies or tuple(POLICIES),
@@ -88,19 +77,9 @@ def compare_command(
             batch=batch,
             layers=layers,
             tracing=tracing,
-            step=lambda text, done, every: progress.update(
-                task, description=text, completed=done, total=every
-            ),
+            step=step,
         )
     print_comparison(result, Console(), top)
     if json_path is not None:
         record.save(result, json_path)
         click.echo(f"record written to {json_path}", err=True)
-
-
-def _hush_upstream() -> None:
-    """Nothing runs, so warnings about how it would run or compile only hide the progress."""
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it sets its own logger's level late
-    for name in ("torch", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)

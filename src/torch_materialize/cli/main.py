@@ -8,6 +8,7 @@ from .._version import __version__
 from ..errors import MaterializeError
 from .compare import compare_command
 from .doctor import doctor_command
+from .explain import explain_command
 from .sweep import sweep_command
 
 __all__ = ["main"]
@@ -31,4 +32,5 @@ def main() -> None:
 
 main.add_command(compare_command)
 main.add_command(sweep_command)
+main.add_command(explain_command)
 main.add_command(doctor_command)

@@ -22,6 +22,7 @@ __all__ = [
     "peak_bytes",
     "required",
     "used_where_written",
+    "walk",
 ]
 
 
@@ -188,7 +189,7 @@ def moved(dag: Dag, homes: Mapping[int, int]) -> list[Moved]:
     roots: list[list[int]] = [[] for _ in dag.kernels]
     for i, kernel in homes.items():
         roots[kernel].append(i)
-    result = [_walk(dag, homes, k.index, roots[k.index]) for k in dag.kernels]
+    result = [walk(dag, homes, k.index, roots[k.index]) for k in dag.kernels]
     readers: dict[int, set[int]] = {}
     for kernel, one in enumerate(result):
         for i in one.reads:
@@ -199,7 +200,8 @@ def moved(dag: Dag, homes: Mapping[int, int]) -> list[Moved]:
     return result
 
 
-def _walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int]) -> Moved:
+def walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int]) -> Moved:
+    """What one kernel reads and computes for ``roots``; what it writes, :func:`moved` tells."""
     one = Moved()
     todo = list(roots)
     while todo:

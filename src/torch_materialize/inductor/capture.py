@@ -277,14 +277,21 @@ def _trace_make_fx(
 def _move(graph: PostGrad, device: torch.device) -> PostGrad:
     """Puts every tensor, input and device argument of a graph on ``device``, in place."""
     module, mode = graph.module, graph.fake_mode
+    storages: dict[int, Any] = {}
 
     def moved(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         with mode:
-            return torch.empty_strided(
+            there = torch.empty_strided(
                 value.size(), value.stride(), dtype=value.dtype, device=device
             )
+            # What shared memory shares it still: what looks for views goes by that.
+            before = value.untyped_storage()._cdata
+            if before in storages:
+                there.set_(storages[before], value.storage_offset(), value.size(), value.stride())
+            storages.setdefault(before, there.untyped_storage())
+            return there
 
     def redirected(argument: Any) -> Any:
         return device if isinstance(argument, torch.device) else argument

@@ -7,30 +7,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch._inductor import config
-from torch._inductor.graph import GraphLowering
 
 from .. import activation
+from ..core.dag import Dag
 from ..core.devices import Device
 from ..core.graph import Graph
 from ..core.policy import Policy
 from . import patch
 from .narrow import folded
 from .planned import limits_for
-from .reader import read_scheduled
 from .rounding import emulation
-from .search import search
-from .trial import PostGrad, lowered
+from .search import Found, search
+from .trial import PostGrad, trial
 from .virtual_gpu import planned_device
 
-__all__ = ["Outcome", "dry_run"]
+__all__ = ["Outcome", "dry_run", "hooks_for"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The kernels of one dry run; ``bound`` in bytes, None where the policy has none."""
+    """One dry run.
+
+    Attributes:
+        graph: its kernels.
+        dag: the planner's view of the same kernels.
+        bound: the least possible in bytes, None where the policy has none.
+        found: how the plan was found, None where the policy has none.
+    """
 
     graph: Graph
+    dag: Dag
     bound: float | None = None
+    found: Found | None = None
 
 
 def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
@@ -42,16 +50,15 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         UnsupportedTorchError: the policy cannot be applied to this torch.
         Exception: whatever Inductor raises while lowering.
     """
-    with planned_device(device), config.patch(emulation(policy)), _hooks_for(policy):
+    with planned_device(device), config.patch(emulation(policy)), hooks_for(policy):
         if policy.name == "plan":
             found = search(graph, limits_for(device.is_gpu), policy)
-            return Outcome(found.graph, found.bound)
-        with lowered(folded(graph), policy, GraphLowering):
-            return Outcome(read_scheduled())
+            return Outcome(found.graph, found.dag, found.bound, found)
+        return Outcome(*trial(folded(graph), None, policy))
 
 
 @contextlib.contextmanager
-def _hooks_for(policy: Policy) -> Iterator[None]:
+def hooks_for(policy: Policy) -> Iterator[None]:
     """Our hooks for the time of one dry run, however many others need them."""
     if policy.is_stock:
         yield

@@ -45,6 +45,8 @@ class Found:
         store: FX nodes to materialize, everything else inlined; None: leave it to stock.
         graph: the kernels of the outcome, from a dry run.
         stock: the kernels of stock.
+        dag: the planner's view of the outcome, from the same dry run as ``graph``.
+        stock_dag: the same of ``stock``.
         bound: certified lower bound in bytes, with the outcome's kernels, their order and
             their required outputs held fixed; None where it was not asked for.
         seconds: wall time of the search, without what ``certify`` added.
@@ -60,6 +62,8 @@ class Found:
     store: frozenset[str] | None
     graph: Graph
     stock: Graph
+    dag: Dag
+    stock_dag: Dag
     bound: float | None
     seconds: float
     rounds: int
@@ -107,6 +111,8 @@ def search(
         store=store,
         graph=best.graph,
         stock=hunt.stock.graph,
+        dag=best.dag,
+        stock_dag=hunt.stock.dag,
         bound=None,
         seconds=time.monotonic() - started,
         rounds=hunt.trials,
@@ -135,7 +141,14 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits:
         best = hunt.start
     bound = _bound(best.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
     after = stock if found.store is None else best
-    return replace(found, graph=after.graph, stock=stock.graph, bound=bound)
+    return replace(
+        found,
+        graph=after.graph,
+        stock=stock.graph,
+        dag=after.dag,
+        stock_dag=stock.dag,
+        bound=bound,
+    )
 
 
 def _bound(dag: Dag, limits: Limits) -> float:

@@ -1,0 +1,45 @@
+"""Progress on stderr, for commands that work through steps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from ..compare import Step
+
+__all__ = ["hush_upstream", "steps"]
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Step]:
+    """A bar that the yielded function moves on; gone at the end."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("loading torch", total=None)
+
+        def step(text: str, done: int, every: int) -> None:
+            progress.update(task, description=text, completed=done, total=every)
+
+        yield step
+
+
+def hush_upstream() -> None:
+    """Nothing runs, so warnings about how it would run or compile only hide the progress."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it sets its own logger's level late
+    for name in ("torch", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,196 @@
+"""What each decision costs both ways: one tensor flipped, everything else held fixed.
+
+The figures are those of :func:`.dag.moved` and :func:`.dag.peak_bytes` on the flipped choice,
+but only the kernels that a flip touches are looked at again, so that thousands of tensors are
+priced in about a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .dag import Dag, Kind, Moved, moved, peak_bytes, walk
+
+__all__ = ["Price", "Prices", "flipped"]
+
+
+@dataclass(frozen=True)
+class Price:
+    """One tensor, both ways.  All figures are bytes of all fused kernels together.
+
+    Attributes:
+        home: the kernel that writes it, or the one that would write it most cheaply.
+        stored: bytes moved if it is written to memory.
+        inlined: bytes moved if every kernel that needs it recomputes it.
+        peak_change: how much higher the peak memory is where it is stored.
+    """
+
+    home: int
+    stored: int
+    inlined: int
+    peak_change: int
+
+
+class Prices:
+    """Prices on one dry run, whose own choice is what everything else is held to."""
+
+    def __init__(self, dag: Dag) -> None:
+        self._dag = dag
+        self._homes = dag.homes()
+        self._roots: list[list[int]] = [list(kernel.writes) for kernel in dag.kernels]
+        self.now = moved(dag, self._homes)
+        self.total = sum(one.total(dag) for one in self.now)
+        self._readers: dict[int, set[int]] = {}
+        self._computers: dict[int, set[int]] = {}
+        for kernel, one in enumerate(self.now):
+            for i in one.reads:
+                self._readers.setdefault(dag.values[i].base, set()).add(kernel)
+            for i in one.computes:
+                self._computers.setdefault(dag.values[i].base, set()).add(kernel)
+        self._alive = self._memory()
+        self.peak = int(self._alive.max(initial=0))
+
+    def price(self, index: int) -> Price | None:
+        """The price of one value; None where it is not ours to decide, or nobody needs it."""
+        value = self._dag.values[index]
+        if value.kind is not Kind.POINTWISE or self._dag.fixed(index):
+            return None
+        if index in self._homes:
+            flipped = _Flip(self, {i: k for i, k in self._homes.items() if i != index}, index)
+            inlined, peak = self.total + flipped.bytes, flipped.peak
+            return Price(self._homes[index], self.total, inlined, self.peak - peak)
+        best: tuple[int, int, int] | None = None
+        for home in self._possible_homes(index):
+            flipped = _Flip(self, {**self._homes, index: home}, index)
+            if best is None or flipped.bytes < best[0]:
+                best = flipped.bytes, home, flipped.peak
+        if best is None:
+            return None
+        change, home, peak = best
+        return Price(home, self.total + change, self.total, peak - self.peak)
+
+    def together(self, homes: Mapping[int, int]) -> Price:
+        """The price of several values that are decided alike, all flipped at once.
+
+        ``homes`` maps each to the kernel that writes it, or that would.
+        """
+        stored = all(i in self._homes for i in homes)
+        if stored:
+            other = {i: k for i, k in self._homes.items() if i not in homes}
+        else:
+            other = {**self._homes, **homes}
+        size = sum(one.total(self._dag) for one in moved(self._dag, other))
+        rise = peak_bytes(self._dag, other) - self.peak
+        home = min(homes.values())
+        if stored:
+            return Price(home, self.total, size, -rise)
+        return Price(home, size, self.total, rise)
+
+    def _possible_homes(self, index: int) -> Iterator[int]:
+        """The first kernel that computes a value, and those before that could on the side."""
+        first = min(self._computers.get(index, ()), default=None)
+        if first is None:
+            return
+        yield first
+        value = self._dag.values[index]
+        for kernel in sorted(set().union(*(self._computers.get(i, ()) for i in value.inputs))):
+            one = self.now[kernel]
+            fits = value.numel in self._dag.kernels[kernel].numels
+            if (
+                kernel < first
+                and fits
+                and all(i in one.computes or i in one.reads for i in value.inputs)
+            ):
+                yield kernel
+
+    def _memory(self) -> npt.NDArray[np.int64]:
+        """Bytes alive at each position of the schedule."""
+        last = max((kernel.position for kernel in self._dag.kernels), default=0)
+        change = np.zeros(last + 4, dtype=np.int64)
+        for base in {*self._homes, *self._readers}:
+            _add(change, self._interval(base, self._homes, self._readers.get(base, set())), 1)
+        return np.cumsum(change)
+
+    def _interval(
+        self, base: int, homes: Mapping[int, int], readers: set[int]
+    ) -> tuple[int, int, int] | None:
+        """First and last position at which a value is alive, and its bytes."""
+        value = self._dag.values[base]
+        kernels = self._dag.kernels
+        last = max((kernels[k].position for k in readers), default=-1)
+        if value.kind is Kind.SOURCE:
+            if not readers or value.ready < 0:
+                return None
+            return value.ready, max(last, value.ready), value.nbytes
+        home = homes.get(base)
+        if home is None or not (value.required or readers - {home}):
+            return None
+        start = kernels[home].position
+        if value.required:
+            last = max(last, start + 1)
+        return start, max(last, start), value.nbytes
+
+
+class _Flip:
+    """What changes when one value is decided otherwise: ``bytes``, and the new ``peak``."""
+
+    def __init__(self, prices: Prices, homes: Mapping[int, int], index: int) -> None:
+        self._prices = prices
+        self._homes = homes
+        touched = prices._readers.get(index, set()) | prices._computers.get(index, set())
+        home = homes.get(index, prices._homes.get(index))
+        touched = touched | ({home} if home is not None else set())
+        dag = prices._dag
+        after: dict[int, Moved] = {}
+        for kernel in touched:
+            roots = [i for i in prices._roots[kernel] if i != index]
+            if homes.get(index) == kernel:
+                roots.append(index)
+            after[kernel] = walk(dag, homes, kernel, roots)
+        self.bytes = 0
+        bases = {index}
+        for kernel, one in after.items():
+            before = prices.now[kernel]
+            self.bytes += one.total(dag) - _read_bytes(before, dag)
+            bases |= {dag.values[i].base for i in (*one.reads, *before.reads)}
+        change = np.zeros_like(prices._alive)
+        for base in bases:
+            old = prices._readers.get(base, set())
+            new = (old - touched) | {k for k, one in after.items() if _reads(one, dag, base)}
+            self.bytes += self._written(base, homes, new) - self._written(base, prices._homes, old)
+            _add(change, prices._interval(base, prices._homes, old), -1)
+            _add(change, prices._interval(base, homes, new), 1)
+        self.peak = int((prices._alive + np.cumsum(change)).max(initial=0))
+
+    def _written(self, base: int, homes: Mapping[int, int], readers: set[int]) -> int:
+        value = self._prices._dag.values[base]
+        home = homes.get(base)
+        leaves = home is not None and (value.required or bool(readers - {home}))
+        return value.nbytes if leaves else 0
+
+
+def _read_bytes(one: Moved, dag: Dag) -> int:
+    return one.total(dag) - sum(one.writes.values())
+
+
+def _reads(one: Moved, dag: Dag, base: int) -> bool:
+    return any(dag.values[i].base == base for i in one.reads)
+
+
+def _add(change: npt.NDArray[np.int64], interval: tuple[int, int, int] | None, sign: int) -> None:
+    if interval is not None:
+        start, end, size = interval
+        change[start] += sign * size
+        change[end + 1] -= sign * size
+
+
+def flipped(dag: Dag, index: int, home: int) -> dict[int, int]:
+    """The dry run's choice with one value decided otherwise: taken out, or put into ``home``."""
+    homes = dag.homes()
+    if homes.pop(index, None) is None:
+        homes[index] = home
+    return homes

@@ -1,0 +1,114 @@
+"""One tensor's story: who decided about it, by which rule, and what the other way would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .dag import Dag, Kind
+
+__all__ = ["RULES", "Decision", "Group", "rule_of"]
+
+#: Rule -> what it says, as the end of "It is ... because ...".
+RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "input": "it is an input of the graph",
+        "extern": "a kernel that Inductor does not fuse computes it",
+        "reduction": "one kernel computes it, and no other could",
+        "keep": "the model pins it with keep",
+        "inline": "the model pins it with inline",
+        "needed": "something besides fused kernels reads it",
+        "unasked": "Inductor writes it by a rule that no plan reaches",
+        "stock": "Inductor counts its reads and its users",
+        "traffic": "the local rule weighs its reads against its size",
+        "plan": "the plan moves fewest bytes that way",
+        "absent": "the graph that this policy lowers does not have it",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about one tensor.
+
+    Attributes:
+        node: the FX node.
+        rules: policy -> the rule of :data:`RULES` that decided.
+        stored_bytes: what all fused kernels move if it is written; None where that is not
+            open, as for every figure here.  Everything else is as the plan has it.
+        inlined_bytes: what they move if it is recomputed wherever it is needed.
+        peak_change: how many bytes higher the peak memory is where it is stored.
+        alone_saves: bytes that storing this one alone saves in the first policy's kernels;
+            None where it is not open there.
+        home: the kernel that writes it, or that would.
+        needed_by: FX nodes besides fused kernels that read it.
+        rounding: the dtype that it is rounded to where it is stored and not where it is
+            inlined; ``fma`` where inlining lets a product and a sum round once instead of
+            twice; "" where both ways give the same number.
+        rounded: it is written, and rounded for the kernel that writes it, too.
+        held: a narrowing cast that upstream's joint-graph pass would have folded away.
+    """
+
+    node: str
+    rules: Mapping[str, str]
+    stored_bytes: int | None = None
+    inlined_bytes: int | None = None
+    peak_change: int = 0
+    alone_saves: int | None = None
+    home: str = ""
+    needed_by: tuple[str, ...] = ()
+    rounding: str = ""
+    rounded: bool = False
+    held: bool = False
+
+    @property
+    def saves(self) -> int:
+        """Bytes that storing it saves; negative where inlining does; 0 where it is not open."""
+        if self.stored_bytes is None or self.inlined_bytes is None:
+            return 0
+        return self.inlined_bytes - self.stored_bytes
+
+    @property
+    def open(self) -> bool:
+        """Whether both ways are possible."""
+        return self.stored_bytes is not None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors of repeated layers that are decided alike, priced together.
+
+    Their prices one by one do not add up: with all other residuals written, one more or less
+    costs nearly nothing, and with none of them everything.
+
+    Attributes:
+        nodes: FX nodes, in program order; all written or all inlined by the priced policy.
+        stored_bytes, inlined_bytes, peak_change: as for :class:`Decision`, all flipped at once.
+    """
+
+    nodes: tuple[str, ...]
+    stored_bytes: int
+    inlined_bytes: int
+    peak_change: int = 0
+
+    @property
+    def saves(self) -> int:
+        """Bytes that storing all of them saves; negative where inlining does."""
+        return self.inlined_bytes - self.stored_bytes
+
+
+def rule_of(dag: Dag, index: int, policy: str, kept: frozenset[str]) -> str:
+    """The rule that decided about one value; ``kept`` are the nodes pinned with ``keep``."""
+    value = dag.values[index]
+    if value.kind is Kind.SOURCE:
+        return "extern" if value.ready >= 0 else "input"
+    if value.kind is Kind.PINNED:
+        return "reduction"
+    if index in dag.never:
+        return "inline"
+    if value.node in kept:
+        return "keep"
+    if value.required:
+        return "needed"
+    return "unasked" if index in dag.forced else policy

@@ -1,0 +1,39 @@
+"""A model and its inputs without their memory: what a user's own model is traced with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+__all__ = ["fake_copy"]
+
+
+def fake_copy(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    mode: FakeTensorMode,
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Fake CPU copies of a module, compiled or not, and of its inputs; theirs stay as they are.
+
+    Of a function only the inputs are copied; tensors that it closes over become constants.
+    """
+    original = getattr(model, "_orig_mod", model)
+
+    def faked(value: torch.Tensor) -> torch.Tensor:
+        with mode:
+            return torch.empty_strided(
+                value.size(), value.stride(), dtype=value.dtype, device="cpu"
+            ).requires_grad_(value.requires_grad)
+
+    inputs, named = pytree.tree_map_only(torch.Tensor, faked, (tuple(args), dict(kwargs)))
+    if isinstance(original, torch.nn.Module):
+        with mode:
+            # Under the mode, the clones that a deep copy makes have no memory.
+            original = copy.deepcopy(original).to("cpu")
+    return original, inputs, named

@@ -1,0 +1,209 @@
+"""What every view of an explanation shows: the headline, families, the read growth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..core.graph import Kernel
+from ..core.story import Decision, Group
+from ..explanation import ExplainedGraph, Explanation, Node
+from .text import size_text
+
+__all__ = [
+    "DecisionRow",
+    "Growth",
+    "Headline",
+    "decision_rows",
+    "families",
+    "growth",
+    "headline",
+    "pin_of",
+    "short_source",
+    "type_text",
+    "worth_most",
+]
+
+# Fewer kernels than this are no row along the layers.
+_ROW = 3
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The figures to read first, in bytes of the fused kernels.
+
+    Attributes:
+        moved: by the first policy.
+        planned: by the priced policy.
+        bound: certified least, None where there is none.
+    """
+
+    moved: int
+    planned: int
+    bound: float | None
+
+    @property
+    def avoidable(self) -> int:
+        """What the first policy moves above the least that is known to be possible."""
+        return self.moved - round(min(self.planned, self.bound or self.planned))
+
+    @property
+    def left(self) -> float | None:
+        """What the priced policy may still leave, above the bound; None without one."""
+        return None if self.bound is None else max(self.planned - self.bound, 0.0)
+
+
+def headline(explanation: Explanation) -> Headline:
+    """The first figures of every view."""
+    return Headline(
+        explanation.traffic(explanation.policies[0]).bytes,
+        explanation.traffic(explanation.priced).bytes,
+        explanation.bound(),
+    )
+
+
+def families(explanation: Explanation) -> dict[str, dict[str, int]]:
+    """Kernel family -> policy -> bytes that its fused kernels move; the largest family first."""
+    found: dict[str, dict[str, int]] = {}
+    for graph in explanation.graphs:
+        for policy, side in graph.sides.items():
+            for kernel, family in zip(side.graph.kernels, graph.families(policy), strict=True):
+                if kernel.fused:
+                    row = found.setdefault(family, dict.fromkeys(explanation.policies, 0))
+                    row[policy] += kernel.bytes
+    return dict(sorted(found.items(), key=lambda item: (-max(item[1].values()), item[0])))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes that each kernel of one family reads, in launch order.
+
+    Attributes:
+        family: whose kernels they are.
+        place: the graph's place in the explanation.
+        reads: policy -> bytes, one figure a kernel.
+        unit: bytes of one activation: what the target says, or the size that its kernels write
+            most often.
+    """
+
+    family: str
+    place: int
+    reads: Mapping[str, tuple[int, ...]]
+    unit: int
+
+
+def growth(explanation: Explanation) -> Growth | None:
+    """The row of kernels along the layers on which the policies differ most."""
+    best: tuple[int, Growth] | None = None
+    for place, graph in enumerate(explanation.graphs):
+        for family, rows in _rows(graph).items():
+            if min(map(len, rows.values())) < _ROW or len(rows) < len(graph.sides):
+                continue
+            totals = [sum(k.bytes for k in kernels) for kernels in rows.values()]
+            apart = max(totals) - min(totals)
+            if best is None or apart > best[0]:
+                unit = explanation.unit_bytes or _unit(next(iter(rows.values())))
+                reads = {p: tuple(k.read_bytes for k in kernels) for p, kernels in rows.items()}
+                best = apart, Growth(family, place, reads, unit)
+    return best[1] if best else None
+
+
+def _rows(graph: ExplainedGraph) -> dict[str, dict[str, list[Kernel]]]:
+    found: dict[str, dict[str, list[Kernel]]] = {}
+    for policy, side in graph.sides.items():
+        for kernel, family in zip(side.graph.kernels, graph.families(policy), strict=True):
+            if kernel.fused:
+                found.setdefault(family, {}).setdefault(policy, []).append(kernel)
+    return found
+
+
+def _unit(kernels: list[Kernel]) -> int:
+    sizes = [size for kernel in kernels for size in kernel.writes.values()]
+    return max(set(sizes), key=sizes.count) if sizes else 1
+
+
+def worth_most(
+    explanation: Explanation, limit: int | None = None
+) -> list[tuple[ExplainedGraph, Group]]:
+    """Groups of open decisions: those that policies decide otherwise first, the dearest first."""
+    rows = []
+    for graph in explanation.graphs:
+        stored = [frozenset(nodes) for nodes in graph.stored().values()]
+        for group in graph.groups:
+            differs = any(len({node in nodes for nodes in stored}) > 1 for node in group.nodes)
+            rows.append((not differs, -abs(group.saves), graph, group))
+    rows.sort(key=lambda row: row[:2])
+    chosen = [(graph, group) for _, worth, graph, group in rows if worth]
+    return chosen[:limit]
+
+
+@dataclass(frozen=True)
+class DecisionRow:
+    """One group of decisions in words.
+
+    ``stored`` and ``inlined`` are bytes above the better of the two ways; ``place`` is the
+    graph's place in the explanation.
+    """
+
+    place: int
+    name: str
+    alike: int
+    type: str
+    where: str
+    stored_by: str
+    stored: str
+    inlined: str
+
+
+def decision_rows(explanation: Explanation, limit: int) -> list[DecisionRow]:
+    """The decisions worth most, as every view words them."""
+    rows = []
+    for graph, group in worth_most(explanation, limit):
+        fact = graph.facts[group.nodes[0]]
+        storing = [
+            policy if set(group.nodes) <= nodes else f"{policy} (some)"
+            for policy, nodes in graph.stored().items()
+            if not nodes.isdisjoint(group.nodes)
+        ]
+        least = min(group.stored_bytes, group.inlined_bytes)
+        rows.append(
+            DecisionRow(
+                place=explanation.graphs.index(graph),
+                name=fact.name,
+                alike=len(group.nodes) - 1,
+                type=type_text(fact),
+                where=short_source(fact.source, 1),
+                stored_by=", ".join(storing) or "none",
+                stored=_above(group.stored_bytes, least),
+                inlined=_above(group.inlined_bytes, least),
+            )
+        )
+    return rows
+
+
+def _above(size: int, least: int) -> str:
+    return f"+{size_text(size - least)}" if size > least else "least"
+
+
+def pin_of(graph: ExplainedGraph, decision: Decision, policy: str) -> str:
+    """The line of model code that pins what ``policy`` decided; "" where nothing is open."""
+    if not decision.open:
+        return ""
+    stored = decision.node in graph.sides[policy].stored
+    source = graph.facts[decision.node].source
+    place = f"  # behind {short_source(source)}" if source else ""
+    return f"x = tm.{'keep' if stored else 'inline'}(x){place}"
+
+
+_SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}
+
+
+def type_text(fact: Node) -> str:
+    """``bf16[8192x4096]``."""
+    return f"{_SHORT.get(fact.dtype, fact.dtype)}[{'x'.join(fact.shape)}]"
+
+
+def short_source(source: str, parts: int = 3) -> str:
+    """``file:line`` without what leads to the package or the project; at most ``parts`` parts."""
+    path = source.rpartition("site-packages/")[2]
+    return "/".join(path.split("/")[-parts:])
