@@ -220,6 +220,8 @@ class _Hunt:
             dag = current.dag.with_forced(self.forced).with_stocks(self._as_stock, self._kept)
             planned = self._plan(dag, banned)
             best = self._best.dag.measured
+            if not best:
+                break  # only views, or kernels of others: nothing is left to save
             # What was learned from a refusal may show more than the plan promises.
             if not banned:
                 self._left = 1 - planned.predicted / best
