@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,11 @@ from torch._inductor.graph import GraphLowering
 from torch.utils import _pytree as pytree
 
 import torch_materialize as tm
+from torch_materialize.core.dag import Kind
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import planned
+from torch_materialize.inductor import planned, search
 from torch_materialize.inductor.reader import read_scheduled
-from torch_materialize.inductor.search import Found, search
+from torch_materialize.inductor.search import Found
 
 from .bounds import Bounded, bounded
 from .hunt import Tally
@@ -139,15 +141,17 @@ def _check_policy(
                 report.failures.append(
                     f"{policy}: result {index} ({a.dtype}) is not stock's; off by up to {far:.3g}"
                 )
-    _check_bytes(policy, stock, ours, report)
+    _check_bytes(policy, program, stock, ours, report)
 
 
-def _check_bytes(policy: str, stock: _Run, ours: _Run, report: Report) -> None:
+def _check_bytes(policy: str, program: Program, stock: _Run, ours: _Run, report: Report) -> None:
+    own = not program.at_random
     report.seen[f"{policy} graphs"] += len(ours.real)
     for place, found in enumerate(ours.found):
         after, before = traffic(found.graph).bytes, traffic(found.stock).bytes
-        report.seen[f"{policy} graphs planned otherwise than stock"] += found.store is not None
-        if after > before:
+        how = "drawn" if program.at_random else "planned otherwise than stock"
+        report.seen[f"{policy} graphs {how}"] += found.store is not None
+        if own and after > before:
             report.failures.append(f"{policy}: graph {place} moves {after}, stock {before}")
         if found.bound is not None and found.bound > after + 1:
             report.failures.append(
@@ -160,7 +164,7 @@ def _check_bytes(policy: str, stock: _Run, ours: _Run, report: Report) -> None:
                 report.failures.append(
                     f"{policy}: graph {place} moves {real} bytes, its dry run said {told}"
                 )
-    if policy in ("plan", "plan:numerics=stock") and len(ours.real) == len(stock.real):
+    if own and policy in ("plan", "plan:numerics=stock") and len(ours.real) == len(stock.real):
         for place, (mine, theirs) in enumerate(zip(ours.real, stock.real, strict=True)):
             if mine > theirs:
                 report.failures.append(f"{policy}: graph {place} moves {mine}, stock {theirs}")
@@ -170,7 +174,7 @@ def _compiled(program: Program, policy: str) -> _Run:
     torch._dynamo.reset()
     run = _Run([])
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_watched(run))
+        stack.enter_context(_watched(run, program))
         stack.enter_context(config.patch({"cpp.simdlen": None if program.vectors else 1}))
         function = torch.compile(
             program.function(),
@@ -183,7 +187,7 @@ def _compiled(program: Program, policy: str) -> _Run:
 
 
 @contextlib.contextmanager
-def _watched(run: _Run) -> Iterator[None]:
+def _watched(run: _Run, program: Program) -> Iterator[None]:
     """Notes what the compiles inside move and plan; plans as eagerly as the limits allow.
 
     Tensors are small here: where a launch costs what it costs, hardly anything would be planned.
@@ -196,15 +200,30 @@ def _watched(run: _Run) -> Iterator[None]:
             run.real.append(traffic(read_scheduled()).bytes)
 
     def eager_to_plan(graph: Any, limits: Any, policy: Any, *, certify: bool = True) -> Found:
-        found = search(graph, replace(limits, launch_bytes=0, balance=0.0), policy, certify=True)
+        limits = replace(limits, launch_bytes=0, balance=0.0)
+        found = search.search(graph, limits, policy, certify=True)
         run.found.append(found)
         return found
 
-    with (
-        mock.patch.object(GraphLowering, "_update_scheduler", updated),
-        mock.patch.object(planned, "search", eager_to_plan),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(GraphLowering, "_update_scheduler", updated))
+        stack.enter_context(mock.patch.object(planned, "search", eager_to_plan))
+        if program.at_random:
+            stack.enter_context(mock.patch.object(search, "_Hunt", _AtRandom))
         yield
+
+
+class _AtRandom(search._Hunt):
+    """Stores any values that may be stored, whatever that costs."""
+
+    def run(self) -> Any:
+        dag = self.start.dag
+        free = {v.node for v in dag.values if v.kind is Kind.POINTWISE and v.node}
+        free -= dag.nodes(dag.never) | self._as_stock
+        # From the names, which differ from graph to graph and not from run to run.
+        dice = random.Random(" ".join(sorted(free)))
+        store = frozenset(name for name in sorted(free) if dice.randrange(2))
+        return self._measure(self.short.spread(store) | self._kept)
 
 
 def _outside(results: list[torch.Tensor], limits: list[Bounded]) -> dict[int, str]:

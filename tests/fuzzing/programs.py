@@ -6,7 +6,8 @@ shape and dtype are torch's own answer and a line that torch refuses is drawn ag
 
 from __future__ import annotations
 
-import functools
+import random
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-__all__ = ["FLOATS", "Input", "Program", "programs"]
+__all__ = ["FLOATS", "Input", "Program", "program", "programs"]
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 _INTS = ("int64", "int32", "uint8")
@@ -63,6 +64,8 @@ class Program:
         outputs: names that it returns.
         dynamic: whether it is compiled for any size.
         vectors: whether the C++ code may use vector instructions.
+        at_random: whether what is stored is not planned but drawn: most graphs leave a planner
+            little to gain, and every choice must keep the promises.
     """
 
     inputs: tuple[Input, ...]
@@ -70,6 +73,7 @@ class Program:
     outputs: tuple[str, ...]
     dynamic: bool = False
     vectors: bool = True
+    at_random: bool = False
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +102,7 @@ class Program:
 
     def __str__(self) -> str:
         given = "\n".join(f"# {n}: {i}" for n, i in zip(self.names, self.inputs, strict=True))
-        how = f"# dynamic={self.dynamic}, vectors={self.vectors}"
+        how = f"# dynamic={self.dynamic}, vectors={self.vectors}, at_random={self.at_random}"
         return f"{given}\n{how}\n{self.source}"
 
 
@@ -138,6 +142,7 @@ _BINARY = (
 )
 _CASTS = tuple(f"{{0}}.to(torch.{name})" for name in FLOATS)
 _ROUND_TRIPS = ("{0}.to(torch.bfloat16).to(torch.float32)", "{0}.float().to(torch.float16)")
+_NORM = "{0} * torch.rsqrt(({0} * {0}).mean(-1, keepdim=True) + 1e-3)"
 _REDUCTIONS = (
     "{0}.sum()",
     "{0}.sum(-1)",
@@ -149,7 +154,7 @@ _REDUCTIONS = (
     "{0}.softmax(-1)",
     "{0}.logsumexp(-1, keepdim=True)",
     "F.layer_norm({0}, {0}.shape[-1:])",
-    "{0} * torch.rsqrt(({0} * {0}).mean(-1, keepdim=True) + 1e-3)",
+    _NORM,
     "{0}.float() * torch.rsqrt({0}.float().pow(2).mean(-1, keepdim=True) + 1e-3)",
     "{0}.cumsum(-1)",
 )
@@ -196,7 +201,14 @@ _INTEGERS = (
 )
 _MASKS = ("~{0}", "{0}.to(torch.float32)", "{0}.to(torch.int64)", "{0}.sum(-1)", "{0}.any(-1)")
 _OF_INPUTS = ("{0} > 0", "({0} * 4).to(torch.int64)", "{0}.argmax(-1)", "{0}.to(torch.bool)")
-_OPAQUE = ("opaque({0})", "{0} @ {0}.t()", "opaque({0}) + {0}")
+_OPAQUE = (
+    "opaque({0})",
+    "{0} @ {0}.t()",
+    "opaque({0}) + {0}",
+    f"opaque({_NORM})",
+    "opaque({0}.softmax(-1))",
+    "opaque({0}.to(torch.bfloat16)) + {0}",
+)
 _MUTATIONS = (
     "{0}.mul_({1})",
     "{0}.add_(1)",
@@ -212,53 +224,55 @@ _SCATTERS = (
 )
 _SELECTS = ("torch.where({0}, {1}, {2})", "{1}.masked_fill({0}, 0.5)")
 
+# What a line may be, and how often: mostly what a planner has to decide about.
 _KINDS: tuple[tuple[str, tuple[str, ...], int], ...] = (
-    ("float", _UNARY, 5),
-    ("floats", _BINARY, 6),
-    ("float", _CASTS, 3),
-    ("float", _ROUND_TRIPS, 2),
-    ("float", _REDUCTIONS, 4),
-    ("float", _VIEWS, 2),
-    ("float", _SLICES, 2),
-    ("floats", _CATS, 1),
-    ("integer", _INTEGERS, 1),
+    ("residual", ("{0} + {1}", "{0} + {1}", "{0} * {1}"), 20),
+    ("float", _UNARY, 12),
+    ("floats", _BINARY, 10),
+    ("float", _OPAQUE, 14),
+    ("float", _REDUCTIONS, 10),
+    ("float", _CASTS, 6),
+    ("float", _ROUND_TRIPS, 4),
+    ("float", _VIEWS, 3),
+    ("float", _SLICES, 3),
+    ("floats", _CATS, 2),
+    ("integer", _INTEGERS, 2),
     ("mask", _MASKS, 1),
-    ("input", _OF_INPUTS, 1),
-    ("float", _OPAQUE, 2),
-    ("mutated", _MUTATIONS, 1),
-    ("gathered", _GATHERS, 1),
+    ("input", _OF_INPUTS, 2),
+    ("mutated", _MUTATIONS, 4),
+    ("gathered", _GATHERS, 2),
     ("gathered", _SCATTERS, 1),
-    ("selected", _SELECTS, 1),
+    ("selected", _SELECTS, 3),
 )
-_PICKS = tuple(
-    (kind, template) for kind, all_of, n in _KINDS for _ in range(n) for template in all_of[:6]
-) + tuple((kind, template) for kind, all_of, _ in _KINDS for template in all_of[6:])
 _MOST_ELEMENTS = 1 << 14
+_NAME = re.compile(r"\b[av]\d+\b")
 
 
 class _Draft:
     """A program as it grows; ``known`` holds the meta tensor of every name."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
-        self.draw = draw
+    def __init__(self, dice: random.Random) -> None:
+        self.dice = dice
         self.known: dict[str, torch.Tensor] = {}
         self.lines: list[str] = []
+        self.hub = ""
         self.inputs: list[Input] = []
-        self.dynamic = draw(st.booleans()) and draw(st.booleans())
-        self.training = draw(st.booleans())
-        rows, columns = draw(st.sampled_from([(8, 64), (17, 33), (32, 128), (3, 16)]))
-        for _ in range(draw(st.integers(1, 3))):
-            shape = draw(st.sampled_from([(rows, columns)] * 4 + [(columns,), (rows, 1)]))
-            dtype = draw(st.sampled_from(FLOATS[:2] * 3 + FLOATS))
+        self.dynamic = dice.randrange(4) == 0
+        self.training = dice.randrange(2) == 0
+        rows, columns = dice.choice([(8, 64), (17, 33), (32, 128), (3, 16)])
+        self.shape = torch.Size((rows, columns))
+        for _ in range(dice.randint(1, 4)):
+            shape = dice.choice([(rows, columns)] * 4 + [(columns,), (rows, 1)])
+            dtype = dice.choice(FLOATS[:2] * 3 + FLOATS)
             self.argument(Input(shape, dtype, grad=self.training))
-        if draw(st.booleans()):
+        if dice.randrange(2):
             self.argument(Input((5,), "int64", below=rows))
-        if draw(st.integers(0, 3)) == 0:
-            self.argument(Input((rows, columns), draw(st.sampled_from(_INTS))))
-        if draw(st.integers(0, 3)) == 0:
+        if dice.randrange(4) == 0:
+            self.argument(Input((rows, columns), dice.choice(_INTS)))
+        if dice.randrange(4) == 0:
             self.argument(Input((rows, columns), "bool"))
-        if draw(st.integers(0, 2)) == 0:  # to be changed in place
-            self.argument(Input((rows, columns), draw(st.sampled_from(FLOATS))))
+        if dice.randrange(3) == 0:  # to be changed in place
+            self.argument(Input((rows, columns), dice.choice(FLOATS)))
 
     def argument(self, one: Input) -> None:
         self.known[f"a{len(self.inputs)}"] = torch.empty(
@@ -267,10 +281,19 @@ class _Draft:
         self.inputs.append(one)
 
     def pick(self, names: list[str]) -> str:
-        """One of the names, later ones more often: graphs are to be deep."""
-        late = self.draw(st.integers(0, len(names) - 1))
-        later = self.draw(st.integers(0, len(names) - 1))
-        return names[max(late, later)]
+        """One of the names: the last one more often, and one value again and again.
+
+        Without depth and reuse there is nothing to decide.
+        """
+        which = self.dice.randrange(8)
+        large = [name for name in names if self.known[name].shape == self.shape]
+        if large and self.dice.randrange(4):
+            names = large
+        if which < 3:
+            return names[-1]
+        if which < 5 and self.hub in names:
+            return self.hub
+        return self.dice.choice(names)
 
     def named(self, kind: str) -> list[str]:
         wanted: Callable[[torch.dtype], bool] = {
@@ -285,7 +308,8 @@ class _Draft:
         return [n for n in self.named("float") if _broadcast(shape, self.known[n].shape)]
 
     def step(self) -> None:
-        kind, template = self.draw(st.sampled_from(_PICKS))
+        ((kind, templates, _),) = self.dice.choices(_KINDS, [often for *_, often in _KINDS])
+        template = self.dice.choice(templates)
         names = self._operands(kind)
         if names is None:
             return
@@ -301,10 +325,16 @@ class _Draft:
             name = f"v{len(self.lines)}"
             self.lines.append(f"{name} = {line}")
             self.known[name] = result
+            if kind == "residual" or not self.hub:
+                self.hub = name
 
     def _operands(self, kind: str) -> tuple[str, ...] | None:
         if kind == "input":
-            return (self.pick([n for n in self.named("float") if n.startswith("a")]),)
+            given = [n for n in self.named("float") if n.startswith("a")]
+            return (self.pick(given),) if given else None
+        if kind == "residual":
+            hub = self.hub or "a0"
+            return hub, self.pick(self.like(hub))
         if kind in ("floats", "mutated"):
             first = self.pick(self.named("float"))
             is_leaf = self.training and first.startswith("a")
@@ -340,30 +370,27 @@ class _Draft:
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError):
             return None
 
-    def program(self) -> Program | None:
+    def program(self) -> Program:
+        """The lines, and as outputs what no line uses; most of it summed up, so that there is
+        less to write than to compute.
+        """
         made = [name for name in self.known if name.startswith("v")]
-        if not made:
-            return None
-        # What nobody uses is returned, or the compiler would drop it; and some more.
-        text = "\n".join(line.partition(" = ")[2] or line for line in self.lines)
-        unused = [n for n in made if not _mentions(text, n)]
-        extra = [n for n in made if n not in unused and self.draw(st.integers(0, 5)) == 0]
+        used = {name for line in self.lines for name in _NAME.findall(line.partition(" = ")[2])}
+        outputs = []
+        for name in (name for name in made if name not in used):
+            dtype = self.known[name].dtype
+            summed = self.dice.randrange(4) and dtype.is_floating_point and name != made[-1]
+            outputs.append(f"{name}s" if summed else name)
+            if summed:
+                self.lines.append(f"{name}s = {name}.sum(-1)")
         return Program(
             tuple(self.inputs),
             tuple(self.lines),
-            tuple(dict.fromkeys([*unused, *extra] or made[-1:])),
+            tuple(outputs),
             self.dynamic,
-            self.draw(st.integers(0, 3)) > 0,
+            self.dice.randrange(4) > 0,
+            self.dice.randrange(3) > 0,
         )
-
-
-def _mentions(text: str, name: str) -> bool:
-    return any(word == name for word in _words(text))
-
-
-@functools.lru_cache(16)
-def _words(text: str) -> frozenset[str]:
-    return frozenset("".join(c if c.isalnum() else " " for c in text).split())
 
 
 def _broadcast(one: torch.Size, other: torch.Size) -> bool:
@@ -371,16 +398,22 @@ def _broadcast(one: torch.Size, other: torch.Size) -> bool:
     return all(a == b or 1 in (a, b) for a, b in pairs)
 
 
-@st.composite
-def programs(draw: st.DrawFn, most_lines: int = 14) -> Program:
-    """Random programs of a few lines; none of them draws random numbers of its own."""
-    draft = _Draft(draw)
-    for _ in range(draw(st.integers(3, most_lines))):
+def programs(most_lines: int = 14) -> st.SearchStrategy[Program]:
+    """Random programs of a few lines; none of them draws random numbers of its own.
+
+    Drawn from one seed each: hypothesis's own draws are alike more often than not, which is
+    good for finding small examples and leaves a planner nothing to decide.
+    """
+    return st.integers(0, 2**63).map(lambda seed: program(seed, most_lines))
+
+
+def program(seed: int, most_lines: int = 14) -> Program:
+    """The random program of a seed."""
+    dice = random.Random(seed)
+    draft = _Draft(dice)
+    for _ in range(dice.randint(most_lines // 2, most_lines)):
         draft.step()
-    program = draft.program()
-    if program is None:
+    if not any(name.startswith("v") for name in draft.known):
         draft.lines.append("v0 = a0 * 2")
         draft.known["v0"] = draft.known["a0"]
-        program = draft.program()
-    assert program is not None
-    return program
+    return draft.program()
