@@ -1,12 +1,13 @@
-"""The planner on small graphs that a person can check by hand; no torch."""
+"""The planner on small graphs that a person can check by hand; no torch.
+
+On random graphs: ``test_fuzz.py``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved, peak_bytes
 from torch_materialize.core.limits import Limits
@@ -214,45 +215,3 @@ def test_misplaced_names_what_did_not_fuse():
     assert misplaced(dag, homes, lambda a, b: True) == set()
     assert misplaced(dag, homes, lambda a, b: False) == {(residuals[0], 0)}
     assert misplaced(dag, homes, lambda a, b: None) == set()
-
-
-@st.composite
-def dags(draw: st.DrawFn) -> Dag:
-    """Random graphs of sources, pointwise values and reductions, with a random stock."""
-    build = Builder()
-    for _ in range(draw(st.integers(1, 4))):
-        build.value(Kind.SOURCE, draw(st.sampled_from([4, 100, NARROW, WIDE])))
-    sources = len(build.values)
-    for _ in range(draw(st.integers(2, 14))):
-        known = st.integers(0, len(build.values) - 1)
-        inputs = draw(st.lists(known, min_size=1, max_size=3, unique=True))
-        kind = draw(st.sampled_from([Kind.POINTWISE] * 4 + [Kind.PINNED]))
-        size = 4 if kind is Kind.PINNED else draw(st.sampled_from([100, NARROW, WIDE]))
-        build.value(kind, size, *inputs, required=draw(st.booleans()) and draw(st.booleans()))
-    last = build.values[-1]
-    build.values[-1] = Value(*last.__dict__.values()).__class__(
-        **{**last.__dict__, "required": True}
-    )
-    for value in build.values[sources:]:
-        optional = value.kind is Kind.POINTWISE and not value.required
-        if not optional or draw(st.integers(0, 3)) == 0:
-            build.kernel(value.index)
-    return build.dag()
-
-
-@settings(max_examples=300, deadline=None)
-@given(dags())
-def test_any_graph(dag):
-    found = plan(dag, Limits())
-    homes = found.homes
-    # The bound is below the plan, and the plan not above stock.
-    assert found.bound <= found.predicted + 1e-6
-    assert found.predicted <= dag.measured
-    for value in dag.values:
-        if dag.fixed(value.index):
-            assert value.index in homes, "what somebody else reads must be written"
-    for kernel, one in zip(dag.kernels, moved(dag, homes), strict=True):
-        for i in one.reads:
-            base = dag.values[i].base
-            made = homes.get(base)
-            assert dag.values[base].kind is Kind.SOURCE or made < kernel.index, "read too early"

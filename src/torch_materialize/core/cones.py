@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .dag import Dag, Fused, Kind, Moved
@@ -19,10 +19,12 @@ class Cone:
         inside: values that it could compute.
         edge: values in memory whatever is decided, which it could read.
         cut: values that it would have to read: computing them would make its body too large.
+        buffers: how many it takes in the dry run.
     """
 
     kernel: Fused
     roots: tuple[int, ...]
+    buffers: int = 0
     inside: set[int] = field(default_factory=set)
     edge: set[int] = field(default_factory=set)
     cut: set[int] = field(default_factory=set)
@@ -35,8 +37,7 @@ def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
     """
     homes = dag.homes()
     result = [
-        _behind(dag, homes, kernel, one.computes, body)
-        for kernel, one in zip(dag.kernels, now, strict=True)
+        _behind(dag, homes, kernel, one, body) for kernel, one in zip(dag.kernels, now, strict=True)
     ]
     wanted = {i for cone in result for i in cone.inside | cone.cut}
     for cone in result:
@@ -44,9 +45,10 @@ def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
     return result
 
 
-def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, now: Set[int], body: int) -> Cone:
+def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, now: Moved, body: int) -> Cone:
     """Everything behind what the kernel writes, nearest first."""
-    cone = Cone(kernel, tuple(i for i in kernel.writes if dag.fixed(i)))
+    roots = tuple(i for i in kernel.writes if dag.fixed(i))
+    cone = Cone(kernel, roots, len(now.reads) + len(now.writes))
     todo = list(kernel.writes)
     while todo:
         later: list[int] = []
@@ -60,7 +62,7 @@ def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, now: Set[int], body:
             # Of what is in memory every view is read by itself.
             if dag.values[value.base].kind is Kind.SOURCE or elsewhere:
                 cone.edge.add(i)
-            elif len(cone.inside) >= body and i not in now:
+            elif len(cone.inside) >= body and i not in now.computes:
                 cone.cut.add(i)
             else:
                 cone.inside.add(i)

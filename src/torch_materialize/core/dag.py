@@ -183,8 +183,8 @@ class Moved:
 def moved(dag: Dag, homes: Mapping[int, int]) -> list[Moved]:
     """What every kernel moves when exactly ``homes`` are materialized, and where.
 
-    A kernel that needs another kernel's buffer reads it and never looks behind it: that is
-    how Inductor's loaders work.
+    A kernel that needs the buffer of an earlier kernel reads it and never looks behind it: that
+    is how Inductor's loaders work.  What becomes a buffer only later it recomputes.
     """
     roots: list[list[int]] = [[] for _ in dag.kernels]
     for i, kernel in homes.items():
@@ -211,7 +211,7 @@ def walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int]) 
         value = dag.values[i]
         home = homes.get(value.base)
         in_memory = dag.values[value.base].kind is Kind.SOURCE
-        if in_memory or (home is not None and home != kernel):
+        if in_memory or (home is not None and home < kernel):
             one.reads[i] = value.nbytes
         else:
             one.computes.add(i)

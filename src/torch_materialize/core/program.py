@@ -178,7 +178,7 @@ class Program:
                 terms = [(way, 1.0) for way in ways if way is not None]
                 self._at_least([*terms, (self._compute[k, i], -1.0)])
         self._add_excess(cone, taken)
-        room = max(self._limits.arguments, len(cone.kernel.writes) + len(cone.edge))
+        room = max(self._limits.arguments, cone.buffers)
         if len(taken) > room:
             self._at_least([(column, -1.0) for column, _ in taken], -float(room))
 

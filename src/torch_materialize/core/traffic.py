@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .graph import Graph, Kernel, Tensor
 
-__all__ = ["Difference", "Traffic", "differences", "most_read", "traffic"]
+__all__ = ["Difference", "Traffic", "differences", "most_arguments", "most_read", "traffic"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ def most_read(graphs: Iterable[Graph], limit: int) -> list[Kernel]:
     """The fused kernels that read the most bytes, most first."""
     kernels = [k for g in graphs for k in g.fused()]
     return sorted(kernels, key=lambda k: (-k.read_bytes, k.name))[:limit]
+
+
+def most_arguments(graph: Graph) -> int:
+    """The most buffers that one fused kernel reads and writes."""
+    return max((len(k.reads) + len(k.writes) for k in graph.fused()), default=0)
 
 
 @dataclass(frozen=True)

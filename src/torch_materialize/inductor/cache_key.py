@@ -71,18 +71,29 @@ class PolicyPass(_Base):
         # after undo(), a model compiled with options() alone.
         from . import patch
 
+        # What cannot be named in a key must not decide.
+        self._fingerprint()
         patch.hold_for_lowering(graph.owning_module)
         graph.owning_module.meta[MARK] = self.policy
 
     def uuid(self) -> Any | None:
-        """What enters the key; None (do not cache) where a chained pass wants no caching."""
+        """What enters the key; None (do not cache) where a chained pass wants no caching, or
+        where there is no telling what decides.
+        """
         if out_of_process():
             tell_out_of_process(self.policy)
             return None
         theirs = uuids(self.chained)
         if theirs is None:
             return None
-        return (self.policy.fingerprint(implementation()), *theirs)
+        try:
+            return (self._fingerprint(), *theirs)
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            surprise("config.post_grad_custom_post_pass", error)
+            return None
+
+    def _fingerprint(self) -> str:
+        return self.policy.fingerprint(implementation())
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -127,9 +127,11 @@ def prepare(module: torch.fx.GraphModule, found: Found | None) -> None:
 
 def give_back(module: torch.fx.GraphModule) -> None:
     """Makes of a graph, in place, what stock lowers, whatever :func:`prepare` did to it."""
-    unmark(module)
-    undo_rounding(module)
-    fold(module)
+    for undo in (unmark, undo_rounding, fold):
+        try:
+            undo(module)
+        except Exception as error:  # noqa: BLE001 - what is left is valid, if not stock's
+            surprise(_SEAM, error)
 
 
 def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Found | None:

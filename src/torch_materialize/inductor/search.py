@@ -21,7 +21,7 @@ from ..core.graph import Graph
 from ..core.limits import Limits
 from ..core.planner import Plan, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
-from ..core.traffic import traffic
+from ..core.traffic import most_arguments, traffic
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
 from .rounding import across, rounds, to_round
@@ -239,6 +239,8 @@ class _Hunt:
                 dag = dag.with_delicate_closed()
             planned = self._plan(dag, banned)
             best = self._best.dag.measured
+            if not best:
+                break  # only views, or kernels of others: nothing is left to save
             # What was learned from a refusal may show more than the plan promises.
             if not banned:
                 self._left = 1 - planned.predicted / best
@@ -288,7 +290,7 @@ class _Hunt:
         return dag.cost(self._limits.balance)
 
     def _is_better(self, new: _State) -> bool:
-        """Fewer bytes than stock, launches and work worth it, no higher peak than allowed."""
+        """Fewer bytes than stock, launches and work worth it, arguments and peak as allowed."""
         ours, stock = traffic(new.graph), traffic(self.stock.graph)
         launches = max(ours.kernels - stock.kernels, 0)
         saved = stock.bytes - ours.bytes
@@ -297,6 +299,11 @@ class _Hunt:
         if self._cost(new.dag) >= self._cost(self._best.dag):
             return False
         if self._bitwise and delicate(new.dag) != delicate(self.stock.dag):
+            return False
+        # A plan keeps to this, but where a search starts is no plan.
+        if most_arguments(new.graph) > max(
+            self._limits.arguments, most_arguments(self.stock.graph)
+        ):
             return False
         peak = peak_bytes(new.dag, new.dag.homes())
         allowed = peak_bytes(self.stock.dag, self.stock.dag.homes())

@@ -1,0 +1,278 @@
+"""Compiles one program under every policy and says what is wrong with the results."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._inductor import config
+from torch._inductor.graph import GraphLowering
+from torch.utils import _pytree as pytree
+
+import torch_materialize as tm
+from torch_materialize.core.dag import Kind
+from torch_materialize.core.traffic import traffic
+from torch_materialize.inductor import planned, search
+from torch_materialize.inductor.reader import read_scheduled
+from torch_materialize.inductor.search import Found
+
+from .bounds import Bounded, bounded
+from .hunt import Tally
+from .programs import Program
+
+__all__ = ["POLICIES", "Report", "Skipped", "check", "program_fails"]
+
+POLICIES = ("stock", "traffic", "plan:numerics=stock", "plan", "plan:numerics=eager")
+
+
+class Skipped(Exception):
+    """A program that says nothing: eager refuses it, or it is not one that we can bound."""
+
+
+@dataclass
+class Report:
+    """What was seen of one program.
+
+    Attributes:
+        failures: what broke a promise of ours, in words.
+        upstream: what stock does as well: off by more than its roundings, or a crash.
+        seen: counts by name, to be added up over programs.
+    """
+
+    failures: list[str] = field(default_factory=list)
+    upstream: list[str] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Run:
+    """One policy's results and, in order of compilation, its graphs' bytes and plans."""
+
+    results: list[torch.Tensor]
+    real: list[int] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+
+
+def _joint(program: Program, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Results, arguments that may have been changed, and gradients of everything."""
+
+    def run(*arguments: torch.Tensor) -> Any:
+        outputs = function(*arguments)
+        changed = [a for a, i in zip(arguments, program.inputs, strict=True) if not i.grad]
+        ends = [o for o in outputs if o.requires_grad]
+        starts = [a for a in arguments if a.requires_grad]
+        if not ends or not starts:
+            return outputs, changed, []
+        ones = [torch.ones_like(o) for o in ends]
+        gradients = torch.autograd.grad(ends, starts, ones, allow_unused=True)
+        return outputs, changed, [g for g in gradients if g is not None]
+
+    return run
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(result)
+    return [x.detach().clone() for x in leaves if isinstance(x, torch.Tensor)]
+
+
+def check(program: Program, policies: Sequence[str] = POLICIES) -> Report:
+    """Runs eager and every policy.
+
+    Raises:
+        Skipped: eager does not run it.
+    """
+    report = Report()
+    try:
+        eager = _tensors(_joint(program, program.function())(*program.arguments()))
+    except RuntimeError as error:
+        raise Skipped(f"eager: {str(error)[:60]}") from error
+    limits = bounded(_joint(program, program.function()), program.arguments())
+    if len(limits) != len(eager):
+        raise Skipped("a result is no tensor")
+    wrong = _outside(eager, limits)
+    if wrong:
+        report.failures.append(f"the bound is wrong: eager is outside of it: {wrong[0]}")
+        return report
+    report.seen["results"] += len(eager)
+    report.seen["results whose bound says nothing"] += sum(map(_says_nothing, limits))
+    try:
+        stock = _compiled(program, "stock")
+    except Exception as error:  # noqa: BLE001 - upstream's crash, whatever it is
+        report.upstream.append(f"stock crashes: {type(error).__name__}: {str(error)[:200]}")
+        return report
+    ours_to_blame = _outside(stock.results, limits)
+    report.upstream += [f"stock: {text}" for text in ours_to_blame.values()]
+    for policy in policies:
+        if policy != "stock":
+            _check_policy(program, policy, stock, eager, limits, set(ours_to_blame), report)
+    report.seen["stock equals eager bitwise"] += _equal(stock.results, eager)
+    return report
+
+
+def _check_policy(
+    program: Program,
+    policy: str,
+    stock: _Run,
+    eager: list[torch.Tensor],
+    limits: list[Bounded],
+    known: set[int],
+    report: Report,
+) -> None:
+    try:
+        ours = _compiled(program, policy)
+    except Exception as error:  # noqa: BLE001 - to be reported with the program
+        report.failures.append(f"{policy} crashes: {type(error).__name__}: {str(error)[:500]}")
+        return
+    report.seen[f"{policy} equals eager bitwise"] += _equal(ours.results, eager)
+    for index, text in _outside(ours.results, limits).items():
+        where = report.upstream if index in known else report.failures
+        where.append(f"{policy}: {text}")
+    if policy == "plan:numerics=stock":
+        for index, (a, b) in enumerate(zip(ours.results, stock.results, strict=True)):
+            if not _same_bits(a, b):
+                far = (a.double() - b.double()).abs().max().item()
+                report.failures.append(
+                    f"{policy}: result {index} ({a.dtype}) is not stock's; off by up to {far:.3g}"
+                )
+    _check_bytes(policy, program, stock, ours, report)
+
+
+def _check_bytes(policy: str, program: Program, stock: _Run, ours: _Run, report: Report) -> None:
+    own = not program.at_random
+    report.seen[f"{policy} graphs"] += len(ours.real)
+    for place, found in enumerate(ours.found):
+        after, before = traffic(found.graph).bytes, traffic(found.stock).bytes
+        how = "drawn" if program.at_random else "planned otherwise than stock"
+        report.seen[f"{policy} graphs {how}"] += found.store is not None
+        if own and after > before:
+            report.failures.append(f"{policy}: graph {place} moves {after}, stock {before}")
+        if found.bound is not None and found.bound > after + 1:
+            report.failures.append(
+                f"{policy}: graph {place} moves {after}, below its bound {found.bound}"
+            )
+    if policy != "traffic" and len(ours.found) == len(ours.real):
+        for place, (found, real) in enumerate(zip(ours.found, ours.real, strict=True)):
+            told = traffic(found.graph).bytes
+            if told != real:
+                report.failures.append(
+                    f"{policy}: graph {place} moves {real} bytes, its dry run said {told}"
+                )
+    if own and policy in ("plan", "plan:numerics=stock") and len(ours.real) == len(stock.real):
+        for place, (mine, theirs) in enumerate(zip(ours.real, stock.real, strict=True)):
+            if mine > theirs:
+                report.failures.append(f"{policy}: graph {place} moves {mine}, stock {theirs}")
+
+
+def _compiled(program: Program, policy: str) -> _Run:
+    torch._dynamo.reset()
+    run = _Run([])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_watched(run, program))
+        stack.enter_context(config.patch({"cpp.simdlen": None if program.vectors else 1}))
+        function = torch.compile(
+            program.function(),
+            options=tm.options(policy),
+            dynamic=program.dynamic,
+            fullgraph=True,
+        )
+        run.results = _tensors(_joint(program, function)(*program.arguments()))
+    return run
+
+
+@contextlib.contextmanager
+def _watched(run: _Run, program: Program) -> Iterator[None]:
+    """Notes what the compiles inside move and plan; plans as eagerly as the limits allow.
+
+    Tensors are small here: where a launch costs what it costs, hardly anything would be planned.
+    """
+    update = GraphLowering._update_scheduler
+
+    def updated(self: GraphLowering) -> None:
+        update(self)
+        if type(self) is GraphLowering:
+            run.real.append(traffic(read_scheduled()).bytes)
+
+    def eager_to_plan(graph: Any, limits: Any, policy: Any, *, certify: bool = True) -> Found:
+        limits = replace(limits, launch_bytes=0, balance=0.0)
+        found = search.search(graph, limits, policy, certify=True)
+        run.found.append(found)
+        return found
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(GraphLowering, "_update_scheduler", updated))
+        stack.enter_context(mock.patch.object(planned, "search", eager_to_plan))
+        if program.at_random:
+            stack.enter_context(mock.patch.object(search, "_Hunt", _AtRandom))
+        yield
+
+
+class _AtRandom(search._Hunt):
+    """Stores any values that may be stored, whatever that costs."""
+
+    def run(self) -> Any:
+        dag = self.start.dag
+        free = {v.node for v in dag.values if v.kind is Kind.POINTWISE and v.node}
+        free -= dag.nodes(dag.never) | self._as_stock
+        # From the names, which differ from graph to graph and not from run to run.
+        dice = random.Random(" ".join(sorted(free)))
+        store = frozenset(name for name in sorted(free) if dice.randrange(2))
+        return self._measure(self.short.spread(store) | self._kept)
+
+
+def _outside(results: list[torch.Tensor], limits: list[Bounded]) -> dict[int, str]:
+    """The results that are farther from the exact ones than their roundings allow."""
+    wrong = {}
+    for index, (got, (value, error)) in enumerate(zip(results, limits, strict=True)):
+        if got.shape != value.shape:
+            wrong[index] = f"result {index} has shape {tuple(got.shape)}, not {tuple(value.shape)}"
+            continue
+        off = (got.double() - value.double()).abs()
+        # No number where a number was promised is as wrong as it gets.
+        bad = (off > error) | (torch.isnan(off) & torch.isfinite(error))
+        if bad.any():
+            most = torch.where(bad, off - error, 0).argmax()
+            wrong[index] = (
+                f"result {index} ({got.dtype}): {int(bad.sum())} of {bad.numel()} elements too far "
+                f"from the exact ones; {got.flatten()[most].item()} for "
+                f"{value.flatten()[most].item()}, allowed {error.flatten()[most].item():.3g}"
+            )
+    return wrong
+
+
+def _says_nothing(limit: Bounded) -> bool:
+    size = limit.value.double().abs().nan_to_num(0.0)
+    return bool(size.numel()) and bool(limit.error.mean() > 0.5 * size.mean() + 1e-12)
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(
+        a.nan_to_num(1.5) if a.is_floating_point() else a,
+        b.nan_to_num(1.5) if b.is_floating_point() else b,
+    )
+
+
+def _equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(itertools.starmap(_same_bits, zip(one, other, strict=True)))
+
+
+def program_fails(program: Program, tally: Tally) -> None:
+    """Adds one program to a tally of a hunt."""
+    try:
+        report = check(program)
+    except Skipped as reason:
+        tally.seen[f"skipped: {reason}"] += 1
+        return
+    tally.seen["compiled"] += 1
+    tally.seen.update(report.seen)
+    if report.upstream:
+        tally.seen["programs that stock compiles wrongly, too"] += 1
+        tally.upstream += report.upstream
+    if report.failures:
+        tally.failures.append("\n".join([*report.failures, str(program)]))

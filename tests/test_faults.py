@@ -1,0 +1,249 @@
+"""Whatever goes wrong inside of us, a compile goes on as stock; and nothing is half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from torch._inductor.codecache import PyCodeCache
+
+import torch_materialize as tm
+from torch_materialize import events
+from torch_materialize.inductor import cache_key, narrow, patch, planned, search, trial
+from torch_materialize.record import read_json
+
+POLICIES = ("stock", "traffic", "plan", "plan:numerics=stock", "plan:numerics=eager")
+
+# Under `plan` one of its sums is written to memory, which stock recomputes.
+PROGRAM = """
+import torch
+
+@torch.library.custom_op("torch_materialize_faults::opaque", mutates_args=())
+def opaque(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+@opaque.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+def norm(x):
+    return opaque(x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-3))
+
+def norms(x, a, b, c):
+    first = x + a
+    second = first + norm(first) + b
+    third = second + norm(second) + c
+    return norm(third), third
+
+def arguments():
+    torch.manual_seed(0)
+    return [torch.randn(1024, 128) for _ in range(4)]
+"""
+scope: dict = {}
+exec(PROGRAM, scope)
+norms, arguments = scope["norms"], scope["arguments"]
+
+
+def generated(modules) -> str:
+    """The code of the last compile, wherever it came from, without what is new each time."""
+    text = Path(modules[-1].__file__).read_text()
+    return "\n".join(line for line in text.splitlines() if "AOT ID" not in line)
+
+
+def code(policy: str) -> str:
+    torch._dynamo.reset()
+    before = len(PyCodeCache.modules)
+    with torch.no_grad(), tm.policy(policy):
+        got = torch.compile(norms)(*arguments())
+    torch.testing.assert_close(got, norms(*arguments()), rtol=1e-4, atol=1e-4)
+    assert len(PyCodeCache.modules) > before
+    return generated(PyCodeCache.modules)
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return {policy: code(policy) for policy in ("stock", "plan")}
+
+
+class Planted(Exception):
+    pass
+
+
+def raises(error):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    return fail
+
+
+STAGES = {
+    "reader of kernels": (trial, "read_scheduled"),
+    "reader of values": (trial, "read_dag"),
+    "planner": (search, "plan"),
+    "dry run": (search, "trial"),
+    "search": (planned, "search"),
+    "fold": (planned, "fold"),
+    "apply rounding": (planned, "apply_rounding"),
+    "mark": (planned, "mark"),
+    "cache key": (cache_key, "implementation"),
+    "settings": (patch, "_governing"),
+    "post-grad pass": (patch, "hold_for_lowering"),
+}
+
+
+@pytest.fixture
+def lenient(monkeypatch, caplog):
+    """As users run it: surprises are logged once and not raised."""
+    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")
+    monkeypatch.setattr(events, "_seen", set())
+    caplog.set_level(logging.WARNING, logger="torch_materialize")
+    return caplog
+
+
+def warned(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "torch_materialize"]
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+class TestPlantedExceptions:
+    def test_the_plan_is_another_code_than_stocks(self, codes):
+        assert codes["plan"] != codes["stock"]
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_stage(self, stage, codes, lenient, monkeypatch):
+        where, name = STAGES[stage]
+        monkeypatch.setattr(where, name, raises(Planted(stage)))
+        assert code("plan") == codes["stock"]
+        (line,) = warned(lenient)
+        assert f"Planted: {stage}" in line
+        assert "Inductor decides as stock" in line
+
+    def test_what_fails_after_the_marks_takes_them_back(self, codes, lenient, monkeypatch):
+        mark = planned.mark
+
+        def marks_and_fails(*args):
+            mark(*args)
+            raise Planted("after")
+
+        monkeypatch.setattr(planned, "mark", marks_and_fails)
+        assert code("plan") == codes["stock"]
+        assert len(warned(lenient)) == 1
+
+    def test_the_note_of_the_order_may_fail(self, lenient, monkeypatch):
+        """Without it the order of the graph is taken; the plan goes on."""
+        # Asked first for the settings, then by the pass itself.
+        answers = mock.Mock(side_effect=[False, Planted("order"), Planted("order")])
+        monkeypatch.setattr(narrow, "folds_narrow_casts", answers)
+        code("plan")
+        assert answers.call_count > 1
+        assert [("Planted: order" in line) for line in warned(lenient)] == [True]
+
+    @pytest.mark.parametrize("stage", ["reader of values", "planner", "mark"])
+    def test_strict_mode_raises(self, stage, monkeypatch):
+        where, name = STAGES[stage]
+        monkeypatch.setattr(where, name, raises(Planted(stage)))
+        with pytest.raises(Exception, match=f"Planted: {stage}"):
+            code("plan")
+
+    @pytest.mark.parametrize("stage", ["dry run", "planner", "mark"])
+    def test_an_interrupt_passes_through(self, stage, codes, lenient, monkeypatch):
+        where, name = STAGES[stage]
+        with monkeypatch.context() as planted:
+            planted.setattr(where, name, raises(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                code("plan")
+        assert not warned(lenient)
+        assert code("plan") == codes["plan"]
+        assert code("stock") == codes["stock"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from torch_materialize.record import write_json
+path, number = Path(sys.argv[1]), 0
+while True:
+    number += 1
+    write_json(path, {"number": number, "numbers": [number] * 200_000})
+    print(number, flush=True)
+"""
+
+
+def test_killed_while_writing_leaves_the_old_file_or_the_new(tmp_path):
+    path = tmp_path / "record.json"
+    for delay in (0.0, 0.01, 0.03, 0.05, 0.08):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        writer.stdout.readline()
+        until = time.monotonic() + delay
+        while time.monotonic() < until:
+            read = read_json(path)  # beside the writer, too
+            assert set(read["numbers"]) == {read["number"]}
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        read = read_json(path)
+        assert set(read["numbers"]) == {read["number"]}
+        assert len(read["numbers"]) == 200_000
+
+
+COMPILES = """
+import json, sys
+sys.path.insert(0, sys.argv[2])
+import torch
+from torch._inductor.codecache import PyCodeCache
+import torch_materialize as tm
+from test_faults import arguments, generated, norms
+with torch.no_grad(), tm.policy(sys.argv[1]):
+    torch.compile(norms)(*arguments())
+print(json.dumps(generated(PyCodeCache.modules)))
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+def test_many_processes_over_one_cache_folder_do_not_mix(tmp_path):
+    """All at once over an empty folder, and again over what they left there."""
+    environment = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+        "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    want = {policy: code(policy) for policy in POLICIES}
+    assert len(set(want.values())) >= 2
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(COMPILES)]
+    for _ in range(2):
+        with contextlib.ExitStack() as stack:
+            running = [
+                (
+                    policy,
+                    stack.enter_context(
+                        subprocess.Popen(
+                            [*command, policy, os.path.dirname(__file__)],
+                            env=environment,
+                            stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE,
+                            text=True,
+                        )
+                    ),
+                )
+                for policy in (*POLICIES, "plan")
+            ]
+            for policy, process in running:
+                out, err = process.communicate()
+                assert process.returncode == 0, err
+                assert json.loads(out) == want[policy], policy

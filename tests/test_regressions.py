@@ -1,0 +1,49 @@
+"""Every failure that the fuzz found, as small as it gets; ``tests/fuzzing`` finds more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import torch_materialize as tm
+from test_planner import NARROW, WIDE, Builder
+from torch_materialize.core.dag import Kind, moved
+from torch_materialize.core.limits import Limits
+from torch_materialize.core.planner import plan
+
+
+def test_what_is_written_later_is_recomputed_and_not_read():
+    """An extern kernel at the end makes Inductor write what an earlier kernel had inlined."""
+    build = Builder()
+    x = build.value(Kind.SOURCE, WIDE)
+    late = build.value(Kind.POINTWISE, NARROW, x, required=True)
+    early = build.value(Kind.PINNED, NARROW, late, x, required=True)
+    build.kernel(early)
+    build.kernel(late)
+    dag = build.dag()
+    first, second = moved(dag, dag.homes())
+    assert first.reads == {x: WIDE}
+    assert second.reads == {x: WIDE}
+    assert plan(dag, Limits()).predicted == dag.measured == 2 * (WIDE + NARROW)
+
+
+def test_a_kernel_above_the_cap_gets_no_more_arguments():
+    """What a kernel could read was allowed to it, however much that was."""
+    build = Builder()
+    sources = [build.value(Kind.SOURCE, 8) for _ in range(6)]
+    total = build.value(Kind.POINTWISE, WIDE, *sources)
+    build.kernel(total)
+    build.kernel(build.value(Kind.POINTWISE, NARROW, total, required=True))
+    dag = build.dag()
+    assert plan(dag, Limits()).store == frozenset()
+    # Inlining the sum would give the last kernel seven buffers instead of two.
+    assert plan(dag, Limits(arguments=3)).store == {total}
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+def test_a_graph_that_moves_no_bytes_compiles():
+    """The share that is left to save was divided by zero bytes."""
+    x = torch.randn(16)
+    views = torch.compile(lambda x: (x[0], x[:-1]), options=tm.options("plan"))(x)
+    assert torch.equal(views[1], x[:-1])
