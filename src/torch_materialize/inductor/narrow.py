@@ -36,9 +36,11 @@ __all__ = [
     "folds_narrow_casts",
     "held_names",
     "hold_options",
+    "program_order",
 ]
 
 _HELD = "torch_materialize_held_cast"
+_PLACE = "torch_materialize_place"
 _CAST = torch.ops.prims.convert_element_type.default
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Digests of the pointless_convert that folds narrowing casts, too.
@@ -90,15 +92,23 @@ class _CastPass(CustomGraphPass):
 
 
 class HideCasts(_CastPass):
-    """Puts our identity between a narrowing cast and the casts that widen it again."""
+    """Notes the order of the program, before Inductor changes it; and where upstream would fold
+    narrowing casts, puts our identity between them and the casts that widen them again.
+    """
 
     def __call__(self, graph: torch.fx.Graph) -> None:
-        """Inference graphs only, unless the casts stay: in training the partitioner would see
-        other tensors to save.
+        """Hides casts in inference graphs only, unless they stay for good: in training the
+        partitioner would see other tensors to save.
         """
         self._run_chained(graph)
         try:
-            if self._will_be_shown() and (self.for_good or not _is_joint(graph)):
+            for place, node in enumerate(graph.nodes):
+                node.meta[_PLACE] = place
+            if (
+                folds_narrow_casts()
+                and self._will_be_shown()
+                and (self.for_good or not _is_joint(graph))
+            ):
                 self._hide(graph)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.joint_custom_pre_pass", error)
@@ -139,6 +149,21 @@ class ShowCasts(_CastPass):
             hidden.replace_all_uses_with(hidden.args[0])
             graph.erase_node(hidden)
         graph.owning_module.recompile()
+
+
+def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:
+    """The place of each node in the program that was traced, as far as :class:`HideCasts` saw it.
+
+    A node that a later pass made stands where the last of its inputs does; without any note the
+    order is the graph's.
+    """
+    if not any(_PLACE in node.meta for node in graph.nodes):
+        return {node: place for place, node in enumerate(graph.nodes)}
+    place: dict[torch.fx.Node, int] = {}
+    for node in graph.nodes:
+        latest = max((place[x] for x in node.all_input_nodes), default=0)
+        place[node] = max(node.meta.get(_PLACE, 0), latest)
+    return place
 
 
 def _held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
@@ -185,27 +210,24 @@ def folded(graph: PostGrad, keep: frozenset[str] = frozenset()) -> PostGrad:
 
 
 def hold_options(policy: Policy, fingerprint: str, current: Callable[[str], Any]) -> dict[str, Any]:
-    """Inductor settings that hold narrowing casts back; empty where upstream keeps them.
+    """Inductor settings that note the program's order and hold narrowing casts back.
 
-    Held until the plan has chosen, for good under ``numerics="eager"``, and not at all where
+    Held where upstream folds them, until the plan has chosen, for good under ``numerics="eager"``, and not at all where
     stock's result is to stay as it is.  ``current`` gives the value that a setting has now, to
     be chained.
     """
-    if policy.name != "plan" or policy.numerics == "stock" or not folds_narrow_casts():
+    if policy.name != "plan" or policy.numerics == "stock":
         return {}
+    kinds: dict[str, type[_CastPass]] = {"joint_custom_pre_pass": HideCasts}
+    if folds_narrow_casts():
+        kinds["joint_custom_post_pass"] = ShowCasts
     for_good = policy.numerics == "eager"
 
     def chained(name: str) -> tuple[Any, ...]:
         value = current(name)
         return () if value is None else (value,)
 
-    return {
-        name: kind(fingerprint, chained(name), for_good)
-        for name, kind in (
-            ("joint_custom_pre_pass", HideCasts),
-            ("joint_custom_post_pass", ShowCasts),
-        )
-    }
+    return {name: kind(fingerprint, chained(name), for_good) for name, kind in kinds.items()}
 
 
 def _is_joint(graph: torch.fx.Graph) -> bool:

@@ -11,7 +11,7 @@ node meta rounds a node's inputs as well; an operator of ours rounds this one va
 from __future__ import annotations
 
 import functools
-import operator
+from bisect import bisect_left, bisect_right
 from collections.abc import Set
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch._inductor.virtualized import ops
 
 from ..core.dag import Dag, Kind, used_where_written
 from ..core.policy import Policy
+from .narrow import program_order
 from .operators import identity
 from .pin_nodes import is_written, root_of
 from .storage import mutates
@@ -101,33 +102,26 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     for node in module.graph.nodes:
         if node.op == "placeholder" or _keeps_digits(node, exact):
             exact.add(node.name)
-        elif node.name in candidates and is_narrow(node) and not is_written(node):
+        elif node.name in candidates - in_memory and is_narrow(node) and not is_written(node):
             found.add(node.name)
             exact.add(node.name)
     return frozenset(found)
 
 
 def _across(module: torch.fx.GraphModule, in_memory: Set[str]) -> set[str]:
-    """Nodes that may be computed before an opaque operator and be used behind it.
-
-    By dependencies, not by the order of the nodes, which Inductor changes: such a node does not
-    need the operator's result, and one of its users does.
-    """
-    needs: dict[torch.fx.Node, int] = {}
-    found = set()
-    for place, node in enumerate(module.graph.nodes):
-        needs[node] = functools.reduce(
-            operator.or_,
-            (needs[x] for x in node.all_input_nodes),
-            _opaque(node, in_memory) << place,
-        )
-        if node.op != "output":
-            found |= {x.name for x in node.all_input_nodes if needs[node] & ~needs[x]}
-    return {root_of(node).name for node in needs if node.name in found}
-
-
-def _opaque(node: torch.fx.Node, in_memory: Set[str]) -> bool:
-    return node.op == "call_function" and (node.name in in_memory or mutates(node))
+    """Nodes that are computed before an opaque operator and used behind it, in program order."""
+    place = program_order(module.graph)
+    opaque = sorted(
+        place[node]
+        for node in module.graph.nodes
+        if node.op == "call_function" and (node.name in in_memory or mutates(node))
+    )
+    return {
+        root_of(node).name
+        for node, start in place.items()
+        for user in node.users
+        if bisect_right(opaque, start) < bisect_left(opaque, place[user])
+    }
 
 
 def apply_rounding(module: torch.fx.GraphModule, names: Set[str]) -> dict[str, str]:
