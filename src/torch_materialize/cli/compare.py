@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..core.devices import DEVICES
-from ..core.policy import POLICIES
+from ..core.policy import PREDICTED
 
 __all__ = ["compare_command"]
 
@@ -22,7 +22,7 @@ __all__ = ["compare_command"]
     "--policy",
     "policies",
     multiple=True,
-    help=f"A policy to compare; repeat it. One of {', '.join(POLICIES)}. Default: all.",
+    help=f"A policy to compare; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
 )
 @click.option("--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}.")
 @click.option("--tokens", default=8192, show_default=True, type=click.IntRange(1))
@@ -78,7 +78,7 @@ def compare_command(
         task = progress.add_task("loading torch", total=None)
         result = compare(
             target,
-            policies or tuple(POLICIES),
+            policies or PREDICTED,
             device,
             tokens=tokens,
             batch=batch,

@@ -9,6 +9,7 @@ from ..errors import MaterializeError
 from .compare import compare_command
 from .doctor import doctor_command
 from .sweep import sweep_command
+from .tuned import tuned_command
 
 __all__ = ["main"]
 
@@ -32,3 +33,4 @@ def main() -> None:
 main.add_command(compare_command)
 main.add_command(sweep_command)
 main.add_command(doctor_command)
+main.add_command(tuned_command)

@@ -73,6 +73,7 @@ class Fused:
         numels: sizes that its loops can compute.
         measured: effective bytes that the dry run counted for it.
         work: operations that the dry run counted for it.
+        reduced: the most elements that one of its loops sums up into one; 1 for pointwise.
     """
 
     index: int
@@ -82,6 +83,7 @@ class Fused:
     numels: frozenset[int]
     measured: int = 0
     work: int = 0
+    reduced: int = 1
 
 
 @dataclass(frozen=True)

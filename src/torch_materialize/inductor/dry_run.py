@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch._inductor import config
-from torch._inductor.graph import GraphLowering
 
 from .. import activation
+from ..core.dag import Dag
 from ..core.devices import Device
 from ..core.graph import Graph
 from ..core.policy import Policy
 from . import patch
 from .narrow import folded
 from .planned import limits_for
-from .reader import read_scheduled
 from .rounding import emulation
 from .search import search
-from .trial import PostGrad, lowered
+from .trial import PostGrad, trial
 from .virtual_gpu import planned_device
 
 __all__ = ["Outcome", "dry_run"]
@@ -30,6 +29,7 @@ class Outcome:
     """The kernels of one dry run; ``bound`` in bytes, None where the policy has none."""
 
     graph: Graph
+    dag: Dag
     bound: float | None = None
 
 
@@ -43,11 +43,10 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         Exception: whatever Inductor raises while lowering.
     """
     with planned_device(device), config.patch(emulation(policy)), _hooks_for(policy):
-        if policy.name == "plan":
+        if policy.plans:
             found = search(graph, limits_for(device.is_gpu), policy)
-            return Outcome(found.graph, found.bound)
-        with lowered(folded(graph), policy, GraphLowering):
-            return Outcome(read_scheduled())
+            return Outcome(found.graph, found.dag, found.bound)
+        return Outcome(*trial(folded(graph), None, policy))
 
 
 @contextlib.contextmanager

@@ -212,11 +212,11 @@ def folded(graph: PostGrad, keep: frozenset[str] = frozenset()) -> PostGrad:
 def hold_options(policy: Policy, fingerprint: str, current: Callable[[str], Any]) -> dict[str, Any]:
     """Inductor settings that note the program's order and hold narrowing casts back.
 
-    Held where upstream folds them, until the plan has chosen, for good under ``numerics="eager"``, and not at all where
-    stock's result is to stay as it is.  ``current`` gives the value that a setting has now, to
-    be chained.
+    Held where upstream folds them, until the plan has chosen, for good under
+    ``numerics="eager"``, and not at all where stock's result is to stay as it is.  ``current``
+    gives the value that a setting has now, to be chained.
     """
-    if policy.name != "plan" or policy.numerics == "stock":
+    if not policy.plans or policy.numerics == "stock":
         return {}
     kinds: dict[str, type[_CastPass]] = {"joint_custom_pre_pass": HideCasts}
     if folds_narrow_casts():

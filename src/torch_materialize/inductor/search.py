@@ -22,6 +22,7 @@ from ..core.limits import Limits
 from ..core.planner import Plan, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.traffic import traffic
+from .decision import Decision
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
 from .rounding import rounds, to_round
@@ -37,36 +38,29 @@ _BOUNDS = 6
 _PROGRESS = 5e-4
 
 
-@dataclass(frozen=True)
-class Found:
+@dataclass(frozen=True, kw_only=True)
+class Found(Decision):
     """The outcome of one search.
 
     Attributes:
-        store: FX nodes to materialize, everything else inlined; None: leave it to stock.
         graph: the kernels of the outcome, from a dry run.
+        dag: the same dry run, as the planner sees it.
         stock: the kernels of stock.
         bound: certified lower bound in bytes, with the outcome's kernels, their order and
             their required outputs held fixed; None where it was not asked for.
         seconds: wall time of the search, without what ``certify`` added.
         rounds: dry runs made.
         left_out: nodes of repeated layers that were decided like their counterparts;
-            ``graph`` and ``stock`` are without them, unless ``certify`` was asked for.
-        rounded: nodes whose kernel writes them with fewer digits than it goes on with, and
-            which are therefore to be rounded (:mod:`.rounding`).
-        marked: nodes to be marked as materialized: ``store``, and what is ``rounded``.
-        casts: held narrowing casts that are not to be folded (:mod:`.narrow`).
+            ``graph``, ``dag`` and ``stock`` are without them, unless ``certify`` was asked for.
     """
 
-    store: frozenset[str] | None
     graph: Graph
+    dag: Dag
     stock: Graph
     bound: float | None
     seconds: float
     rounds: int
     left_out: int = 0
-    rounded: frozenset[str] = frozenset()
-    marked: frozenset[str] = frozenset()
-    casts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -106,6 +100,7 @@ def search(
     found = Found(
         store=store,
         graph=best.graph,
+        dag=best.dag,
         stock=hunt.stock.graph,
         bound=None,
         seconds=time.monotonic() - started,
@@ -135,7 +130,7 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits:
         best = hunt.start
     bound = _bound(best.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
     after = stock if found.store is None else best
-    return replace(found, graph=after.graph, stock=stock.graph, bound=bound)
+    return replace(found, graph=after.graph, dag=after.dag, stock=stock.graph, bound=bound)
 
 
 def _bound(dag: Dag, limits: Limits) -> float:
