@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from torch_materialize.core.devices import CPU, DEVICES, Device
+from torch_materialize.versions import processor
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -18,7 +19,7 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 def describe(device: str) -> dict[str, Any]:
     """What a reader must know to believe a time."""
     here: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
@@ -29,13 +30,6 @@ def describe(device: str) -> dict[str, Any]:
     if device == "cuda":
         here["cuda"] = torch.version.cuda
     return here
-
-
-def cpu_name() -> str:
-    """The processor as the kernel names it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def last_cache(device: str) -> int:

@@ -14,12 +14,10 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +30,7 @@ from ..core.paired import faster, interleaved, noise
 from ..core.policy import Policy, parse
 from ..errors import brief
 from ..events import log, once, surprise
-from ..versions import implementation, installed_versions
+from ..versions import implementation, installed_versions, processor
 from .decision import Decision
 from .real import clock, compiled, made_up, outside, sizes, why_not
 from .search import search
@@ -229,19 +227,13 @@ def _machine(graph: PostGrad) -> dict[str, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        name = f"{processor()}, {torch.get_num_threads()} threads"
     return {
         "device": name,
         "torch": torch.__version__,
         "triton": versions["triton"],
         "torch-materialize": implementation(),
     }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _settings() -> Iterator[tuple[str, str]]:
