@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from torch_materialize.models.language import add_norm
+from torch_materialize.models.language import add_norm, around_one, random_weight, rotate
 
 from .opaque import NAMESPACE
 
@@ -134,9 +134,9 @@ class FullAttention(nn.Module):
     def __init__(self, g: Geometry) -> None:
         super().__init__()
         self.g = g
-        self.qkv = _weight(g.hidden, (g.heads + 2 * g.kv_heads) * g.width)
-        self.out = _weight(g.heads * g.width, g.hidden)
-        self.norms = nn.ParameterList([_ones(g.width) for _ in range(2 * g.norm_heads)])
+        self.qkv = random_weight(g.hidden, (g.heads + 2 * g.kv_heads) * g.width)
+        self.out = random_weight(g.heads * g.width, g.hidden)
+        self.norms = nn.ParameterList([around_one(g.width) for _ in range(2 * g.norm_heads)])
         self.attend = attention
 
     def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
@@ -146,7 +146,7 @@ class FullAttention(nn.Module):
         if self.norms:
             q, k = _norm(q, self.norms[0]), _norm(k, self.norms[1])
         cos, sin = angles[:, None].chunk(2, -1)
-        x = self.attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v.contiguous())
+        x = self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v.contiguous())
         return x.flatten(1) @ self.out
 
 
@@ -156,13 +156,13 @@ class LinearAttention(nn.Module):
         self.width = 128
         self.heads = max(g.hidden // self.width, 1)
         wide = self.heads * self.width
-        self.qkvz = _weight(g.hidden, 4 * wide)
-        self.ba = _weight(g.hidden, 2 * self.heads)
+        self.qkvz = random_weight(g.hidden, 4 * wide)
+        self.ba = random_weight(g.hidden, 2 * self.heads)
         self.short = nn.Parameter(torch.randn(3 * wide, 1, 4) / 2)
         self.log_decay = nn.Parameter(torch.zeros(self.heads))
         self.bias = nn.Parameter(torch.ones(self.heads))
-        self.norm = _ones(self.width)
-        self.out = _weight(wide, g.hidden)
+        self.norm = around_one(self.width)
+        self.out = random_weight(wide, g.hidden)
         self.attend = scan
 
     def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
@@ -180,8 +180,8 @@ class LinearAttention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, g: Geometry) -> None:
         super().__init__()
-        self.gate_up = _weight(g.hidden, 2 * g.intermediate)
-        self.down = _weight(g.intermediate, g.hidden)
+        self.gate_up = random_weight(g.hidden, 2 * g.intermediate)
+        self.down = random_weight(g.intermediate, g.hidden)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = (x @ self.gate_up).chunk(2, -1)
@@ -192,7 +192,7 @@ class Experts(nn.Module):
     def __init__(self, g: Geometry) -> None:
         super().__init__()
         self.chosen = g.chosen
-        self.router = _weight(g.hidden, g.experts)
+        self.router = random_weight(g.hidden, g.experts)
         self.up = nn.Parameter(torch.randn(g.experts, g.hidden, 2 * g.intermediate) / g.hidden**0.5)
         self.down = nn.Parameter(torch.randn(g.experts, g.intermediate, g.hidden) / g.hidden**0.5)
 
@@ -213,7 +213,7 @@ class Layers(nn.Module):
         full = [(i + 1) % g.full_every == 0 for i in range(layers)]
         self.mixers = nn.ModuleList([FullAttention(g) if f else LinearAttention(g) for f in full])
         self.mlps = nn.ModuleList([Experts(g) if g.experts else Mlp(g) for _ in range(layers)])
-        self.norms = nn.ParameterList([_ones(g.hidden) for _ in range(2 * layers + 1)])
+        self.norms = nn.ParameterList([around_one(g.hidden) for _ in range(2 * layers + 1)])
         powers = torch.arange(0, g.width, 2, dtype=torch.float32) / g.width
         angles = torch.outer(torch.arange(positions, dtype=torch.float32), 10000.0**-powers)
         self.angles: torch.Tensor
@@ -245,16 +245,3 @@ def _norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _unit(x: torch.Tensor) -> torch.Tensor:
     wide = x.float()
     return (wide * torch.rsqrt(wide.pow(2).sum(-1, keepdim=True) + 1e-6)).to(x.dtype)
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    left, right = x.chunk(2, -1)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
-
-
-def _weight(rows: int, columns: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(rows, columns) / rows**0.5)
-
-
-def _ones(size: int) -> nn.Parameter:
-    return nn.Parameter(1 + 0.1 * torch.randn(size))
