@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .core.devices import find as find_device
-from .core.policy import POLICIES, parse
+from .core.policy import PREDICTED, parse
 from .corpus.registry import CORPUS, select
 from .corpus.rows import BASE, GraphRow, Job, ModelRow, Result, Settings
 from .corpus.spec import KINDS, Kind
@@ -166,7 +166,7 @@ def new_sweep(
         TargetError: there is no such device.
         UnknownPolicyError: a policy is misspelt.
     """
-    chosen = tuple(dict.fromkeys((BASE, *(str(parse(p)) for p in policies or POLICIES))))
+    chosen = tuple(dict.fromkeys((BASE, *(str(parse(p)) for p in policies or PREDICTED))))
     every = tuple(kind for group in KINDS.values() for kind in group)
     settings = Settings(
         device=find_device(device).name,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ._version import __version__
 
-__all__ = ["implementation", "installed_versions"]
+__all__ = ["implementation", "installed_versions", "processor"]
 
 _PACKAGES = ("torch", "triton", "transformers")
 
@@ -34,3 +34,10 @@ def installed_versions(*more: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def processor() -> str:
+    """The CPU as Linux names it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

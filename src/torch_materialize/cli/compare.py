@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from ..core.devices import DEVICES
-from ..core.policy import POLICIES
+from ..core.policy import PREDICTED
 from .progress import hush_upstream, steps
 
 __all__ = ["compare_command"]
@@ -20,7 +20,7 @@ __all__ = ["compare_command"]
     "--policy",
     "policies",
     multiple=True,
-    help=f"A policy to compare; repeat it. One of {', '.join(POLICIES)}. Default: all.",
+    help=f"A policy to compare; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
 )
 @click.option("--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}.")
 @click.option("--tokens", default=8192, show_default=True, type=click.IntRange(1))
@@ -71,7 +71,7 @@ def compare_command(
     with steps() as step:
         result = compare(
             target,
-            policies or tuple(POLICIES),
+            policies or PREDICTED,
             device,
             tokens=tokens,
             batch=batch,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor_command"]
 
-_FEATURES = ("policy", "compare", "pins")
+_FEATURES = ("policy", "compare", "pins", "tune")
 
 
 @click.command("doctor")

@@ -10,6 +10,7 @@ from .compare import compare_command
 from .doctor import doctor_command
 from .explain import explain_command
 from .sweep import sweep_command
+from .tuned import tuned_command
 from .upstream_tests import upstream_tests_command
 
 __all__ = ["main"]
@@ -36,3 +37,4 @@ main.add_command(sweep_command)
 main.add_command(explain_command)
 main.add_command(doctor_command)
 main.add_command(upstream_tests_command)
+main.add_command(tuned_command)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..core.devices import DEVICES
-from ..core.policy import POLICIES
+from ..core.policy import PREDICTED
 from ..corpus.spec import KINDS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _words(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
     "--policies",
     callback=_words,
     metavar="P,P,...",
-    help=f"Policies to measure beside stock, of {', '.join(POLICIES)}. Default: all.",
+    help=f"Policies to measure beside stock, of {', '.join(PREDICTED)}. Default: all.",
 )
 @click.option("--family", "families", multiple=True, help="Only this family (--list). Repeatable.")
 @click.option(

@@ -78,6 +78,7 @@ class Fused:
         work: operations that the dry run counted for it.
         delicate: its numbers depend on how it is built and not on its values alone: it sums in
             some order, or calls functions that vector code and scalar code round differently.
+        reduced: the most elements that one of its loops sums up into one; 1 for pointwise.
     """
 
     index: int
@@ -88,6 +89,7 @@ class Fused:
     measured: int = 0
     work: int = 0
     delicate: bool = False
+    reduced: int = 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ from types import MappingProxyType
 
 from ..errors import UnknownPolicyError
 
-__all__ = ["DEFAULT_POLICY", "NUMERICS", "POLICIES", "SETTINGS", "STOCK", "Policy", "parse"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "NUMERICS",
+    "POLICIES",
+    "PREDICTED",
+    "SETTINGS",
+    "STOCK",
+    "Policy",
+    "parse",
+]
 
 #: Name -> one line for `--help`, `doctor` and error messages.
 POLICIES: Mapping[str, str] = MappingProxyType(
@@ -19,10 +28,14 @@ POLICIES: Mapping[str, str] = MappingProxyType(
         "stock": "Inductor as it is",
         "traffic": "the upstream cost model of 2026, per reused tensor",
         "plan": "one plan for the whole graph: fewest bytes over all fused kernels",
+        "tune": "plan, its variants and stock timed on the device at hand; the fastest is kept",
     }
 )
 
 DEFAULT_POLICY = "plan"
+
+#: Those that a dry run can tell apart; without a device to time on, `tune` is `plan`.
+PREDICTED: tuple[str, ...] = tuple(name for name in POLICIES if name != "tune")
 
 #: What `numerics` may promise, the default first.
 NUMERICS: Mapping[str, str] = MappingProxyType(
@@ -35,7 +48,7 @@ NUMERICS: Mapping[str, str] = MappingProxyType(
 
 #: Policy -> setting -> its values, the default first.
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"plan": MappingProxyType({"numerics": tuple(NUMERICS)})}
+    {name: MappingProxyType({"numerics": tuple(NUMERICS)}) for name in ("plan", "tune")}
 )
 
 
@@ -62,6 +75,11 @@ class Policy:
     def is_stock(self) -> bool:
         """Whether this policy leaves everything to Inductor."""
         return self.name == "stock"
+
+    @property
+    def plans(self) -> bool:
+        """Whether graphs are planned: dry runs are made, and narrowing casts held for them."""
+        return self.name in ("plan", "tune")
 
     @property
     def tracing(self) -> str:

@@ -357,6 +357,7 @@ class _Reader:
                 measured=bytes_of[kernel.get_name()],
                 work=kernel_operations(kernel),
                 delicate=is_delicate(kernel),
+                reduced=_reduced(kernel),
             )
             for index, (position, kernel) in enumerate(fused)
         )
@@ -385,3 +386,9 @@ def _numels(kernel: Any) -> frozenset[int]:
         loops, *reductions = (elements(sympy_product(r)) for r in member.get_ranges())
         sizes |= {loops, loops * (reductions[0] if reductions else 1)}
     return frozenset(sizes)
+
+
+def _reduced(kernel: Any) -> int:
+    """The most elements that one loop of a kernel sums up into one, 1 where none does."""
+    extents = [elements(sympy_product(r)) for m in kernel.get_nodes() for r in m.get_ranges()[1:]]
+    return max(extents, default=1)

@@ -51,7 +51,7 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         Exception: whatever Inductor raises while lowering.
     """
     with planned_device(device), config.patch(emulation(policy)), hooks_for(policy):
-        if policy.name == "plan":
+        if policy.plans:
             found = search(graph, limits_for(device.is_gpu), policy)
             return Outcome(found.graph, found.dag, found.bound, found)
         return Outcome(*trial(folded(graph), None, policy))

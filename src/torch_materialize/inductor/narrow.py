@@ -216,7 +216,7 @@ def hold_options(policy: Policy, fingerprint: str, current: Callable[[str], Any]
     ``numerics="eager"``, and not at all where stock's result is to stay as it is.  ``current``
     gives the value that a setting has now, to be chained.
     """
-    if policy.name != "plan" or policy.numerics == "stock":
+    if not policy.plans or policy.numerics == "stock":
         return {}
     kinds: dict[str, type[_CastPass]] = {"joint_custom_pre_pass": HideCasts}
     if folds_narrow_casts():

@@ -24,15 +24,15 @@ from ..core.limits import Limits
 from ..core.policy import Policy
 from ..core.traffic import traffic
 from ..events import log, surprise
-from .apply import as_stock, mark, undecided, unmark
+from .apply import as_stock, undecided
 from .cpp_casts import keep_casts
-from .narrow import fold
+from .decision import Decision, give_back, prepare
 from .reuse import MARK
-from .rounding import apply_rounding, undo_rounding
 from .search import Found, search
 from .trial import PostGrad
+from .tune import tuned
 
-__all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run", "prepare"]
+__all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run"]
 
 _SEAM = "torch._inductor.graph:GraphLowering.__init__"
 # Attribute of a lowering whose graph carries marks of a plan.
@@ -60,7 +60,7 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         policy = getattr(bound.arguments["gm"], "meta", {}).get(MARK)
-        if policy is not None and policy.name == "plan":
+        if policy is not None and policy.plans:
             found = _applied(type(self), bound.arguments, policy)
             eager = policy.numerics == "eager"
         upstream(self, *args, **kwargs)
@@ -102,7 +102,7 @@ def limits_for(is_gpu: bool) -> Limits:
     return Limits(launch_bytes=_CPU_LAUNCH_BYTES, balance=_CPU_BALANCE)
 
 
-def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Found | None:
+def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:
     """Plans a graph and prepares it in place; None: it is now exactly what stock lowers."""
     module = arguments["gm"]
     try:
@@ -115,26 +115,7 @@ def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Found | N
     return found
 
 
-def prepare(module: torch.fx.GraphModule, found: Found | None) -> None:
-    """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers."""
-    if found is None:
-        fold(module)
-        return
-    fold(module, keep=found.casts)
-    instead = apply_rounding(module, found.rounded)
-    mark(module, frozenset(instead.get(name, name) for name in found.marked))
-
-
-def give_back(module: torch.fx.GraphModule) -> None:
-    """Makes of a graph, in place, what stock lowers, whatever :func:`prepare` did to it."""
-    for undo in (unmark, undo_rounding, fold):
-        try:
-            undo(module)
-        except Exception as error:  # noqa: BLE001 - what is left is valid, if not stock's
-            surprise(_SEAM, error)
-
-
-def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Found | None:
+def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:
     """The plan of one graph, None where it is out of our reach."""
     reason = _out_of_reach(kind, arguments)
     if reason:
@@ -151,6 +132,10 @@ def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Found | N
         arguments["cpp_wrapper"],
         arguments["aot_mode"],
     )
+    if policy.name == "tune":
+        chosen = tuned(graph, limits_for(is_gpu), policy)
+        if chosen is not None:
+            return chosen
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
     certify = log.isEnabledFor(logging.DEBUG)

@@ -19,8 +19,8 @@ from ..core.policy import STOCK, Policy
 from ..explanation import Code
 from .apply import undecided
 from .cpp_casts import keep_casts
+from .decision import prepare
 from .dry_run import Outcome, hooks_for
-from .planned import prepare
 from .rounding import emulation
 from .trial import PostGrad, copy_graph, lowered
 from .virtual_gpu import planned_device

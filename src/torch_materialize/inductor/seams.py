@@ -25,6 +25,7 @@ __all__ = ["OURS", "SEAMS", "Seam", "Use", "by_path", "check", "require"]
 _POLICY = ("policy",)
 _COMPARE = ("compare",)
 _PINS = ("pins",)
+_TUNE = ("tune",)
 _PINS_KNOWN = "Inductor has marks for a tensor that is to be written, or never"
 _RULE_GONE = "Inductor ships a cost model at this place that is no worse"
 _CALLABLE = "the code that calls it goes"
@@ -326,6 +327,22 @@ SEAMS: tuple[Seam, ...] = (
         "torch 2.12 is no longer supported",
         _POLICY,
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.graph:GraphLowering.compile_to_module",
+        Use.CALLED,
+        "`tune` compiles its candidates for real",
+        "Inductor has a public call from a post-grad graph to a function",
+        _TUNE,
+        {"ce66be8890a3dcb3": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch.utils._python_dispatch:_disable_current_modes",
+        Use.CALLED,
+        "`tune` runs its candidates on real tensors while a graph is compiled",
+        "torch has a public way out of tracing",
+        _TUNE,
+        {"6a69567a08edb7be": "2.11 to 2.15"},
     ),
     Seam(
         "torch._inductor.lowering:lowerings",

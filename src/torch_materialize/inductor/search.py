@@ -22,6 +22,7 @@ from ..core.limits import Limits
 from ..core.planner import Plan, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.traffic import most_arguments, traffic
+from .decision import Decision
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
 from .rounding import across, rounds, to_round
@@ -37,12 +38,11 @@ _BOUNDS = 6
 _PROGRESS = 5e-4
 
 
-@dataclass(frozen=True)
-class Found:
+@dataclass(frozen=True, kw_only=True)
+class Found(Decision):
     """The outcome of one search.
 
     Attributes:
-        store: FX nodes to materialize, everything else inlined; None: leave it to stock.
         graph: the kernels of the outcome, from a dry run.
         stock: the kernels of stock.
         dag: the planner's view of the outcome, from the same dry run as ``graph``.
@@ -52,14 +52,9 @@ class Found:
         seconds: wall time of the search, without what ``certify`` added.
         rounds: dry runs made.
         left_out: nodes of repeated layers that were decided like their counterparts;
-            ``graph`` and ``stock`` are without them, unless ``certify`` was asked for.
-        rounded: nodes whose kernel writes them with fewer digits than it goes on with, and
-            which are therefore to be rounded (:mod:`.rounding`).
-        marked: nodes to be marked as materialized: ``store``, and what is ``rounded``.
-        casts: held narrowing casts that are not to be folded (:mod:`.narrow`).
+            ``graph``, ``dag`` and ``stock`` are without them, unless ``certify`` was asked for.
     """
 
-    store: frozenset[str] | None
     graph: Graph
     stock: Graph
     dag: Dag
@@ -68,9 +63,6 @@ class Found:
     seconds: float
     rounds: int
     left_out: int = 0
-    rounded: frozenset[str] = frozenset()
-    marked: frozenset[str] = frozenset()
-    casts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import copy
 import itertools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -32,7 +32,7 @@ from .pins import quiet
 from .reader import read_scheduled
 from .reuse import MARK
 
-__all__ = ["PostGrad", "copy_graph", "lowered", "trial"]
+__all__ = ["PostGrad", "copy_graph", "lowered", "run_lowering", "trial", "ungoverned_copy"]
 
 # A dry run must not measure: there may be no device, and nobody asked for the time.
 _QUIET = {
@@ -97,22 +97,39 @@ def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return copied
 
 
+def ungoverned_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A :func:`copy_graph` without a policy: what is done to it is not planned again."""
+    copied = copy_graph(module)
+    for child in copied.modules():
+        getattr(child, "meta", {}).pop(MARK, None)
+    return copied
+
+
 @contextlib.contextmanager
 def lowered(
     graph: PostGrad, policy: Policy, lowering_class: Any, store: frozenset[str] = frozenset()
 ) -> Iterator[Any]:
     """A lowered and scheduled copy of ``graph``, inside its handler contexts."""
-    module = copy_graph(graph.module)
-    for child in module.modules():
-        getattr(child, "meta", {}).pop(MARK, None)
+    module = ungoverned_copy(graph.module)
     if not policy.is_stock:
         module.meta[MARK] = policy
     mark(module, store)
+    settings = {k: v for k, v in _QUIET.items() if k in config._config}
+    with config.patch(settings), run_lowering(replace(graph, module=module), lowering_class) as one:
+        one._update_scheduler()
+        yield one
+
+
+@contextlib.contextmanager
+def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
+    """A lowering of ``graph`` itself, run but not scheduled, inside its handler contexts.
+
+    What it leaves behind in Inductor, Dynamo and the ShapeEnv is taken back in the end.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock)
         stack.enter_context(_no_trace())
         stack.enter_context(quiet())
-        stack.enter_context(config.patch({k: v for k, v in _QUIET.items() if k in config._config}))
         stack.enter_context(V.set_fake_mode(graph.fake_mode))
         stack.enter_context(V.set_debug_handler(_Silent()))
         shape_env = graph.fake_mode.shape_env
@@ -123,7 +140,7 @@ def lowered(
             # Its entries would hold symbols that are gone after the trial.
             stack.enter_context(mock.patch.object(graph.fake_mode, "cache_enabled", False))
         lowering = lowering_class(
-            module,
+            graph.module,
             example_inputs=graph.inputs,
             shape_env=shape_env,
             is_inference=graph.is_inference,
@@ -134,7 +151,6 @@ def lowered(
         stack.enter_context(V.set_graph_handler(lowering))
         stack.enter_context(V.set_extern_kernel_nodes([]))
         lowering.run(*graph.inputs)
-        lowering._update_scheduler()
         yield lowering
 
 

@@ -14,7 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["CUTS", "Language", "attention", "cut", "greedy"]
+__all__ = [
+    "CUTS",
+    "Language",
+    "add_norm",
+    "around_one",
+    "attention",
+    "cut",
+    "greedy",
+    "random_weight",
+    "rotate",
+]
 
 #: Ways to compile a model: name -> what stands alone in a graph of its own.
 CUTS = {
@@ -50,11 +60,11 @@ class Layer(nn.Module):
         self.heads = heads
         self.attend = attend
         self.linear = torch.matmul
-        self.norms = nn.ParameterList([_around_one(hidden) for _ in range(2)])
-        self.qkv = _weight(hidden, 3 * hidden)
-        self.out = _weight(hidden, hidden)
-        self.gate_up = _weight(hidden, 4 * hidden)
-        self.down = _weight(2 * hidden, hidden)
+        self.norms = nn.ParameterList([around_one(hidden) for _ in range(2)])
+        self.qkv = random_weight(hidden, 3 * hidden)
+        self.out = random_weight(hidden, hidden)
+        self.gate_up = random_weight(hidden, 4 * hidden)
+        self.down = random_weight(2 * hidden, hidden)
 
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
@@ -62,7 +72,7 @@ class Layer(nn.Module):
         """``(tokens, hidden)`` twice and the angles; the new pair."""
         x, residual = add_norm(x, residual, self.norms[0])
         q, k, v = self.linear(x, self.qkv).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)
-        x = self.attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+        x = self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
         x = self.linear(x.transpose(0, 1).reshape(residual.shape), self.out)
         x, residual = add_norm(x, residual, self.norms[1])
         gate, up = self.linear(x, self.gate_up).chunk(2, -1)
@@ -90,8 +100,8 @@ class Language(nn.Module):
         self.width = hidden // heads
         self.embedding = nn.Parameter(torch.randn(vocabulary, hidden))
         self.layers = nn.ModuleList([Layer(hidden, heads, attention()) for _ in range(layers)])
-        self.norm = _around_one(hidden)
-        self.head = _weight(hidden, vocabulary)
+        self.norm = around_one(hidden)
+        self.head = random_weight(hidden, vocabulary)
         self.to(dtype)
 
     def copy(self, dtype: torch.dtype | None = None) -> Language:
@@ -128,16 +138,19 @@ def add_norm(
     return (wide * scale).to(dtype) * weight, wide.to(dtype)
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions, by halves; angles broadcast against ``(..., width / 2)``."""
     left, right = x.chunk(2, -1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
 
 
-def _weight(rows: int, columns: int) -> nn.Parameter:
+def random_weight(rows: int, columns: int) -> nn.Parameter:
+    """A matrix that keeps the size of what it multiplies."""
     return nn.Parameter(torch.randn(rows, columns) / rows**0.5)
 
 
-def _around_one(size: int) -> nn.Parameter:
+def around_one(size: int) -> nn.Parameter:
+    """A norm's weight, not quite 1."""
     return nn.Parameter(1 + 0.1 * torch.randn(size))
 
 

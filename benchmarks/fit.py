@@ -1,0 +1,157 @@
+"""Fits the rates of core/cost.py to measured times of fused kernels, and shows how well.
+
+    python benchmarks/fit.py cpu results/bench-cpu-*.json
+    python benchmarks/fit.py cpu results/bench-cpu-*.json --write   # into core/fits.py
+
+Non-negative least squares over shares: being wrong by a tenth counts the same for a graph of
+microseconds and one of seconds.  Beside each measured time stands what the model says of it when
+that case was left out of the fit.  Only files whose device and torch are the same go together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from torch_materialize.core.cost import KINDS, Load, Rates, seconds
+from torch_materialize.record import read_json
+
+_TARGET = Path(__file__).parents[1] / "src" / "torch_materialize" / "core" / "fits.py"
+_NAMES = tuple(field.name for field in fields(Load))
+_HEAD = '''"""Rates of the cost model, by device, as `benchmarks/fit.py --write` fitted them.
+
+A device that is not here was not measured, and has no predicted time.  The rates hold for the
+machine and torch that the files named in ``source`` say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .cost import Load, Rates
+
+__all__ = ["FITS"]
+
+FITS: Mapping[str, Rates] = {
+'''
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One policy on one case: what its kernels do, and the seconds that they took."""
+
+    case: str
+    policy: str
+    work: Mapping[str, Load]
+    measured: float
+
+    def row(self) -> list[float]:
+        """The model's columns, kind by kind."""
+        return [getattr(self.work.get(k, Load()), name) for k in KINDS for name in _NAMES]
+
+
+def main() -> None:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("device", help="name of the entry, as in core/devices.py")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--write", action="store_true", help=f"into {_TARGET.name}")
+    chosen = parser.parse_args()
+    read = {path: read_json(path) for path in chosen.files}
+    machines = {(d["machine"]["device"], d["versions"]["torch"]) for d in read.values()}
+    if len(machines) != 1:
+        raise SystemExit(f"files of one device and one torch go together; found {machines}")
+    samples = [s for path, data in read.items() for s in _samples(path.name, data)]
+    if len({s.case for s in samples}) < 3:
+        raise SystemExit(
+            f"a fit needs at least 3 cases of fused kernels; found {len(samples)} rows"
+        )
+    cache = next(iter(read.values()))["machine"]["cache_bytes"]
+    unseen = {
+        case: _fit([s for s in samples if s.case != case], cache)
+        for case in dict.fromkeys(s.case for s in samples)
+    }
+    guesses = [seconds(s.work, unseen[s.case]) for s in samples]
+    sys.stdout.write("\n".join(_table(samples, guesses)) + "\n")
+    error = statistics.median(
+        abs(guess / s.measured - 1) for s, guess in zip(samples, guesses, strict=True)
+    )
+    rates = _fit(samples, cache, tuple(path.name for path in chosen.files), error)
+    for kind in KINDS:
+        sys.stdout.write(f"{kind}: {rates.by_kind[kind]}\n")
+    if chosen.write:
+        _write(chosen.device, rates)
+
+
+def _samples(name: str, data: Mapping[str, Any]) -> Iterator[Sample]:
+    for row in data["rows"]:
+        if row["part"] != "fused" or "predicted" not in row:
+            continue
+        for policy, said in row["predicted"].items():
+            work = {kind: Load(**load) for kind, load in said["loads"].items()}
+            case = f"{row['name']}, {row['tokens']} tokens ({name})"
+            yield Sample(case, policy, work, row["ways"][policy]["seconds"])
+
+
+def _fit(
+    samples: Sequence[Sample], cache: int, source: tuple[str, ...] = (), error: float = 0.0
+) -> Rates:
+    rows = np.array([sample.row() for sample in samples])
+    shares = rows / np.array([[sample.measured] for sample in samples])
+    # Columns of like size: launches are in units, bytes in millions.
+    scale = np.where(shares.max(axis=0) > 0, shares.max(axis=0), 1.0)
+    found = nnls(shares / scale, np.ones(len(samples)))[0] / scale
+    by_kind = {
+        kind: Load(*(float(f"{x:.4g}") for x in found[i * len(_NAMES) : (i + 1) * len(_NAMES)]))
+        for i, kind in enumerate(KINDS)
+    }
+    return Rates(by_kind, cache, source, round(error, 3))
+
+
+def _table(samples: Sequence[Sample], guesses: Sequence[float]) -> Iterator[str]:
+    yield "| case | policy | measured ms | predicted ms | off by | of stock measured | predicted |"
+    yield "|" + "---|" * 7
+    stock = {
+        s.case: (s.measured, g)
+        for s, g in zip(samples, guesses, strict=True)
+        if s.policy == "stock"
+    }
+    right = told = 0
+    for s, guess in zip(samples, guesses, strict=True):
+        measured, guessed = (x / y for x, y in zip((s.measured, guess), stock[s.case], strict=True))
+        if s.policy != "stock" and abs(measured - 1) > 0.05:
+            told += 1
+            right += (measured < 1) == (guessed < 1)
+        yield (
+            f"| {s.case} | {s.policy} | {1e3 * s.measured:.3f} | {1e3 * guess:.3f} "
+            f"| {100 * (guess / s.measured - 1):+.0f}% | x{measured:.3f} | x{guessed:.3f} |"
+        )
+    yield f"\nWhere measured times differ by more than 5%: {right} of {told} the right way."
+
+
+def _write(device: str, rates: Rates) -> None:
+    from torch_materialize.core.fits import FITS
+
+    everything = {**FITS, device: rates}
+    text = _HEAD
+    for name, one in sorted(everything.items()):
+        text += f'    "{name}": Rates(\n        {{\n'
+        for kind, load in one.by_kind.items():
+            inside = ", ".join(f"{k}={v!r}" for k, v in asdict(load).items())
+            text += f'            "{kind}": Load({inside}),\n'
+        text += f"        }},\n        cache={one.cache},\n"
+        text += f"        source={one.source!r},\n        error={one.error},\n    ),\n"
+    _TARGET.write_text(text + "}\n", encoding="utf-8")
+    sys.stdout.write(f"written to {_TARGET}; run `ruff format` over it\n")
+
+
+if __name__ == "__main__":
+    main()

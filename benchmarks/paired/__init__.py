@@ -1,0 +1,1 @@
+"""Paired, interleaved timings of one model under several policies."""

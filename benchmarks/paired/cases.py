@@ -1,0 +1,186 @@
+"""What is timed: a model, its inputs and how large, for a GPU or for a CPU of a few cores."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from torch_materialize.corpus import construct
+from torch_materialize.corpus.registry import find
+from torch_materialize.corpus.spec import Input, Model
+from torch_materialize.models.decoder import Decoder
+
+from .geometries import GEOMETRIES, Geometry, Layers
+
+Fake = FakeTensorMode | None
+
+TOKENS = (1, 16, 256, 1024, 8192)
+#: Models of the corpus that stand for the kinds that people compile.
+MODELS = ("gpt2", "bert-base", "vit-base", "efficientnet-b0", "resnet50", "ddpm-unet")
+
+
+@dataclass
+class Made:
+    """A model and its inputs.
+
+    Attributes:
+        run: what a way compiles; called with ``args`` and ``kwargs``.
+        unit: bytes of one activation, 0 where there is no such unit.
+        pieces: makes of a copy of the model one that breaks at attention; None: not foreseen.
+        training: a step is a forward and a backward.
+    """
+
+    run: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    unit: int = 0
+    pieces: Callable[[], nn.Module] | None = None
+    training: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    Attributes:
+        part: ``fused`` for fused kernels alone, ``whole`` for everything.
+        note: what is smaller than in the model that it stands for.
+        make: builds it on the device that is torch's default; in the fake mode that it is given
+            nothing is allocated.
+    """
+
+    name: str
+    part: str
+    tokens: int
+    note: str
+    make: Callable[[Fake], Made]
+
+    @property
+    def label(self) -> str:
+        """One line that tells it from every other case."""
+        tokens = f", {self.tokens} tokens" if self.tokens else ""
+        return f"{self.name}{tokens}, {self.part}"
+
+
+def cases(device: str, tokens: tuple[int, ...] = TOKENS, divisor: int = 0) -> Iterator[Case]:
+    """Everything, the most telling first: a run that is cut short has the head of the list.
+
+    ``divisor`` makes models narrower by that factor; 0 takes what suits the device.
+    """
+    yield from _must_show()
+    for part in ("fused", "whole"):
+        for geometry in GEOMETRIES.values():
+            for count in sorted(tokens, reverse=True):
+                case = _of_geometry(geometry, count, part, device, divisor)
+                if case is not None:
+                    yield case
+        for name in MODELS:
+            yield _of_corpus(name, part, device)
+        yield _training(part, device)
+
+
+def _must_show() -> Iterator[Case]:
+    """The trial that the README's figures began with: 2 layers, T=4096, H=2048, bf16."""
+    for gated in (False, True):
+        name = "vllm-style decoder" + (", gated" if gated else "")
+
+        def make(fake: Fake, gated: bool = gated) -> Made:
+            with fake or contextlib.nullcontext():
+                columns = 2048 if gated else None
+                model = Decoder(2, 2048, columns, "vllm", random_norms=True).eval()
+                x = torch.randn(4096, 2048, dtype=torch.bfloat16)
+            return Made(model, (x,), unit=4096 * 2048 * 2)
+
+        yield Case(name, "fused", 4096, "2 layers, H=2048", make)
+
+
+def _of_geometry(g: Geometry, tokens: int, part: str, device: str, divisor: int) -> Case | None:
+    layers = 2 if g.full_every == 1 else g.full_every
+    if device == "cpu" and part == "whole" and tokens > 1024:
+        return None  # minutes of matmul for each round
+    if not divisor:
+        divisor = {"fused": 2, "whole": 4}[part] if device == "cpu" else 1
+    sizes = g.smaller(divisor)
+    note = f"{layers} of {g.layers} layers" + (f", widths / {divisor}" if divisor > 1 else "")
+
+    def make(fake: Fake) -> Made:
+        with fake or contextlib.nullcontext():
+            model = Layers(sizes, layers).eval()
+            args = (torch.randn(tokens, sizes.hidden).bfloat16(), torch.arange(tokens))
+
+        def pieces() -> nn.Module:
+            other = copy.deepcopy(model)
+            other.cut_at_attention()
+            return other
+
+        return Made(model, args, unit=tokens * sizes.hidden * 2, pieces=pieces)
+
+    return Case(g.name, part, tokens, note, make)
+
+
+def _training(part: str, device: str) -> Case:
+    g = GEOMETRIES["llama-3.1-8b"]
+    tokens, divisor = (256, 8) if device == "cpu" else (4096, 1)
+    sizes = g.smaller(divisor)
+
+    def make(fake: Fake) -> Made:
+        with fake or contextlib.nullcontext():
+            model = Decoder(2, sizes.hidden, sizes.intermediate, "hf", random_norms=True)
+            x = torch.randn(tokens, sizes.hidden, dtype=torch.bfloat16)
+        return Made(model, (x,), unit=tokens * sizes.hidden * 2, training=True)
+
+    note = f"2 layers without attention, widths / {divisor}"
+    return Case("decoder, training step", part, tokens, note, make)
+
+
+def _of_corpus(name: str, part: str, device: str) -> Case:
+    model = find(name)
+    note = "layers as in the corpus"
+    if device == "cpu":
+        model, share = _smaller(model)
+        note += f", fp32, batch / {share}"
+
+    def make(fake: Fake) -> Made:
+        where = torch.empty(0).device.type
+        storage: Any = fake or contextlib.nullcontext()
+        module, args, kwargs = construct.build(model, "inference", storage)
+        if fake is not None:
+            return Made(module, args, kwargs)
+        _fill(module)
+        moved = [x.to(where) if isinstance(x, torch.Tensor) else x for x in args]
+        named = {k: x.to(where) if isinstance(x, torch.Tensor) else x for k, x in kwargs.items()}
+        return Made(module.to(where), tuple(moved), named)
+
+    return Case(name, part, 0, note, make)
+
+
+def _smaller(model: Model, share: int = 4) -> tuple[Model, int]:
+    def cut(spec: Input) -> Input:
+        rows, *others = spec.shape or (0,)
+        return replace(spec, shape=(max(rows // share, 1), *others)) if spec.shape else spec
+
+    inputs: Any = model.inputs
+    if isinstance(inputs, tuple):
+        inputs = tuple(map(cut, inputs))
+    else:
+        inputs = {name: cut(spec) for name, spec in inputs.items()}
+    return replace(model, inputs=inputs, dtype="float32"), share
+
+
+def _fill(module: nn.Module) -> None:
+    """Plain numbers in what was left uninitialized; times do not depend on which."""
+    with torch.no_grad():
+        for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if not value.is_floating_point():
+                value.zero_()
+            elif "var" in name or value.dim() < 2:
+                value.fill_(0.5)
+            else:
+                value.normal_(0, 0.02)

@@ -1,0 +1,73 @@
+"""Clocks: how long one step takes, on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .opaque import Spent
+
+# Inputs are rotated until they are this many times the last cache, or this many.
+_PAST_CACHE = 2.0
+_MOST_COPIES = 32
+
+
+def on_cpu(step: Callable[[], Any]) -> Callable[[], float]:
+    """Seconds by :data:`Spent.clock`, without what the stand-ins for matmuls took."""
+
+    def timed() -> float:
+        Spent.seconds = 0.0
+        start = Spent.clock()
+        step()
+        return Spent.clock() - start - Spent.seconds
+
+    return timed
+
+
+def on_gpu(steps: Sequence[Callable[[], Any]]) -> Callable[[], float]:
+    """Seconds for one step between two CUDA events; ``steps`` are the same with other inputs."""
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def timed() -> float:
+        first.record()
+        for step in steps:
+            step()
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last) * 1e-3 / len(steps)
+
+    return timed
+
+
+def replayed(steps: Sequence[Callable[[], Any]]) -> Callable[[], float]:
+    """Seconds for one step of a CUDA graph that holds all ``steps``: no launch waits for Python.
+
+    Raises:
+        RuntimeError: something in the steps cannot be captured.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for step in steps:
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for step in steps:
+            step()
+    timed = on_gpu([graph.replay])
+    return lambda: timed() / len(steps)
+
+
+def copies(nbytes: int, cache: int) -> int:
+    """How many sets of inputs to rotate so that a cache does not hold the next one."""
+    return max(1, min(_MOST_COPIES, round(_PAST_CACHE * cache / max(nbytes, 1))))
+
+
+def copy_of(device: str, nbytes: int = 1 << 28) -> tuple[Callable[[], Any], int]:
+    """One copy through memory, and the bytes that it moves: what the device can do at best."""
+    source = torch.ones(nbytes // 4, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * nbytes

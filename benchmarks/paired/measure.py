@@ -1,0 +1,174 @@
+"""Times one case in all ways, interleaved, and puts what is predicted beside it."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from torch_materialize.core.paired import interleaved, median_interval, ratios
+from torch_materialize.core.policy import PREDICTED
+
+from . import clock
+from .cases import Case, Made
+from .machine import last_cache, planned
+from .predicted import predict
+from .ways import AGAIN, EAGER, PIECES, STOCK, steps
+
+COPY = "copy"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much time a case may take: rounds at most and at least, seconds of timing."""
+
+    rounds: int = 25
+    least: int = 5
+    seconds: float = 20.0
+
+
+def measure(case: Case, ways: tuple[str, ...], device: str, effort: Effort) -> dict[str, Any]:
+    """One row of results.
+
+    Raises:
+        Exception: whatever the model, Inductor or the device raises.
+    """
+    row: dict[str, Any] = {
+        "name": case.name,
+        "part": case.part,
+        "tokens": case.tokens,
+        "note": case.note,
+        "load_before": _load(),
+    }
+    with torch.device(device):
+        made = case.make(None)
+    row["unit_bytes"] = made.unit
+    runs, memory, missing = _runs(made, ways, case.part, device)
+    if missing:
+        row["missing"] = missing
+    copying, moved = clock.copy_of(device)
+    runs[COPY] = _timed([copying], device)
+    times = _times(runs, effort)
+    row["ways"] = _figures(times, memory)
+    row["rounds"] = len(times[COPY])
+    row["copy_bandwidth"] = moved / statistics.median(times[COPY])
+    row["load_after"] = _load()
+    del made, runs
+    gc.collect()
+    row |= _predicted(case, ways, device, row)
+    return row
+
+
+def _runs(
+    made: Made, ways: tuple[str, ...], part: str, device: str
+) -> tuple[dict[str, Callable[[], float]], dict[str, int], dict[str, str]]:
+    """Way -> its clock, way -> bytes allocated on a GPU, way -> why it is not there."""
+    runs: dict[str, Callable[[], float]] = {}
+    memory: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    others = _rotated(made, device)
+    for way, step in steps(made, ways, part):
+        try:
+            if device == "cuda":
+                memory[way] = _allocated(step)
+            runs[way] = _timed([_with(made, other, step) for other in others], device)
+        except Exception as error:
+            missing[way] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            if way == STOCK:
+                raise
+    return runs, memory, missing
+
+
+def _rotated(made: Made, device: str) -> list[tuple[Any, ...]]:
+    """Sets of positional inputs, as many as it takes to get past the cache of a GPU."""
+    nbytes = sum(x.numel() * x.element_size() for x in made.args if isinstance(x, torch.Tensor))
+    if device == "cpu" or not nbytes:
+        return [made.args]
+    count = clock.copies(nbytes, last_cache(device))
+    return [made.args, *(tuple(x.clone() for x in made.args) for _ in range(count - 1))]
+
+
+def _with(made: Made, args: tuple[Any, ...], step: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        made.args = args
+        return step()
+
+    return run
+
+
+def _timed(each: Sequence[Callable[[], Any]], device: str) -> Callable[[], float]:
+    if device == "cpu":
+        return clock.on_cpu(each[0])
+    try:
+        return clock.replayed(each)
+    except RuntimeError:  # something that a CUDA graph cannot hold
+        torch.cuda.synchronize()
+        return clock.on_gpu(each)
+
+
+def _allocated(step: Callable[[], Any]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _times(runs: dict[str, Callable[[], float]], effort: Effort) -> dict[str, list[float]]:
+    for run in runs.values():
+        run()
+    start = time.perf_counter()
+
+    def enough(done: int) -> bool:
+        return done >= effort.least and time.perf_counter() - start > effort.seconds
+
+    rounds = list(interleaved(runs, effort.rounds, enough))
+    return {name: [one[name] for one in rounds] for name in runs}
+
+
+def _figures(times: dict[str, list[float]], memory: dict[str, int]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for way, own in times.items():
+        if way == COPY:
+            continue
+        of_stock = median_interval(ratios(own, times[STOCK]))
+        found[way] = {
+            "seconds": statistics.median(own),
+            "fastest": min(own),
+            "of_stock": {k: round(v, 4) for k, v in asdict(of_stock).items()},
+            "samples": [float(f"{one:.4g}") for one in own],
+        }
+        if way in memory:
+            found[way]["max_memory_allocated"] = memory[way]
+    return found
+
+
+def _predicted(
+    case: Case, ways: tuple[str, ...], device: str, row: dict[str, Any]
+) -> dict[str, Any]:
+    """Bytes beside times; of a device that is not in our table only the reason."""
+    policies = [way for way in ways if way.partition(":")[0] in PREDICTED]
+    try:
+        known = planned(device)
+        cache = last_cache(device)
+        found = predict(case, policies, replace(known) if known.is_gpu else known, cache)
+    except Exception as error:  # noqa: BLE001 - times stand without a prediction
+        return {"not_predicted": f"{type(error).__name__}: {error}"}
+    for policy, figures in found.items():
+        if case.part == "fused" and policy in row["ways"]:
+            figures["achieved_bandwidth"] = figures["bytes"] / row["ways"][policy]["seconds"]
+    return {"predicted": found}
+
+
+def _load() -> float:
+    with open("/proc/loadavg", encoding="utf-8") as file:
+        return float(file.read().split()[0])
+
+
+__all__ = ["AGAIN", "COPY", "EAGER", "PIECES", "STOCK", "Effort", "measure"]

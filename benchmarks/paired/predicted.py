@@ -1,0 +1,55 @@
+"""What a dry run says of a case: bytes, kernels and the planner's estimate of peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from torch_materialize.core.cost import Load, loads
+from torch_materialize.core.dag import peak_bytes
+from torch_materialize.core.devices import Device
+from torch_materialize.core.policy import parse
+from torch_materialize.core.traffic import Traffic, traffic
+from torch_materialize.corpus.construct import zeros_mode
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor.dry_run import dry_run
+
+from .cases import Case
+from .ways import alone
+
+_NOTHING = Traffic(0, 0, 0, 0)
+
+
+def predict(case: Case, policies: Sequence[str], device: Device, cache: int) -> dict[str, Any]:
+    """Policy -> figures in bytes; of several graphs the sum, and of peaks the highest.
+
+    ``cache`` is the device's last cache, in bytes, for what is read again.
+    """
+    mode = zeros_mode()
+    with torch.device("cpu"):
+        made = case.make(mode)
+    wanted = [parse(name) for name in policies]
+    with alone(case.part):
+        graphs = capturing.capture_for(
+            wanted, made.run, made.args, made.kwargs, device, mode, training=made.training
+        )
+    found = {}
+    for policy, own in graphs.items():
+        outcomes = [dry_run(graph, policy, device) for graph in own]
+        moved = sum((traffic(o.graph) for o in outcomes), _NOTHING)
+        by_kind: dict[str, Load] = {}
+        for outcome in outcomes:
+            for kind, load in loads(outcome.dag, cache).items():
+                by_kind[kind] = by_kind.get(kind, Load()) + load
+        found[str(policy)] = {
+            "bytes": moved.bytes,
+            "read": moved.read_bytes,
+            "write": moved.write_bytes,
+            "kernels": moved.kernels,
+            "peak_estimate": max(peak_bytes(o.dag, o.dag.homes()) for o in outcomes),
+            "loads": {kind: asdict(load) for kind, load in by_kind.items()},
+        }
+    return found

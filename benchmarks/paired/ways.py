@@ -1,0 +1,75 @@
+"""The ways in which one model is run: eager, under each policy, and compiled in pieces."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch._inductor import config
+
+import torch_materialize as tm
+
+from .cases import Made
+from .opaque import Opaque
+
+EAGER, PIECES = "eager", "piecewise"
+#: Everything that is timed by default; ``again`` is stock a second time, and shows the noise.
+STOCK, AGAIN = "stock", "stock again"
+WAYS = (EAGER, STOCK, AGAIN, "traffic", "plan", PIECES)
+
+
+def steps(
+    made: Made, ways: tuple[str, ...], part: str, *, keep_gradients: bool = False
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Each way with what runs one step of it, compiled; those that a case has not are left out."""
+    for way in ways:
+        if way == EAGER and part == "fused":
+            continue  # eager has no fused kernels
+        if way == PIECES and made.pieces is None:
+            continue
+        yield way, _step(made, way, part, keep_gradients)
+
+
+@contextlib.contextmanager
+def alone(part: str) -> Iterator[None]:
+    """Inside the block compiled graphs are as ``part`` wants them."""
+    with config.patch(post_grad_custom_post_pass=Opaque() if part == "fused" else None):
+        yield
+
+
+def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[], Any]:
+    model = made.run
+    if way != EAGER:
+        torch._dynamo.reset()
+        if way == PIECES and made.pieces is not None:
+            model = made.pieces()
+        policy = "stock" if way in (STOCK, AGAIN, PIECES) else way
+        with alone(part):
+            model = torch.compile(model, options=tm.options(policy))
+
+    def infer() -> Any:
+        with torch.no_grad():
+            return model(*made.args, **made.kwargs)
+
+    def train() -> Any:
+        result = model(*made.args, **made.kwargs)
+        _loss(result).backward()
+        if not keep_gradients:
+            made.run.zero_grad()  # type: ignore[attr-defined]
+        return result
+
+    def train_anew() -> Any:
+        made.run.zero_grad()  # type: ignore[attr-defined]
+        return train()
+
+    step = (train_anew if keep_gradients else train) if made.training else infer
+    with alone(part), config.patch(force_disable_caches=True):
+        step()  # compiles; what is tuned is tuned here
+    return step
+
+
+def _loss(result: torch.Tensor) -> torch.Tensor:
+    return result.to(torch.promote_types(result.dtype, torch.float32)).pow(2).mean()

@@ -1,0 +1,129 @@
+"""How long fused kernels take on a device: launches, bytes by kernel kind, and operations.
+
+Linear in what a dry run counts, so that its rates can be fitted by least squares to timings
+(:mod:`.fits` holds those that were measured; ``benchmarks/fit.py`` makes them).  What is read
+again while a cache may still hold it has a rate of its own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+from .dag import Dag, Fused, Kind, Moved, moved
+
+__all__ = ["KINDS", "Load", "Rates", "kind", "loads", "seconds"]
+
+#: Kinds of fused kernel.
+KINDS = ("pointwise", "persistent", "looped")
+# The most elements that Inductor keeps in registers while it sums them up
+# (`should_use_persistent_reduction`, inner reductions); a looped kernel reads them twice.
+_PERSISTENT = 1024
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the kernels of one kind do: launches, bytes and operations.
+
+    ``reread`` are bytes that were read or written so shortly before that a cache holds them.
+    """
+
+    launches: float = 0.0
+    read: float = 0.0
+    reread: float = 0.0
+    write: float = 0.0
+    operations: float = 0.0
+
+    def __add__(self, other: Load) -> Load:
+        return Load(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds that one of each takes, by kind of kernel.
+
+    Attributes:
+        cache: bytes that the device's last cache holds.
+        source: the files of results that the rates were fitted to.
+        error: median distance of a predicted from a measured time, as a share.
+    """
+
+    by_kind: Mapping[str, Load]
+    cache: int
+    source: tuple[str, ...] = ()
+    error: float = 0.0
+
+
+def kind(kernel: Fused) -> str:
+    """One of :data:`KINDS`."""
+    if kernel.reduced <= 1:
+        return "pointwise"
+    return "persistent" if kernel.reduced <= _PERSISTENT else "looped"
+
+
+def loads(dag: Dag, cache: int) -> dict[str, Load]:
+    """What the kernels of a dry run do, by kind; ``cache`` in bytes."""
+    total = {name: Load() for name in KINDS}
+    homes = dag.homes()
+    each = moved(dag, homes)
+    recent = _Recent(dag, cache)
+    for kernel, one in zip(dag.kernels, each, strict=True):
+        recent.until(kernel.position)
+        again = recent.reads(one)
+        # What the model of a kernel misses of its bytes (a gather's backward) is read.
+        read = sum(one.reads.values()) + kernel.measured - one.total(dag)
+        total[kind(kernel)] += Load(
+            1.0, max(read - again, 0), again, sum(one.writes.values()), kernel.work
+        )
+    return total
+
+
+def seconds(work: Mapping[str, Load], rates: Rates) -> float:
+    """The time that the fused kernels should take."""
+    total = 0.0
+    for name, load in work.items():
+        each = rates.by_kind[name]
+        total += sum(getattr(load, f.name) * getattr(each, f.name) for f in fields(load))
+    return total
+
+
+class _Recent:
+    """Which buffers a cache of some bytes would still hold, if it dropped the oldest first."""
+
+    def __init__(self, dag: Dag, size: int) -> None:
+        self._dag = dag
+        self._room = size
+        self._held: OrderedDict[int, int] = OrderedDict()
+        self._extern = list(self._results())
+
+    def _results(self) -> Iterator[tuple[int, int, int]]:
+        """Results of extern kernels, the first of them last: (position, value, bytes)."""
+        found = [
+            (v.ready, v.index, v.nbytes)
+            for v in self._dag.values
+            if v.kind is Kind.SOURCE and v.ready >= 0 and v.base == v.index
+        ]
+        return iter(sorted(found, reverse=True))
+
+    def until(self, position: int) -> None:
+        """Lets the extern kernels before ``position`` write their results."""
+        while self._extern and self._extern[-1][0] < position:
+            _, index, nbytes = self._extern.pop()
+            self._touch(index, nbytes)
+
+    def reads(self, one: Moved) -> int:
+        """Bytes that a kernel reads and finds in the cache; then it has touched all of its own."""
+        found = 0
+        for i, nbytes in one.reads.items():
+            base = self._dag.values[i].base
+            found += nbytes if base in self._held else 0
+        for i, nbytes in (*one.reads.items(), *one.writes.items()):
+            self._touch(self._dag.values[i].base, nbytes)
+        return found
+
+    def _touch(self, index: int, nbytes: int) -> None:
+        self._held[index] = nbytes
+        self._held.move_to_end(index)
+        while self._held and sum(self._held.values()) > self._room:
+            self._held.popitem(last=False)

@@ -1,0 +1,70 @@
+"""The benchmarks' own parts: stand-ins for matmuls, tables from results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("benchmarks", "dynamo")
+def test_stand_ins_leave_the_fused_kernels_as_they_are():
+    from paired.cases import Case, Made
+    from paired.predicted import predict
+    from torch_materialize.core.devices import CPU
+    from torch_materialize.models.decoder import Decoder
+
+    def make(fake):
+        with fake:
+            return Made(Decoder(2, 64, 128).eval(), (torch.randn(32, 64).bfloat16(),))
+
+    found = {
+        part: predict(Case("decoder", part, 32, "", make), ["stock", "plan"], CPU, 1 << 20)
+        for part in ("fused", "whole")
+    }
+    for policy in ("stock", "plan"):
+        alone, all_of_it = (found[part][policy] for part in ("fused", "whole"))
+        assert alone["bytes"] == all_of_it["bytes"] > 0
+        assert alone["kernels"] == all_of_it["kernels"]
+    assert found["fused"]["plan"]["bytes"] < found["fused"]["stock"]["bytes"]
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_every_case_has_a_label_of_its_own():
+    from paired.cases import cases
+
+    for device in ("cpu", "cuda"):
+        labels = [case.label for case in cases(device)]
+        assert len(labels) == len(set(labels)) > 30
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_results_that_are_kept_make_tables():
+    from tables import table
+    from torch_materialize.record import read_json
+
+    for path in ROOT.glob("results/bench-*.json"):
+        lines = list(table(path.name, read_json(path)))
+        widths = {line.count("|") for line in lines if line.startswith("|")}
+        assert len(widths) == 1
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_a_gpu_run_says_what_is_missing(monkeypatch):
+    import gpu
+
+    find = gpu.importlib.util.find_spec
+    monkeypatch.setattr(
+        gpu.importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name)
+    )
+    with pytest.raises(SystemExit, match=r"missing: scipy\..*pip download scipy"):
+        gpu._require("cpu")

@@ -1,0 +1,67 @@
+"""The cost model on graphs that fit on a page."""
+
+from __future__ import annotations
+
+import pytest
+
+from torch_materialize.core.cost import KINDS, Load, Rates, kind, loads, seconds
+from torch_materialize.core.dag import Dag, Fused, Kind, Value
+from torch_materialize.core.fits import FITS
+
+
+def chain(size: int) -> Dag:
+    """x -> a (kernel 0) -> b, a sum (kernel 1), which reads x again."""
+    values = (
+        Value(0, "x", Kind.SOURCE, size, size, base=0),
+        Value(1, "a", Kind.POINTWISE, size, size, (0,), base=1),
+        Value(2, "b", Kind.PINNED, 4, 1, (0, 1), base=2, required=True),
+    )
+    kernels = (
+        Fused(0, "k0", 0, (1,), frozenset({size}), measured=2 * size, work=size),
+        Fused(1, "k1", 1, (2,), frozenset({size}), measured=2 * size + 4, work=size, reduced=size),
+    )
+    return Dag(values, kernels)
+
+
+def test_kinds():
+    kernel = Fused(0, "k", 0, (), frozenset())
+    assert kind(kernel) == "pointwise"
+    assert [kind(Fused(0, "k", 0, (), frozenset(), reduced=n)) for n in (1024, 1025)] == [
+        "persistent",
+        "looped",
+    ]
+
+
+def test_what_a_cache_holds_is_read_again():
+    found = loads(chain(100), cache=1000)
+    assert found["pointwise"] == Load(1, 100, 0, 100, 100)
+    assert found["persistent"] == Load(1, 0, 200, 4, 100)
+    assert found["looped"] == Load()
+
+
+def test_what_a_cache_has_dropped_is_read_from_memory():
+    found = loads(chain(100), cache=150)  # room for one of the two, and that is `a`
+    assert found["persistent"] == Load(1, 100, 100, 4, 100)
+    assert loads(chain(100), cache=0)["persistent"] == Load(1, 200, 0, 4, 100)
+
+
+def test_what_the_model_of_a_kernel_misses_is_read():
+    dag = chain(100)
+    more = Fused(0, "k0", 0, (1,), frozenset({100}), measured=250, work=100)
+    dag = Dag(dag.values, (more, dag.kernels[1]))
+    assert loads(dag, 0)["pointwise"].read == 150
+
+
+def test_seconds_are_linear():
+    rates = Rates({name: Load(1e-6, 1e-9, 5e-10, 2e-9, 1e-10) for name in KINDS}, cache=0)
+    work = {"looped": Load(2, 1000, 2000, 500, 100)}
+    assert seconds(work, rates) == pytest.approx(2e-6 + 1e-6 + 1e-6 + 1e-6 + 1e-8)
+    doubled = {"looped": work["looped"] + work["looped"]}
+    assert seconds(doubled, rates) == pytest.approx(2 * seconds(work, rates))
+
+
+def test_no_rate_without_a_source():
+    for device, rates in FITS.items():
+        assert rates.source, f"the rates of {device} must come from results"
+        assert set(rates.by_kind) == set(KINDS)
+        assert all(getattr(load, f) >= 0 for load in rates.by_kind.values() for f in vars(load))

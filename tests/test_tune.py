@@ -1,0 +1,334 @@
+"""Policy `tune`: real CPU compiles, the store, and what is never timed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch._inductor.utils import run_and_get_code
+
+import torch_materialize as tm
+from torch_materialize import tuned as store
+from torch_materialize.cli.main import main
+from torch_materialize.core.devices import CPU
+from torch_materialize.core.policy import parse
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor import planned, real, tune
+from torch_materialize.models.decoder import Decoder
+
+pytestmark = pytest.mark.usefixtures("dynamo")
+e2e = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(store.VARIABLE, str(tmp_path / "tuned"))
+    return tmp_path / "tuned"
+
+
+@pytest.fixture
+def clocks(monkeypatch):
+    """Nothing is timed: what takes how long is in the dict that the test fills."""
+    seconds: dict[str, float] = {}
+    seen: list[list[str]] = []
+
+    def rounds(runs):
+        for run in runs.values():
+            run()  # the candidates really run once
+        seen.append(list(runs))
+        return {n: [seconds.get(n, seconds.get("other", 1.0))] * 11 for n in runs}
+
+    every = tune.variants
+
+    def only_plan(limits, policy):
+        return {"plan": every(limits, policy)["plan"]}  # each variant is a C++ compile
+
+    monkeypatch.setattr(tune, "_rounds", rounds)
+    monkeypatch.setattr(tune, "variants", only_plan)
+    return seconds, seen
+
+
+def made(dtype=torch.bfloat16):
+    torch.manual_seed(0)
+    return Decoder(2, 64, None, dtype=dtype).eval(), torch.randn(32, 64, dtype=dtype)
+
+
+def compiled(policy, model, *inputs, **how):
+    torch._dynamo.reset()
+    with torch.no_grad():
+        function = torch.compile(model, options=tm.options(policy), **how)
+        result, codes = run_and_get_code(function, *inputs)
+        if len(codes) > 1:  # candidates were compiled; what was kept is remembered
+            torch._dynamo.reset()
+            _, codes = run_and_get_code(function, *inputs)
+    # The first line counts the compiles of the process.
+    return result, codes[-1].partition("\n")[2]
+
+
+@e2e
+@pytest.mark.parametrize("numerics", ["stored", "stock", "eager"])
+def test_what_is_fastest_is_what_is_compiled(clocks, numerics):
+    seconds, seen = clocks
+    model, x = made()
+    name = f"tune:numerics={numerics}"
+    seconds |= {"stock": 1.0, "stock again": 1.0, "other": 2.0}
+    slow, code = compiled(name, model, x)
+    (timed,) = seen
+    assert timed[0] == "stock" and timed[-1] == "stock again" and "plan" in timed
+    if numerics != "eager":  # where casts are kept, stock under `tune` keeps them, too
+        assert code == compiled("stock", model, x)[1]
+    store.clear()
+    seconds |= {"plan": 0.5}
+    fast, code = compiled(name, model, x)
+    assert code == compiled(f"plan:numerics={numerics}", model, x)[1]
+    torch.testing.assert_close(fast, model(x), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(slow, model(x), atol=0.05, rtol=0.05)
+
+
+@e2e
+def test_within_the_noise_stock_is_kept(clocks):
+    seconds, _ = clocks
+    seconds |= {"stock": 1.0, "stock again": 1.1, "plan": 0.95, "other": 1.0}
+    model, x = made()
+    code = compiled("tune", model, x)[1]
+    assert code == compiled("stock", model, x)[1]
+    (kept,) = store.entries()
+    assert kept.choice == "stock"
+    assert kept.noise == pytest.approx(0.1)
+
+
+@e2e
+def test_a_choice_is_remembered_by_graph_shapes_and_settings(clocks):
+    seconds, seen = clocks
+    seconds |= {"plan": 0.5}
+    model, x = made()
+    first = compiled("tune", model, x)[1]
+    seconds |= {"plan": 3.0}
+    assert compiled("tune", model, x)[1] == first
+    assert len(seen) == 1
+    compiled("tune", model, x[:16])  # another shape
+    compiled("tune:numerics=stock", model, x)
+    assert len(seen) == 3
+    with torch._inductor.config.patch(realize_reads_threshold=2):
+        compiled("tune", model, x)
+    assert len(seen) == 4
+
+
+@e2e
+def test_training_tunes_forward_and_backward(clocks):
+    seconds, _ = clocks
+    seconds |= {"plan": 0.5}
+    model, x = made(torch.float32)
+    torch._dynamo.reset()
+    function = torch.compile(model, options=tm.options("tune"))
+    state = torch.get_rng_state()
+    function(x).square().sum().backward()
+    assert torch.equal(state, torch.get_rng_state())
+    got = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    model(x).square().sum().backward()
+    for ours, theirs in zip(got, (p.grad for p in model.parameters()), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
+    kinds = {one.about["graph"].split(",")[0] for one in store.entries()}
+    assert kinds == {"forward", "backward"}
+
+
+@e2e
+def test_dynamic_shapes_are_tuned_at_their_hints(clocks):
+    seconds, seen = clocks
+    seconds |= {"plan": 0.5}
+    model, x = made()
+    out = compiled("tune", model, x, dynamic=True)[0]
+    assert len(seen) == 1
+    torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
+    assert out.shape == x.shape
+
+
+def gathers(table, ids, mask):
+    picked = table[ids] * mask.float().unsqueeze(-1)
+    return picked.softmax(-1).sum(0), (picked + 1).rsqrt()
+
+
+@e2e
+@pytest.mark.usefixtures("clocks")
+def test_made_up_indices_are_safe():
+    inputs = torch.rand(10, 16), torch.tensor([1, 9, 3]), torch.tensor([True, False, True])
+    torch.testing.assert_close(compiled("tune", gathers, *inputs)[0], gathers(*inputs))
+
+
+@e2e
+def test_real_clocks():
+    """The whole of it, with time as it is: whatever is kept is right, and in the store."""
+    model, x = made()
+    out = compiled("tune", model, x)[0]
+    torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
+    (kept,) = store.entries()
+    assert kept.choice in {"stock", *tune.variants(planned.limits_for(False), parse("tune"))}
+    assert kept.seconds.keys() >= {"stock", "plan"}
+    assert all(0 < seconds < 1 for seconds in kept.seconds.values())
+    listed = CliRunner().invoke(main, ["tuned", "list"], catch_exceptions=False)
+    assert kept.key[:8] in listed.output and "inference" in listed.output
+
+
+def graph_of(function, *inputs):
+    mode = capturing.fake_mode()
+    with mode:
+        fake = [torch.empty(x) if isinstance(x, tuple) else x for x in inputs]
+    return capturing.capture(function, fake, {}, CPU, mode)[0]
+
+
+@e2e
+def test_what_is_not_timed():
+    graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
+    assert real.why_not(graph) == ""
+    assert "without Python" in real.why_not(replace(graph, aot_mode=True))
+    node = next(n for n in graph.module.graph.nodes if n.op == "call_function")
+    node.target = torch.ops._c10d_functional.wait_tensor.default
+    assert "may do more than compute" in real.why_not(graph)
+
+
+@e2e
+def test_inputs_too_large_are_not_made(monkeypatch):
+    monkeypatch.setattr(real, "_free", lambda device: 1000)
+    graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 80))
+    assert "do not fit" in real.why_not(graph)
+    assert tune.tuned(graph, planned.limits_for(False), parse("tune")) is None
+
+
+@e2e
+@pytest.mark.usefixtures("clocks")
+def test_an_operator_that_fails_on_made_up_inputs_leaves_the_plan(caplog):
+    @torch.library.custom_op("torch_materialize_test::picky", mutates_args=())
+    def picky(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if b.abs().max() > 0.9:  # weights are small, what is made up is not
+            raise ValueError("large numbers")
+        return a @ b
+
+    picky.register_fake(lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
+    torch.manual_seed(0)
+    model = Decoder(2, 64, None, linear=picky).eval()
+    x = torch.randn(32, 64, dtype=torch.bfloat16)
+    out = compiled("tune", model, x)[0]
+    torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
+    assert "large numbers" in caplog.text and not list(store.entries())
+
+
+@e2e
+@pytest.mark.usefixtures("clocks")
+def test_a_store_that_cannot_be_written_is_told_once(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(store.VARIABLE, str(tmp_path / "file" / "tuned"))
+    model, x = made()
+    out = compiled("tune", model, x)[0]
+    torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
+    assert "cannot be kept" in caplog.text
+
+
+# The store.
+
+
+def one(key: str, choice: str = "plan") -> store.Remembered:
+    names = {"store": ["add"], "rounded": [], "marked": ["add"], "casts": []}
+    return store.Remembered(key, choice, names, {"stock": 2.0, "plan": 1.0}, 0.01, {"graph": "g"})
+
+
+def test_store_gives_back_what_it_got(folder):
+    assert store.recall("a") is None
+    store.remember(one("a"))
+    assert store.recall("a") == next(store.entries())
+    assert store.recall("a").decision["store"] == ["add"]
+    store.remember(one("a", "stock"))
+    assert [kept.choice for kept in store.entries()] == ["stock"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": "torch-materialize/tuned"}'])
+def test_damage_is_no_choice(folder, damage):
+    store.remember(one("a"))
+    (folder / "a.json").write_text(damage)
+    assert store.recall("a") is None
+    store.remember(one("a"))
+    assert store.recall("a") is not None
+
+
+def test_a_file_of_another_key_is_no_choice(folder):
+    store.remember(one("a"))
+    (folder / "a.json").rename(folder / "b.json")
+    assert store.recall("b") is None
+
+
+@e2e
+def test_names_of_another_graph_are_no_choice():
+    graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
+    names = dict(one("a").decision)
+    assert tune._of_names({**names, "store": ["elsewhere"]}, graph) is None
+    there = next(n.name for n in graph.module.graph.nodes if n.op == "call_function")
+    found = tune._of_names({**names, "store": [there], "marked": [there]}, graph)
+    assert found.store == {there}
+    assert tune._of_names({**names, "rounded": None}, graph) is None
+
+
+def test_store_is_bounded_and_drops_the_oldest(folder, monkeypatch):
+    monkeypatch.setattr(store, "MOST", 3)
+    for number in range(6):
+        store.remember(one(f"k{number}"))
+        os.utime(folder / f"k{number}.json", (number, number))
+    assert {kept.key for kept in store.entries()} == {"k3", "k4", "k5"}
+
+
+def write_many(which: int) -> int:
+    for number in range(40):
+        store.remember(one(f"k{number % 5}", f"writer {which}"))
+        kept = store.recall(f"k{number % 5}")
+        assert kept is not None and kept.decision["marked"] == ["add"]
+    return which
+
+
+def test_concurrent_writers_leave_whole_files(folder):
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(write_many, range(4)) == [0, 1, 2, 3]
+    assert len(list(store.entries())) == 5
+    assert not [path for path in folder.iterdir() if path.suffix != ".json"]
+
+
+def test_cli_lists_and_clears(folder):
+    store.remember(one("abcdefghij"))
+    listed = CliRunner().invoke(main, ["tuned"])
+    assert "1 choices" in listed.output and "abcdefgh" in listed.output
+    cleared = CliRunner().invoke(main, ["tuned", "clear"])
+    assert "1 choices forgotten" in cleared.output
+    assert json.dumps([kept.key for kept in store.entries()]) == "[]"
+
+
+PROGRAM = """
+import torch, torch_materialize.auto
+def f(x):
+    s = x + 1
+    return s.sin().sum(-1), (s * 2).cos().sum(-1), s.exp()
+x = torch.rand(64, 64)
+for got, want in zip(torch.compile(f)(x), f(x)):
+    torch.testing.assert_close(got, want)
+"""
+
+
+@e2e
+def test_from_the_environment_and_across_processes(folder, tmp_path):
+    seen = []
+    for caches in ("a", "b"):  # of Inductor's; the store is one
+        environment = {
+            **os.environ,
+            "TORCH_MATERIALIZE": "tune",
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / caches),
+            "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+        }
+        subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment)
+        seen.append([(kept.key, kept.made) for kept in store.entries()])
+    assert len(seen[0]) == 1
+    assert seen[0] == seen[1]
