@@ -24,6 +24,8 @@ class Limits:
         launch_bytes: what one more kernel must save to be worth its launch.
         rounds: plans that may be tried by a dry run.
         worth: share of the bytes that a plan must promise to be worth its dry run.
+        least_bytes: what a plan after the first must promise to save: less is not worth the time
+            of a dry run, which is that of lowering the graph.
         patience: dry runs from one starting point that may fail to find anything better.
         gap: share of the bytes that must seem to be left for another starting point.
     """
@@ -37,5 +39,6 @@ class Limits:
     launch_bytes: int = 4_000_000
     rounds: int = 12
     worth: float = 0.002
+    least_bytes: int = 1_000_000
     patience: int = 2
     gap: float = 0.01

@@ -99,7 +99,9 @@ def limits_for(is_gpu: bool) -> Limits:
     """The limits that a plan respects on a kind of device."""
     if is_gpu:
         return Limits(launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE)
-    return Limits(launch_bytes=_CPU_LAUNCH_BYTES, balance=_CPU_BALANCE)
+    return Limits(
+        launch_bytes=_CPU_LAUNCH_BYTES, balance=_CPU_BALANCE, least_bytes=_CPU_LAUNCH_BYTES
+    )
 
 
 def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:

@@ -236,7 +236,7 @@ class _Hunt:
             # What was learned from a refusal may show more than the plan promises.
             if not banned:
                 self._left = 1 - planned.predicted / best
-                if self._left < self._limits.worth:
+                if self._left < self._limits.worth or not self._may_go_on(failed):
                     break
             store = self.short.spread(dag.nodes(planned.store)) | self._kept
             known = self.forced
@@ -254,6 +254,8 @@ class _Hunt:
         """The first plan is always tried; more as long as they help and time allows."""
         if not self._tried:
             return True
+        if self._left * self._best.dag.measured < self._limits.least_bytes:
+            return False
         in_time = time.monotonic() < self._deadline
         return in_time and failed < self._limits.patience and len(self._tried) < self._limits.rounds
 
