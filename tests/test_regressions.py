@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import torch_materialize as tm
+from fuzzing.compiled import check
+from fuzzing.programs import Input, Program
 from test_planner import NARROW, WIDE, Builder
 from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.limits import Limits
@@ -47,3 +49,29 @@ def test_a_graph_that_moves_no_bytes_compiles():
     x = torch.randn(16)
     views = torch.compile(lambda x: (x[0], x[:-1]), options=tm.options("plan"))(x)
     assert torch.equal(views[1], x[:-1])
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.xfail(strict=True, reason="a reduction in another kernel sums in another order")
+def test_numerics_stock_keeps_sums_as_stock_adds_them():
+    """What is stored moves reductions to other kernels, whose loops have other vectors."""
+    program = Program(
+        (Input((128,), "float32"), Input((32, 128), "float16")),
+        (
+            "v0 = a0 + a1",
+            "v1 = F.silu(a1)",
+            "v2 = opaque(v0.softmax(-1))",
+            "v3 = v0 + 1",
+            "v4 = v3.float().to(torch.float16)",
+            "v5 = v4.mean(-1, keepdim=True)",
+            "v6 = v0 * v0",
+            "v7 = opaque(v1.softmax(-1))",
+            "v2s = v2.sum(-1)",
+            "v5s = v5.sum(-1)",
+            "v6s = v6.sum(-1)",
+        ),
+        ("v2s", "v5s", "v6s", "v7"),
+        at_random=True,
+    )
+    assert not check(program, ("stock", "plan:numerics=stock")).failures
