@@ -7,9 +7,12 @@ import click
 from .._version import __version__
 from ..errors import MaterializeError
 from .compare import compare_command
+from .diff import diff_command
 from .doctor import doctor_command
 from .explain import explain_command
+from .report import report_command
 from .sweep import sweep_command
+from .why import why_command
 
 __all__ = ["main"]
 
@@ -33,4 +36,7 @@ def main() -> None:
 main.add_command(compare_command)
 main.add_command(sweep_command)
 main.add_command(explain_command)
+main.add_command(report_command)
+main.add_command(diff_command)
+main.add_command(why_command)
 main.add_command(doctor_command)
