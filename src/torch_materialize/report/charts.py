@@ -219,8 +219,8 @@ def roofline_chart(explanation: Explanation) -> str:
         f'<polyline points="{start[0]:.1f},{start[1]:.1f} {corner[0]:.1f},{corner[1]:.1f} '
         f'{end[0]:.1f},{end[1]:.1f}" class="roof"/>',
         _text(
-            start[0] + 24,
-            start[1] - 34,
+            start[0] + 190,
+            start[1] - 12,
             f"memory: {bandwidth / 1e12:.3g} TB/s (data sheet)",
             "start",
             "tick",
