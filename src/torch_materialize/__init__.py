@@ -1,11 +1,12 @@
 """torch-materialize: which intermediates TorchInductor writes to memory, decided well.
 
 Importing this package changes nothing and imports no torch; ``enable``, ``policy``,
-``options``, ``keep`` and ``inline`` do.
+``options``, ``keep``, ``inline`` and ``explain`` do.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from ._version import __version__
@@ -21,7 +22,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .explainer import explain
     from .pins import inline, keep
+    from .report.explanation import Report
 
 __all__ = [
     "CaptureError",
@@ -29,6 +32,7 @@ __all__ = [
     "MaterializeError",
     "Policy",
     "RecordError",
+    "Report",
     "TargetError",
     "UnknownPolicyError",
     "UnsupportedTorchError",
@@ -36,6 +40,7 @@ __all__ = [
     "active",
     "disable",
     "enable",
+    "explain",
     "inline",
     "keep",
     "options",
@@ -43,12 +48,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """``keep`` and ``inline`` on first use: their operators need torch."""
-    if name not in ("inline", "keep"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import pins
+# What needs torch, or is seldom needed, on first use: name -> its module.
+_LATER = {
+    "Report": "report.explanation",
+    "explain": "explainer",
+    "inline": "pins",
+    "keep": "pins",
+}
 
-    found: object = getattr(pins, name)
+
+def __getattr__(name: str) -> object:
+    """Imports what is not imported with the package."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     globals()[name] = found
     return found

@@ -7,11 +7,14 @@ import click
 from .._version import __version__
 from ..errors import MaterializeError
 from .compare import compare_command
+from .diff import diff_command
 from .doctor import doctor_command
 from .explain import explain_command
+from .report import report_command
 from .sweep import sweep_command
 from .tuned import tuned_command
 from .upstream_tests import upstream_tests_command
+from .why import why_command
 
 __all__ = ["main"]
 
@@ -35,6 +38,9 @@ def main() -> None:
 main.add_command(compare_command)
 main.add_command(sweep_command)
 main.add_command(explain_command)
+main.add_command(report_command)
+main.add_command(diff_command)
+main.add_command(why_command)
 main.add_command(doctor_command)
 main.add_command(upstream_tests_command)
 main.add_command(tuned_command)

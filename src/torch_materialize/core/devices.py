@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from ..errors import TargetError
 
-__all__ = ["CPU", "DEVICES", "Device", "find"]
+__all__ = ["CPU", "DEVICES", "Device", "find", "named"]
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -134,3 +134,8 @@ def find(name: str) -> Device:
     close = difflib.get_close_matches(name, DEVICES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise TargetError(f"unknown device {name!r}: expected one of {', '.join(DEVICES)}.{hint}")
+
+
+def named(name: str) -> Device:
+    """A device that a record names: one of the table, or one that we know by name alone."""
+    return DEVICES.get(name) or Device(name, name, "cuda")

@@ -35,5 +35,23 @@ def fake_copy(
     if isinstance(original, torch.nn.Module):
         with mode:
             # Under the mode, the clones that a deep copy makes have no memory.
-            original = copy.deepcopy(original).to("cpu")
+            original = copy.deepcopy(original)
+        _to_cpu(original, faked)
     return original, inputs, named
+
+
+def _to_cpu(module: torch.nn.Module, faked: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Moves fake weights; ``Module.to`` would swap tensors, which fake ones do not allow."""
+    made: dict[int, torch.Tensor] = {}
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, value in held.items():
+                if value is None or value.device.type == "cpu":
+                    continue
+                if id(value) not in made:
+                    moved = faked(value.detach())
+                    is_parameter = isinstance(value, torch.nn.Parameter)
+                    made[id(value)] = (
+                        torch.nn.Parameter(moved, value.requires_grad) if is_parameter else moved
+                    )
+                held[name] = made[id(value)]

@@ -22,13 +22,12 @@ from torch._inductor.virtualized import V
 from .. import activation
 from ..core.limits import Limits
 from ..core.policy import Policy
-from ..core.traffic import traffic
 from ..events import log, surprise
 from .apply import as_stock, undecided
 from .cpp_casts import keep_casts
 from .decision import Decision, give_back, prepare
 from .reuse import MARK
-from .search import Found, search
+from .search import search
 from .trial import PostGrad
 from .tune import tuned
 
@@ -141,8 +140,12 @@ def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision 
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
     certify = log.isEnabledFor(logging.DEBUG)
-    found = search(graph, limits_for(is_gpu), policy, certify=certify)
-    _report(graph, found)
+    limits = limits_for(is_gpu)
+    found = search(graph, limits, policy, certify=certify)
+    # Imported here: it explains by what this module and dry runs are made of.
+    from .telling import tell
+
+    tell(graph, policy, found, limits.balance)
     return found
 
 
@@ -153,22 +156,3 @@ def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
     if arguments["is_const_graph"]:
         return "it folds constants and runs once"
     return ""
-
-
-def _report(graph: PostGrad, found: Found) -> None:
-    before, after = traffic(found.stock), traffic(found.graph)
-    bound = "not asked for" if found.bound is None else f"{found.bound:.0f}"
-    log.info(
-        "plan: %d nodes, of them %d in layers like others; %s: %d bytes in %d kernels (stock: %d "
-        "in %d; certified least: %s), %d dry runs in %.2f s",
-        graph.nodes,
-        found.left_out,
-        "stock kept" if found.store is None else f"{len(found.store)} tensors materialized",
-        after.bytes,
-        after.kernels,
-        before.bytes,
-        before.kernels,
-        bound,
-        found.rounds,
-        found.seconds,
-    )

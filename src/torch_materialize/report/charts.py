@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ..core.devices import DEVICES
+from ..core.devices import named
 from ..explanation import Explanation
 from .figures import Growth, families, headline
 from .text import size_text
@@ -195,7 +195,7 @@ def roofline_chart(explanation: Explanation) -> str:
     Nothing in it is measured: bytes and operations are counted, the bandwidth is the data
     sheet's, and the computing roof is what the plan takes it to be.
     """
-    bandwidth = DEVICES[explanation.device].bandwidth
+    bandwidth = named(explanation.device).bandwidth
     dots = _dots(explanation, bandwidth) if bandwidth and explanation.balance else []
     if not dots:
         return ""
@@ -219,8 +219,8 @@ def roofline_chart(explanation: Explanation) -> str:
         f'<polyline points="{start[0]:.1f},{start[1]:.1f} {corner[0]:.1f},{corner[1]:.1f} '
         f'{end[0]:.1f},{end[1]:.1f}" class="roof"/>',
         _text(
-            start[0] + 24,
-            start[1] - 34,
+            start[0] + 190,
+            start[1] - 12,
             f"memory: {bandwidth / 1e12:.3g} TB/s (data sheet)",
             "start",
             "tick",

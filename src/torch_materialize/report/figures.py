@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..core.devices import named
 from ..core.graph import Kernel
 from ..core.story import Decision, Group
 from ..explanation import ExplainedGraph, Explanation, Node
@@ -19,6 +20,7 @@ __all__ = [
     "growth",
     "headline",
     "pin_of",
+    "place_text",
     "short_source",
     "type_text",
     "worth_most",
@@ -193,6 +195,14 @@ def pin_of(graph: ExplainedGraph, decision: Decision, policy: str) -> str:
     source = graph.facts[decision.node].source
     place = f"  # behind {short_source(source)}" if source else ""
     return f"x = tm.{'keep' if stored else 'inline'}(x){place}"
+
+
+def place_text(explanation: Explanation) -> str:
+    """Where the model runs, or would."""
+    device = named(explanation.device)
+    if explanation.origin == "compile" or not device.is_gpu:
+        return "this CPU" if device.name == "cpu" else device.title
+    return f"planned {device.title}"
 
 
 _SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}

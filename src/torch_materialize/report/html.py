@@ -5,10 +5,10 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..core.devices import DEVICES
+from ..core.devices import named
 from ..explanation import Explanation
 from .charts import growth_chart, roofline_chart, waterfall_chart
-from .figures import Headline, decision_rows, families, growth, headline
+from .figures import Headline, decision_rows, families, growth, headline, place_text
 from .payload import encoded
 from .text import size_text
 
@@ -37,10 +37,10 @@ def _render(template: str, explanation: Explanation, **more: str) -> str:
     )
     environment.filters["size"] = lambda amount: size_text(round(amount))
     row = growth(explanation)
-    device = DEVICES[explanation.device]
+    device = named(explanation.device)
     text: str = environment.get_template(template).render(
         it=explanation,
-        place=f"planned {device.title}" if device.is_gpu else "this CPU",
+        place=place_text(explanation),
         device=device,
         figures=headline(explanation),
         row=row,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.devices import DEVICES
+from ..core.devices import named
 from ..explanation import ExplainedGraph, Explanation, Side
 
 __all__ = ["timeline"]
@@ -49,7 +49,7 @@ def _launches(
     explanation: Explanation, graph: ExplainedGraph, policy: str, process: int, thread: int
 ) -> list[dict[str, Any]]:
     side, now = graph.sides[policy], 0.0
-    bandwidth = DEVICES[explanation.device].bandwidth or _UNKNOWN
+    bandwidth = named(explanation.device).bandwidth or _UNKNOWN
     events: list[dict[str, Any]] = []
     moved = 0
     for kernel, family in zip(side.graph.kernels, graph.families(policy), strict=True):

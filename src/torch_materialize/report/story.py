@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..core.devices import DEVICES
 from ..core.traffic import most_read
 from ..explanation import Explanation
-from .figures import decision_rows, families, growth, headline
+from .figures import decision_rows, families, growth, headline, place_text
 from .text import plain_table, size_text
 
 __all__ = ["print_explanation"]
@@ -20,8 +19,7 @@ __all__ = ["print_explanation"]
 
 def print_explanation(explanation: Explanation, console: Console, top: int = 8) -> None:
     """Prints what a reader needs, what matters most first; ``top`` rows of each list."""
-    device = DEVICES[explanation.device]
-    place = f"planned {device.title}" if device.is_gpu else "this CPU"
+    place = place_text(explanation)
     graphs = ", ".join(f"{g.kind} of {g.nodes} nodes" for g in explanation.graphs)
     console.print(f"[bold]{explanation.target}[/bold] on {place}: {graphs}", highlight=False)
     versions = ", ".join(f"{name} {version}" for name, version in explanation.versions.items())

@@ -1,0 +1,47 @@
+"""``torch-materialize diff``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from ..errors import UnknownPolicyError
+
+if TYPE_CHECKING:
+    from ..explanation import Explanation
+
+__all__ = ["diff_command"]
+
+
+@click.command("diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--top", default=20, show_default=True, type=click.IntRange(0), help="Rows per list.")
+def diff_command(a: str, b: str, top: int) -> None:
+    """Show what differs between two records, A and B, that `explain` wrote.
+
+    Each is RECORD or RECORD@POLICY: two policies of one record, two torch versions, two commits
+    of a model. Without a policy it is the one whose decisions are priced.
+    """
+    from ..report.difference import print_difference
+
+    one, other = _side(a), _side(b)
+    print_difference(one, other, ("A", "B"), Console(), top)
+
+
+def _side(words: str) -> Explanation:
+    from ..joining import load_any
+
+    path, at, policy = words.rpartition("@")
+    explanation = load_any(Path(path if at else words))
+    if not at:
+        return explanation
+    if policy not in explanation.policies:
+        raise UnknownPolicyError(
+            f"{path} has no policy {policy!r}: expected one of {', '.join(explanation.policies)}"
+        )
+    return replace(explanation, priced=policy)

@@ -1,0 +1,169 @@
+"""`explain` end to end on small models: the API, the record, the commands."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import torch_materialize as tm
+from torch_materialize import explanation_record
+from torch_materialize.cli.main import main
+from torch_materialize.report.perfetto import timeline
+
+pytestmark = pytest.mark.e2e
+
+
+class Residual(torch.nn.Module):
+    """Norms along a residual stream, each before a matmul."""
+
+    def __init__(self, layers: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.linears = torch.nn.ModuleList(
+            torch.nn.Linear(width, width, bias=False) for _ in range(layers)
+        )
+
+    def forward(self, x):
+        h = x
+        for linear in self.linears:
+            h = h + linear(torch.nn.functional.rms_norm(h, (h.shape[-1],)))
+        return torch.nn.functional.rms_norm(h, (h.shape[-1],))
+
+
+@pytest.fixture(scope="module")
+def report():
+    model = Residual(6, 2048).bfloat16().eval()
+    return tm.explain(model, torch.zeros(4096, 2048, dtype=torch.bfloat16), code=True)
+
+
+@pytest.fixture(scope="module")
+def record(report, tmp_path_factory):
+    path = tmp_path_factory.mktemp("record") / "residual.json.gz"
+    report.save(path)
+    return path
+
+
+def test_every_figure_is_that_of_compare(report):
+    explained = report.explanation
+    assert explained.policies == ("stock", "traffic", "plan")
+    (graph,) = explained.graphs
+    assert explained.traffic("plan").bytes < explained.traffic("stock").bytes
+    assert explained.bound() <= explained.traffic("plan").bytes
+    assert {fact.layer for fact in graph.facts.values()} >= {"Linear"}
+    assert any("test_explain.py" in fact.source for fact in graph.facts.values())
+
+
+def test_an_open_decision_has_a_price_a_rule_and_a_pin(report):
+    found = [
+        (graph, one)
+        for graph, one in report.explanation.decisions()
+        if one.open and one.node in graph.stored()["plan"]
+    ]
+    assert found
+    for _, one in found:
+        assert set(one.rules.values()) <= {"stock", "traffic", "plan", "unasked"}
+        assert one.rounding == "bfloat16"
+        story = report.why(one.node)
+        assert "x = tm.keep(x)  # behind" in story
+        assert "test_explain.py" in story
+
+
+def test_the_code_is_that_of_the_fused_kernels(report):
+    (graph,) = report.explanation.graphs
+    for side in graph.sides.values():
+        assert side.code is not None
+        assert len(side.code.launches) == sum(1 for _ in side.graph.fused())
+        assert all("def " in source for source in side.code.kernels.values())
+    name, source = graph.sides["plan"].source_of(0)
+    assert f"def {name}(" in source
+
+
+def test_a_record_is_read_as_it_was_written(report, record, tmp_path):
+    assert explanation_record.load(record) == report.explanation
+    plain = tmp_path / "plain.json"
+    report.save(plain)
+    assert explanation_record.load(plain) == report.explanation
+    assert json.loads(plain.read_text())["schema"] == "torch-materialize/explanation"
+
+
+def test_a_damaged_or_foreign_record_is_one_error(record, tmp_path):
+    cut = tmp_path / "cut.json.gz"
+    cut.write_bytes(record.read_bytes()[:200])
+    with pytest.raises(tm.RecordError, match="damaged"):
+        explanation_record.load(cut)
+    with pytest.raises(tm.RecordError, match="cannot be read"):
+        explanation_record.load(tmp_path / "absent.json.gz")
+    other = tmp_path / "other.json"
+    other.write_text('{"schema": "torch-materialize/explanation", "version": 99}')
+    with pytest.raises(tm.RecordError, match="expected version 1; found 99"):
+        explanation_record.load(other)
+
+
+def test_a_name_that_says_nothing_is_refused(report, tmp_path):
+    with pytest.raises(tm.RecordError, match="expected a name that ends in"):
+        report.save(tmp_path / "report.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_fits_80_columns_and_says_the_headline_first(report):
+    text = report.text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    places = [text.index(word) for word in ("avoidable", "certified", "Decisions", "Most-read")]
+    assert places == sorted(places)
+
+
+def test_commands_replay_the_record(report, record, tmp_path):
+    def run(*words):
+        done = CliRunner().invoke(main, [str(word) for word in words])
+        return done.exit_code, done.output
+
+    page = tmp_path / "page.html"
+    code, text = run("report", record, "--html", page, "--perfetto", tmp_path / "t.json")
+    assert code == 0, text
+    assert "avoidable" in text
+    assert "<!doctype html>" in page.read_text()
+    stored = sorted(report.explanation.graphs[0].stored()["plan"])
+    code, text = run("why", record, stored[0])
+    assert code == 0, text
+    assert stored[0] in text
+    code, text = run("why", record, "nothing_like_it")
+    assert code == 1
+    assert "no tensor 'nothing_like_it'" in text
+    code, text = run("diff", f"{record}@stock", record)
+    assert code == 0, text
+    assert re.search(r"Tensors decided otherwise: [1-9]", text)
+    code, text = run("diff", record, record)
+    assert "Both sides store the same tensors" in text
+    code, text = run("diff", f"{record}@fast", record)
+    assert code == 1
+    assert "expected one of stock, traffic, plan" in text
+
+
+def test_the_timeline_has_every_launch(report):
+    events = timeline(report.explanation)["traceEvents"]
+    for process, policy in enumerate(report.explanation.policies, 1):
+        launches = [e for e in events if e["pid"] == process and e["ph"] in "Xi"]
+        side = report.explanation.graphs[0].sides[policy]
+        assert len(launches) == len(side.graph.kernels)
+        assert sum(e["args"].get("bytes", 0) for e in launches) == (
+            report.explanation.traffic(policy).bytes
+        )
+
+
+def test_training_has_forward_and_backward():
+    model = Residual(2, 64)
+    found = tm.explain(model, torch.zeros(32, 64), policies=("stock", "plan"), training=True)
+    assert [graph.kind for graph in found.explanation.graphs] == ["forward", "backward"]
+    assert all(p.device.type == "cpu" and p.grad is None for p in model.parameters())
+
+
+def test_a_price_agrees_with_the_planner_model_of_a_real_graph(report):
+    # The record's prices are differences to what the planner's model moves in all.
+    (graph,) = report.explanation.graphs
+    totals = {one.inlined_bytes for one in graph.decisions if one.open}
+    totals |= {one.stored_bytes for one in graph.decisions if one.open}
+    assert report.explanation.traffic("plan").bytes in totals
