@@ -5,7 +5,8 @@
 
 Non-negative least squares over shares: being wrong by a tenth counts the same for a graph of
 microseconds and one of seconds.  Beside each measured time stands what the model says of it when
-that case was left out of the fit.  Only files whose device and torch are the same go together.
+that case was left out of the fit.  Only files of the same device, torch, threads and clock go
+together.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"into {_TARGET.name}")
     chosen = parser.parse_args()
     read = {path: read_json(path) for path in chosen.files}
-    machines = {(d["machine"]["device"], d["versions"]["torch"]) for d in read.values()}
+    machines = set(map(_conditions, read.values()))
     if len(machines) != 1:
-        raise SystemExit(f"files of one device and one torch go together; found {machines}")
+        raise SystemExit(f"files made alike go together; found {sorted(machines)}")
     samples = [s for path, data in read.items() for s in _samples(path.name, data)]
     if len({s.case for s in samples}) < 3:
         raise SystemExit(
@@ -89,6 +90,13 @@ def main() -> None:
         sys.stdout.write(f"{kind}: {rates.by_kind[kind]}\n")
     if chosen.write:
         _write(chosen.device, rates)
+
+
+def _conditions(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """What must be the same for times to be of one kind."""
+    here = data["machine"]
+    threads = f"{here['threads']} threads"
+    return here["device"], threads, data["versions"]["torch"], data.get("clock", "wall")
 
 
 def _samples(name: str, data: Mapping[str, Any]) -> Iterator[Sample]:

@@ -170,7 +170,8 @@ def test_real_clocks():
     out = compiled("tune", model, x)[0]
     torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
     (kept,) = store.entries()
-    assert kept.choice in {"stock", *tune.variants(planned.limits_for(False), parse("tune"))}
+    plans = tune.variants(planned.limits_for(False), parse("tune"))
+    assert kept.choice in {"stock", "traffic", *plans}
     assert kept.seconds.keys() >= {"stock", "plan"}
     assert all(0 < seconds < 1 for seconds in kept.seconds.values())
     listed = CliRunner().invoke(main, ["tuned", "list"], catch_exceptions=False)
@@ -182,6 +183,17 @@ def graph_of(function, *inputs):
     with mode:
         fake = [torch.empty(x) if isinstance(x, tuple) else x for x in inputs]
     return capturing.capture(function, fake, {}, CPU, mode)[0]
+
+
+@e2e
+def test_traffic_is_a_candidate_like_any_other(clocks):
+    seconds, _ = clocks
+    seconds |= {"traffic": 0.5}
+    model, x = made()
+    got = compiled("tune", model, x)[0]
+    (kept,) = store.entries()
+    assert kept.choice == "traffic"
+    assert torch.equal(got, compiled("traffic", model, x)[0])
 
 
 @e2e

@@ -111,8 +111,12 @@ def _of_geometry(g: Geometry, tokens: int, part: str, device: str, divisor: int)
     note = f"{layers} of {g.layers} layers" + (f", widths / {divisor}" if divisor > 1 else "")
 
     def make(fake: Fake) -> Made:
-        with fake or contextlib.nullcontext():
+        # A cast cannot be faked: without memory, it is made before there are fake tensors.
+        with torch.device("meta") if fake else contextlib.nullcontext():
             model = Layers(sizes, layers).eval()
+        with fake or contextlib.nullcontext():
+            if fake:
+                model.to_empty(device="cpu")
             args = (torch.randn(tokens, sizes.hidden).bfloat16(), torch.arange(tokens))
 
         def pieces() -> nn.Module:

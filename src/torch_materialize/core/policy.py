@@ -28,7 +28,7 @@ POLICIES: Mapping[str, str] = MappingProxyType(
         "stock": "Inductor as it is",
         "traffic": "the upstream cost model of 2026, per reused tensor",
         "plan": "one plan for the whole graph: fewest bytes over all fused kernels",
-        "tune": "plan, its variants and stock timed on the device at hand; the fastest is kept",
+        "tune": "plans, traffic and stock timed on the device at hand; the fastest is kept",
     }
 )
 

@@ -1,4 +1,4 @@
-"""The policy `tune`: the plan, its variants and stock, timed where they will run.
+"""The policy `tune`: plan, its variants, traffic and stock, timed where they will run.
 
 Every candidate is compiled for real and run on made-up inputs, interleaved with the others;
 stock twice in each round, which shows the noise.  What is kept is never slower than stock
@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +33,10 @@ from ..errors import brief
 from ..events import log, once, surprise
 from ..versions import implementation, installed_versions, processor
 from .decision import Decision
+from .narrow import folded
 from .real import clock, compiled, made_up, outside, sizes, why_not
 from .search import search
-from .trial import PostGrad
+from .trial import PostGrad, trial
 
 __all__ = ["graph_key", "tuned", "variants"]
 
@@ -123,18 +125,34 @@ def _candidates(graph: PostGrad, limits: Limits, policy: Policy) -> Iterator[tup
     """Stock, and every variant that is another decision than those before it."""
     yield STOCK, _NOTHING
     seen = {_NOTHING}
-    for name, (narrowed, plan) in variants(limits, policy).items():
+    ways: dict[str, Callable[[], Decision]] = {
+        name: partial(_planned, graph, *how) for name, how in variants(limits, policy).items()
+    }
+    if policy.numerics == "stored":
+        ways["traffic"] = partial(_by_traffic, graph)
+    for name, decide in ways.items():
         try:
-            found = search(graph, narrowed, plan, certify=False)
+            decision = decide()
         except Exception as error:  # noqa: BLE001 - one candidate less
             surprise(f"tune, {name}", error)
             continue
-        decision = Decision(
-            store=found.store, rounded=found.rounded, marked=found.marked, casts=found.casts
-        )
         if decision not in seen:
             seen.add(decision)
             yield name, decision
+
+
+def _planned(graph: PostGrad, limits: Limits, policy: Policy) -> Decision:
+    found = search(graph, limits, policy, certify=False)
+    return Decision(
+        store=found.store, rounded=found.rounded, marked=found.marked, casts=found.casts
+    )
+
+
+def _by_traffic(graph: PostGrad) -> Decision:
+    """What the local rule materializes, as marks; its hooks stand while a graph is governed."""
+    _, dag = trial(folded(graph), None, parse("traffic"))
+    names = dag.nodes(dag.chosen())
+    return Decision(store=names, marked=names)
 
 
 def _timed(graph: PostGrad, candidates: dict[str, Decision], numerics: str) -> _Chosen:
