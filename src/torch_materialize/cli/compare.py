@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..core.devices import DEVICES
 from ..core.policy import PREDICTED
+from .options import planned
 from .progress import hush_upstream, steps
 
 __all__ = ["compare_command"]
@@ -22,10 +22,7 @@ __all__ = ["compare_command"]
     multiple=True,
     help=f"A policy to compare; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
 )
-@click.option("--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}.")
-@click.option("--tokens", default=8192, show_default=True, type=click.IntRange(1))
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--layers", type=click.IntRange(1), help="Layers of a built-in model.")
+@planned
 @click.option(
     "--tracing",
     type=click.Choice(["dynamo", "make_fx"]),

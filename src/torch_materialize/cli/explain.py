@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..core.devices import DEVICES
 from ..core.policy import POLICIES
+from .options import planned
 from .progress import hush_upstream, steps
 
 __all__ = ["explain_command"]
@@ -22,10 +22,7 @@ __all__ = ["explain_command"]
     multiple=True,
     help=f"A policy to explain; repeat it. One of {', '.join(POLICIES)}. Default: all.",
 )
-@click.option("--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}.")
-@click.option("--tokens", default=8192, show_default=True, type=click.IntRange(1))
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--layers", type=click.IntRange(1), help="Layers of a built-in model.")
+@planned
 @click.option("--training", is_flag=True, help="Explain forwards and backwards.")
 @click.option("--code", is_flag=True, help="Keep the generated kernels, to see them side by side.")
 @click.option("--top", default=8, show_default=True, type=click.IntRange(0), help="Rows per list.")

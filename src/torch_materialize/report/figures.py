@@ -84,8 +84,8 @@ class Growth:
         family: whose kernels they are.
         place: the graph's place in the explanation.
         reads: policy -> bytes, one figure a kernel.
-        unit: bytes of one activation: what the target says, or the size that its kernels write
-            most often.
+        unit: bytes of one activation: what the target says, or the most that one of its kernels
+            writes to one buffer under the first policy.
     """
 
     family: str
@@ -121,7 +121,7 @@ def _rows(graph: ExplainedGraph) -> dict[str, dict[str, list[Kernel]]]:
 
 def _unit(kernels: list[Kernel]) -> int:
     sizes = [size for kernel in kernels for size in kernel.writes.values()]
-    return max(set(sizes), key=sizes.count) if sizes else 1
+    return max(sizes, default=1) or 1
 
 
 def worth_most(
