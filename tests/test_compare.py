@@ -251,7 +251,7 @@ def test_doctor():
     done = CliRunner().invoke(main, ["doctor", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
-    assert found["works"] == {"policy": True, "compare": True, "pins": True}
+    assert found["works"] == {"policy": True, "compare": True, "pins": True, "tune": True}
     assert all(row["why"] and row["removable_when"] for row in found["objects"])
 
 

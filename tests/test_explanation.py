@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
-from test_planner import dags, residual_chain
+from fuzzing.graphs import problems
+from test_planner import residual_chain
 from torch_materialize.core.dag import Kind, moved, peak_bytes
 from torch_materialize.core.prices import Prices, flipped
 
@@ -31,12 +32,13 @@ def check_prices(dag):
 
 
 @settings(max_examples=400, deadline=None)
-@given(dags())
+@given(problems().map(lambda problem: problem.dag))
 def test_a_price_is_what_a_recount_of_everything_says(dag):
     check_prices(dag)
     # Without extern kernels between them, what one kernel leaves meets what the next makes.
     close = tuple(replace(kernel, position=kernel.index) for kernel in dag.kernels)
-    check_prices(replace(dag, kernels=close))
+    inputs = tuple(replace(value, ready=-1) for value in dag.values)
+    check_prices(replace(dag, values=inputs, kernels=close))
 
 
 def test_the_narrow_residual_is_priced_where_the_wide_sum_is_computed():
@@ -56,7 +58,7 @@ def test_what_is_fixed_has_no_price():
 
 
 @settings(max_examples=200, deadline=None)
-@given(dags())
+@given(problems().map(lambda problem: problem.dag))
 def test_several_are_priced_at_once(dag):
     prices = Prices(dag)
     open_ = {v.index: p.home for v in dag.values if (p := prices.price(v.index)) is not None}

@@ -20,7 +20,7 @@ from torch._inductor.codecache import PyCodeCache
 
 import torch_materialize as tm
 from torch_materialize import events
-from torch_materialize.inductor import cache_key, narrow, patch, planned, search, trial
+from torch_materialize.inductor import cache_key, decision, narrow, patch, planned, search, trial
 from torch_materialize.record import read_json
 
 POLICIES = ("stock", "traffic", "plan", "plan:numerics=stock", "plan:numerics=eager")
@@ -93,9 +93,9 @@ STAGES = {
     "planner": (search, "plan"),
     "dry run": (search, "trial"),
     "search": (planned, "search"),
-    "fold": (planned, "fold"),
-    "apply rounding": (planned, "apply_rounding"),
-    "mark": (planned, "mark"),
+    "fold": (decision, "fold"),
+    "apply rounding": (decision, "apply_rounding"),
+    "mark": (decision, "mark"),
     "cache key": (cache_key, "implementation"),
     "settings": (patch, "_governing"),
     "post-grad pass": (patch, "hold_for_lowering"),
@@ -131,13 +131,13 @@ class TestPlantedExceptions:
         assert "Inductor decides as stock" in line
 
     def test_what_fails_after_the_marks_takes_them_back(self, codes, lenient, monkeypatch):
-        mark = planned.mark
+        mark = decision.mark
 
         def marks_and_fails(*args):
             mark(*args)
             raise Planted("after")
 
-        monkeypatch.setattr(planned, "mark", marks_and_fails)
+        monkeypatch.setattr(decision, "mark", marks_and_fails)
         assert code("plan") == codes["stock"]
         assert len(warned(lenient)) == 1
 
@@ -221,7 +221,7 @@ def test_many_processes_over_one_cache_folder_do_not_mix(tmp_path):
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
         "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
         "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     want = {policy: code(policy) for policy in POLICIES}
     assert len(set(want.values())) >= 2

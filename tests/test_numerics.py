@@ -15,7 +15,7 @@ from torch_materialize.core.devices import CPU
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned
+from torch_materialize.inductor import decision
 from torch_materialize.inductor.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
 from torch_materialize.models.language import CUTS, Language, cut, greedy
@@ -217,14 +217,14 @@ def test_a_rounding_that_fails_half_way_leaves_stocks_code(monkeypatch, caplog):
     x, y = torch.randn(64, 256, dtype=BF16), torch.randn(64, 256, dtype=BF16)
     want = code(two_users, "stock", x, y)
     assert code(two_users, "plan", x, y) != want
-    upstream = planned.apply_rounding
+    upstream = decision.apply_rounding
 
     def half_way(module, names):
         upstream(module, names)
         raise RuntimeError("planted")
 
     monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
-    monkeypatch.setattr(planned, "apply_rounding", half_way)
+    monkeypatch.setattr(decision, "apply_rounding", half_way)
     with caplog.at_level(logging.WARNING, "torch_materialize"):
         assert code(two_users, "plan", x, y) == want
 

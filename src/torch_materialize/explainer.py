@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .compare import Clock, Step, dry_run_of
 from .core.devices import find
-from .core.policy import POLICIES, Policy, parse
+from .core.policy import PREDICTED, Policy, parse
 from .errors import CaptureError, MaterializeError, brief
 from .explanation import Code, ExplainedGraph, Explanation
 from .report.explanation import Report
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explain", "explain_target"]
 
-_ALL = tuple(POLICIES)
+_ALL = PREDICTED
 
 
 def explain(

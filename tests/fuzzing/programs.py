@@ -334,7 +334,8 @@ class _Draft:
             return (self.pick(given),) if given else None
         if kind == "residual":
             hub = self.hub or "a0"
-            return hub, self.pick(self.like(hub))
+            others = self.like(hub)  # a hub that is no float has none
+            return (hub, self.pick(others)) if others else None
         if kind in ("floats", "mutated"):
             first = self.pick(self.named("float"))
             is_leaf = self.training and first.startswith("a")

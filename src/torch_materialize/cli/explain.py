@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..core.policy import POLICIES
+from ..core.policy import PREDICTED
 from .options import planned
 from .progress import hush_upstream, steps
 
@@ -20,7 +20,7 @@ __all__ = ["explain_command"]
     "--policy",
     "policies",
     multiple=True,
-    help=f"A policy to explain; repeat it. One of {', '.join(POLICIES)}. Default: all.",
+    help=f"A policy to explain; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
 )
 @planned
 @click.option("--training", is_flag=True, help="Explain forwards and backwards.")
@@ -68,7 +68,7 @@ def explain_command(
     with steps() as step:
         explanation = explain_target(
             target,
-            policies or tuple(POLICIES),
+            policies or PREDICTED,
             device,
             tokens=tokens,
             batch=batch,

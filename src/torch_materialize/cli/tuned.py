@@ -5,9 +5,6 @@ from __future__ import annotations
 import datetime
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from .. import tuned
 
@@ -29,19 +26,14 @@ def tuned_command(ctx: click.Context) -> None:
 def list_command() -> None:
     """Show every choice: the graph, what was fastest, and the times of all."""
     found = list(tuned.entries())
-    console = Console()
-    console.print(f"{len(found)} choices in {tuned.folder()}", highlight=False, soft_wrap=True)
-    if not found:
-        return
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("key", "made", "graph", "device", "torch", "kept", "milliseconds", "noise"):
-        table.add_column(heading, overflow="fold")
+    click.echo(f"{len(found)} choices in {tuned.folder()}")
     for one in found:
-        times = ", ".join(f"{name} {1e3 * s:.3f}" for name, s in one.seconds.items())
+        times = ", ".join(f"{name} {1e3 * s:.3f} ms" for name, s in one.seconds.items())
         made = datetime.datetime.fromtimestamp(one.made).isoformat(" ", "minutes")
-        known = (one.about.get(what, "") for what in ("graph", "device", "torch"))
-        table.add_row(one.key[:8], made, *known, one.choice, times, f"{100 * one.noise:.1f}%")
-    console.print(table)
+        about = {what: one.about.get(what, "unknown") for what in ("graph", "device", "torch")}
+        click.echo(f"\n{one.key[:8]}  {made}  {about['graph']}: {one.choice}")
+        click.echo(f"    {about['device']}; torch {about['torch']}")
+        click.echo(f"    {times or 'nothing to time'} (noise {100 * one.noise:.1f}%)")
 
 
 @tuned_command.command("clear")
