@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -72,6 +73,14 @@ def test_only_the_inductor_layer_imports_inductor():
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             guilty += [f"{path.name}: {n}" for n in names if n.startswith("torch._inductor")]
     assert not guilty
+
+
+def test_arrows_go_down():
+    """What decides knows nothing of what shows it or of what users call."""
+    above = re.compile(r"^\s*from \.\.(report|cli|integrations|api|auto)\b", re.MULTILINE)
+    for folder in ("core", "inductor"):
+        for source in (SOURCE / folder).glob("*.py"):
+            assert not above.findall(source.read_text()), source.name
 
 
 def test_public_names():

@@ -27,7 +27,7 @@ from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
 from ..events import log, surprise
 from ..explanation import Explanation
-from ..report.figures import decision_rows
+from ..figures import decision_rows
 from ..versions import installed_versions
 from .dry_run import Outcome
 from .explaining import explained

@@ -13,8 +13,7 @@ from html import escape
 
 from ..core.devices import named
 from ..explanation import Explanation
-from .figures import Growth, families, headline
-from .text import size_text
+from ..figures import Growth, families, headline, size_text
 
 __all__ = ["growth_chart", "roofline_chart", "waterfall_chart"]
 

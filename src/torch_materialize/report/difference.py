@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..explanation import ExplainedGraph, Explanation
-from .figures import families, headline, short_source, type_text
-from .text import plain_table, size_text
+from ..figures import families, headline, short_source, size_text, type_text
+from .text import plain_table
 
 __all__ = ["Changed", "changed", "print_difference"]
 

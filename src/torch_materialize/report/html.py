@@ -7,10 +7,9 @@ from markupsafe import Markup
 
 from ..core.devices import named
 from ..explanation import Explanation
+from ..figures import Headline, decision_rows, families, growth, headline, place_text, size_text
 from .charts import growth_chart, roofline_chart, waterfall_chart
-from .figures import Headline, decision_rows, families, growth, headline, place_text
 from .payload import encoded
-from .text import size_text
 
 __all__ = ["page", "summary"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.story import RULES
 from ..explanation import ExplainedGraph, Explanation, Side
-from .figures import pin_of, short_source, type_text
+from ..figures import pin_of, short_source, type_text
 from .why import why
 
 __all__ = ["encoded", "payload"]

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from ..core.traffic import most_read
 from ..explanation import Explanation
-from .figures import decision_rows, families, growth, headline, place_text
-from .text import plain_table, size_text
+from ..figures import decision_rows, families, growth, headline, place_text, size_text
+from .text import plain_table
 
 __all__ = ["print_explanation"]
 

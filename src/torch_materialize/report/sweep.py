@@ -14,8 +14,9 @@ from rich.text import Text
 from ..core.devices import DEVICES
 from ..corpus.rows import BASE, GraphRow, ModelRow
 from ..corpus.spec import Model
+from ..figures import size_text
 from ..sweep import Sweep
-from .text import plain_table, size_text
+from .text import plain_table
 
 __all__ = ["ended_text", "print_corpus", "print_sweep"]
 

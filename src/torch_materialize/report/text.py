@@ -13,18 +13,9 @@ from rich.text import Text
 from ..compare import Comparison
 from ..core.devices import DEVICES
 from ..core.traffic import Difference
+from ..figures import size_text
 
-__all__ = ["plain_table", "print_comparison", "size_text"]
-
-
-def size_text(size: int) -> str:
-    """Bytes as people read them: decimal units, three figures."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} TB"
+__all__ = ["plain_table", "print_comparison"]
 
 
 def plain_table(title: str) -> Table:

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from ..core.story import RULES, Decision
 from ..errors import TargetError
 from ..explanation import ExplainedGraph, Explanation, Node
-from .figures import pin_of, short_source, type_text
-from .text import size_text
+from ..figures import pin_of, short_source, size_text, type_text
 
 __all__ = ["find_tensor", "why"]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..core.devices import named
-from ..core.graph import Kernel
-from ..core.story import Decision, Group
-from ..explanation import ExplainedGraph, Explanation, Node
-from .text import size_text
+from .core.devices import named
+from .core.graph import Kernel
+from .core.story import Decision, Group
+from .explanation import ExplainedGraph, Explanation, Node
 
 __all__ = [
     "DecisionRow",
@@ -22,12 +21,23 @@ __all__ = [
     "pin_of",
     "place_text",
     "short_source",
+    "size_text",
     "type_text",
     "worth_most",
 ]
 
 # Fewer kernels than this are no row along the layers.
 _ROW = 3
+
+
+def size_text(size: int) -> str:
+    """Bytes as people read them: decimal units, three figures."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"
 
 
 @dataclass(frozen=True)
