@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._logging._internal import register_log, trace_structured_artifact
+from torch._logging import _internal as torch_logging
 
 from .. import explanation_record
 from ..core.devices import DEVICES
@@ -44,7 +44,8 @@ _TOP = 10
 
 # So that torch._logging.set_logs(modules={"materialize": ...}) knows us; TORCH_LOGS is read when
 # torch is imported, before anybody could register, and takes our module's name.
-register_log("materialize", "torch_materialize")
+if hasattr(torch_logging, "register_log"):
+    torch_logging.register_log("materialize", "torch_materialize")
 
 
 def record_folder() -> Path | None:
@@ -61,9 +62,10 @@ def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))
     try:
         _log(graph, found, make)
-        trace_structured_artifact(
-            "torch_materialize_plan", "json", payload_fn=lambda: _summary(found, make())
-        )
+        if hasattr(torch_logging, "trace_structured_artifact"):
+            torch_logging.trace_structured_artifact(
+                "torch_materialize_plan", "json", payload_fn=lambda: _summary(found, make())
+            )
         folder = record_folder()
         if folder is not None:
             _record(folder, make())
