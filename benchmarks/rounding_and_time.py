@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch._inductor import config
 
 import torch_materialize as tm
 from saving import save
@@ -29,9 +30,19 @@ from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
 
-#: Everything that is measured; the last is upstream's own switch, with stock's choices.
-EMULATED = "stock, emulate_precision_casts"
-CASES = ("stock", "traffic", "plan:numerics=stock", "plan", "plan:numerics=eager", EMULATED)
+POLICIES = ("stock", "traffic", "plan:numerics=stock", "plan", "plan:numerics=eager")
+#: Upstream's own switches, with stock's choices; a torch that has no such setting leaves it out.
+SWITCHES = {
+    f"stock, {setting}={value}": {setting: value}
+    for setting, value in (
+        ("emulate_precision_casts", True),
+        ("emulate_precision_casts_on_saved_tensors", True),
+        ("numerics", "strict_pointwise"),
+        ("numerics", "strict"),
+    )
+    if hasattr(config, setting)
+}
+CASES = (*POLICIES, *SWITCHES)
 
 
 @torch.library.custom_op("torch_materialize_bench::matmul", mutates_args=())
@@ -47,7 +58,7 @@ def _(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def units(model: Decoder, x: torch.Tensor) -> dict[str, float]:
     mode = capturing.fake_mode()
-    policies = [parse(case) for case in CASES if case != EMULATED]
+    policies = [parse(policy) for policy in POLICIES]
     graphs = capturing.capture_for(policies, model, (mode.from_tensor(x),), {}, CPU, mode)
     size = x.numel() * x.element_size()
     return {
@@ -57,7 +68,7 @@ def units(model: Decoder, x: torch.Tensor) -> dict[str, float]:
 
 
 def options(case: str) -> dict:
-    return {"emulate_precision_casts": True} if case == EMULATED else tm.options(case)
+    return SWITCHES.get(case) or tm.options(case)
 
 
 def measure(
@@ -79,7 +90,7 @@ def measure(
     found: dict[str, dict] = {}
     torch._dynamo.reset()
     for case in CASES:
-        with torch._inductor.config.patch(force_disable_caches=True):
+        with config.patch(force_disable_caches=True):
             compiled[case] = torch.compile(model, options=options(case))
             got = compiled[case](x)
         equal = (got == want).float().mean().item()
