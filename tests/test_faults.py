@@ -29,6 +29,8 @@ POLICIES = ("stock", "traffic", "plan", "plan:numerics=stock", "plan:numerics=ea
 PROGRAM = """
 import torch
 
+pytestmark = pytest.mark.long
+
 @torch.library.custom_op("torch_materialize_faults::opaque", mutates_args=())
 def opaque(x: torch.Tensor) -> torch.Tensor:
     return x.clone()

@@ -14,6 +14,8 @@ from fuzzing.graphs import problem_fails, problems
 from fuzzing.hunt import hunt
 from fuzzing.programs import Input, Program, programs
 
+pytestmark = pytest.mark.long
+
 
 def test_any_graph_is_planned_within_its_limits():
     tally = hunt(problem_fails, problems(), examples=120, seed=1)

@@ -23,6 +23,8 @@ from torch_materialize.corpus.registry import CORPUS
 from torch_materialize.corpus.rows import GraphRow, Job, ModelRow, Result, Settings
 from torch_materialize.report.sweep import print_sweep
 
+pytestmark = pytest.mark.long
+
 SETTINGS = Settings("h200", ("stock", "plan"))
 
 

@@ -14,7 +14,7 @@ from torch_materialize.errors import TargetError
 from torch_materialize.pytest_plugin import read_events
 from torch_materialize.upstream import find_tests, run, to_json
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 # Decorated like upstream's: a byte count is text that expecttest compares.
 BYTES = """

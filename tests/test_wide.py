@@ -12,7 +12,7 @@ from torch._inductor.utils import run_and_get_code
 import torch_materialize as tm
 from torch_materialize.core.limits import Limits
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo")]
 _KERNEL = re.compile(r'extern "C"\s+void\s+kernel\(([^)]*)\)|void\s+kernel\(([^)]*)\)')
 
 
