@@ -23,13 +23,13 @@ from torch_materialize import events
 from torch_materialize.inductor import cache_key, decision, narrow, patch, planned, search, trial
 from torch_materialize.record import read_json
 
+pytestmark = pytest.mark.long
+
 POLICIES = ("stock", "traffic", "plan", "plan:numerics=stock", "plan:numerics=eager")
 
 # Under `plan` one of its sums is written to memory, which stock recomputes.
 PROGRAM = """
 import torch
-
-pytestmark = pytest.mark.long
 
 @torch.library.custom_op("torch_materialize_faults::opaque", mutates_args=())
 def opaque(x: torch.Tensor) -> torch.Tensor:
