@@ -29,7 +29,8 @@ class Residual(torch.nn.Module):
     def forward(self, x):
         h = x
         for linear in self.linears:
-            h = h + linear(torch.nn.functional.rms_norm(h, (h.shape[-1],)))
+            # Some versions fold a bare add into the matmul.
+            h = h + linear(torch.nn.functional.rms_norm(h, (h.shape[-1],))).relu()
         return torch.nn.functional.rms_norm(h, (h.shape[-1],))
 
 
