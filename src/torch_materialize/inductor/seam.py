@@ -1,4 +1,4 @@
-"""One row of the table of upstream objects (:mod:`.seams`): how it is found and recognised."""
+"""One row of the table of upstream objects (:mod:`.seam_table`): how it is found and recognised."""
 
 from __future__ import annotations
 
