@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from ..core.policy import PREDICTED
-from .options import planned
+from .options import file_to_write, planned, policies_to, rows
 from .progress import hush_upstream, steps
 
 __all__ = ["compare_command"]
@@ -16,12 +16,7 @@ __all__ = ["compare_command"]
 
 @click.command("compare")
 @click.argument("target")
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    help=f"A policy to compare; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
-)
+@policies_to("compare")
 @planned
 @click.option(
     "--tracing",
@@ -30,13 +25,8 @@ __all__ = ["compare_command"]
     show_default=True,
     help="The whole torch.compile pipeline, or make_fx straight to a post-grad graph.",
 )
-@click.option("--top", default=8, show_default=True, type=click.IntRange(0), help="Rows per list.")
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write the record (docs/record.md) to this file.",
-)
+@rows()
+@file_to_write("--json", "Also write the record (docs/record.md) to this file.")
 def compare_command(
     target: str,
     policies: tuple[str, ...],
@@ -62,8 +52,6 @@ def compare_command(
     from ..compare import compare
     from ..report.text import print_comparison
 
-    if json_path is not None and not json_path.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {json_path.parent}", param_hint="--json")
     hush_upstream()
     with steps() as step:
         result = compare(

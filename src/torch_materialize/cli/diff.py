@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from ..errors import UnknownPolicyError
+from .options import rows
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
@@ -20,7 +21,7 @@ __all__ = ["diff_command"]
 @click.command("diff")
 @click.argument("a")
 @click.argument("b")
-@click.option("--top", default=20, show_default=True, type=click.IntRange(0), help="Rows per list.")
+@rows(20)
 def diff_command(a: str, b: str, top: int) -> None:
     """Show what differs between two records, A and B, that `explain` wrote.
 

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from ..core.policy import PREDICTED
-from .options import planned
+from .options import file_to_write, planned, policies_to, rows
 from .progress import hush_upstream, steps
 
 __all__ = ["explain_command"]
@@ -16,28 +16,15 @@ __all__ = ["explain_command"]
 
 @click.command("explain")
 @click.argument("target")
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    help=f"A policy to explain; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
-)
+@policies_to("explain")
 @planned
 @click.option("--training", is_flag=True, help="Explain forwards and backwards.")
 @click.option("--code", is_flag=True, help="Keep the generated kernels, to see them side by side.")
-@click.option("--top", default=8, show_default=True, type=click.IntRange(0), help="Rows per list.")
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the record (docs/record.md), compressed where the name ends in .gz.",
+@rows()
+@file_to_write(
+    "--json", "Write the record (docs/record.md), compressed where the name ends in .gz."
 )
-@click.option(
-    "--html",
-    "html_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report as one HTML file.",
-)
+@file_to_write("--html", "Write the report as one HTML file.")
 def explain_command(
     target: str,
     policies: tuple[str, ...],
@@ -61,9 +48,6 @@ def explain_command(
     from ..report.explanation import Report
     from ..report.story import print_explanation
 
-    for option, path in (("--json", json_path), ("--html", html_path)):
-        if path is not None and not path.parent.is_dir():
-            raise click.BadParameter(f"there is no folder {path.parent}", param_hint=option)
     hush_upstream()
     with steps() as step:
         explanation = explain_target(

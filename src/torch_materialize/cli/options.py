@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ..core.devices import DEVICES
+from ..core.policy import PREDICTED
 
-__all__ = ["planned"]
+__all__ = ["file_to_write", "planned", "policies_to", "rows"]
+
+_Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _OPTIONS = (
     click.option(
@@ -26,3 +30,46 @@ def planned(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def policies_to(verb: str) -> _Wrapper:
+    """``--policy``, as ``policies``: what to do with which; empty where none is named."""
+    return click.option(
+        "--policy",
+        "policies",
+        multiple=True,
+        help=f"A policy to {verb}; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
+    )
+
+
+def rows(default: int = 8) -> _Wrapper:
+    """``--top``: how long the lists are."""
+    return click.option(
+        "--top",
+        default=default,
+        show_default=True,
+        type=click.IntRange(0),
+        help="Rows per list.",
+    )
+
+
+def file_to_write(flag: str, words: str) -> _Wrapper:
+    """A file to write, for ``--json`` as ``json_path``; its folder has to be there already.
+
+    That is looked at before the command starts: what it writes may take minutes to make.
+    """
+    return click.option(
+        flag,
+        f"{flag.removeprefix('--')}_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=_in_a_folder,
+        help=words,
+    )
+
+
+def _in_a_folder(
+    _ctx: click.Context, _parameter: click.Parameter, path: Path | None
+) -> Path | None:
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.parent}")
+    return path

@@ -7,24 +7,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from .options import file_to_write, rows
+
 __all__ = ["report_command"]
 
 
 @click.command("report")
 @click.argument("record", type=click.Path(path_type=Path))
-@click.option(
-    "--html",
-    "html_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report as one HTML file.",
-)
-@click.option(
-    "--perfetto",
-    "perfetto_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a timeline for ui.perfetto.dev. Its durations are modelled.",
-)
-@click.option("--top", default=8, show_default=True, type=click.IntRange(0), help="Rows per list.")
+@file_to_write("--html", "Write the report as one HTML file.")
+@file_to_write("--perfetto", "Write a timeline for ui.perfetto.dev. Its durations are modelled.")
+@rows()
 def report_command(
     record: Path, html_path: Path | None, perfetto_path: Path | None, top: int
 ) -> None:
@@ -38,9 +30,6 @@ def report_command(
     from ..report.perfetto import timeline
     from ..report.story import print_explanation
 
-    for option, path in (("--html", html_path), ("--perfetto", perfetto_path)):
-        if path is not None and not path.parent.is_dir():
-            raise click.BadParameter(f"there is no folder {path.parent}", param_hint=option)
     explanation = load_any(record)
     if html_path is not None:
         write_whole(html_path, Report(explanation).html().encode())

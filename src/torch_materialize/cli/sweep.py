@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..core.devices import DEVICES
 from ..core.policy import PREDICTED
 from ..corpus.spec import KINDS
+from .options import file_to_write
 
 if TYPE_CHECKING:
     from ..corpus.rows import Job, ModelRow
@@ -56,11 +57,8 @@ def _words(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
     type=click.FloatRange(0, min_open=True),
     help="Seconds for one model in one mode.",
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the sweep (docs/record.md) in this file, rewritten after every model.",
+@file_to_write(
+    "--json", "Keep the sweep (docs/record.md) in this file, rewritten after every model."
 )
 @click.option("--resume", is_flag=True, help="Skip what the --json file has, failures too.")
 @click.option("--list", "list_only", is_flag=True, help="Show the models and stop.")
@@ -99,8 +97,6 @@ def sweep_command(
         return
     if resume and json_path is None:
         raise click.UsageError("--resume needs the file to go on with: --json FILE")
-    if json_path is not None and not json_path.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {json_path.parent}", param_hint="--json")
     sweep = new_sweep(device, policies, kinds)
     if resume and json_path is not None:
         sweep = sweep_record.resume(json_path, sweep)

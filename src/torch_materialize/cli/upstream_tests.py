@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ..core.policy import parse
 from ..record import write_json
+from .options import file_to_write
 
 __all__ = ["upstream_tests_command"]
 
@@ -32,12 +33,7 @@ __all__ = ["upstream_tests_command"]
     type=click.FloatRange(0, min_open=True),
     help="Seconds for one test.",
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every outcome (docs/record.md) to this file.",
-)
+@file_to_write("--json", "Write every outcome (docs/record.md) to this file.")
 @click.pass_context
 def upstream_tests_command(
     ctx: click.Context,
@@ -61,8 +57,6 @@ def upstream_tests_command(
 
     chosen = parse(policy)
     found = find_tests(checkout.resolve(), files)
-    if json_path is not None and not json_path.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {json_path.parent}", param_hint="--json")
     result = run(
         found,
         chosen,

@@ -12,7 +12,7 @@ from rich.text import Text
 from ..core.traffic import most_read
 from ..explanation import Explanation
 from ..figures import decision_rows, families, growth, headline, place_text, size_text
-from .text import plain_table
+from .text import plain_table, totals_table
 
 __all__ = ["print_explanation"]
 
@@ -50,24 +50,14 @@ def _headline(explanation: Explanation) -> list[str]:
 
 
 def _policies(explanation: Explanation) -> Table:
-    table = plain_table("Fused kernels")
-    table.add_column("policy", no_wrap=True)
-    for heading in ("kernels", "read", "written", "moved", "of first", "peak"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    base = explanation.traffic(explanation.policies[0]).bytes
-    for policy in explanation.policies:
-        total = explanation.traffic(policy)
+    def peak(policy: str) -> int:
         sides = [g.sides[policy] for g in explanation.graphs if policy in g.sides]
-        table.add_row(
-            policy,
-            str(total.kernels),
-            size_text(total.read_bytes),
-            size_text(total.write_bytes),
-            size_text(total.bytes),
-            f"x{total.bytes / base:.3f}" if base else "-",
-            size_text(max((side.peak_bytes for side in sides), default=0)),
-        )
-    return table
+        return max((side.peak_bytes for side in sides), default=0)
+
+    return totals_table(
+        {policy: explanation.traffic(policy) for policy in explanation.policies},
+        peak={policy: size_text(peak(policy)) for policy in explanation.policies},
+    )
 
 
 def _growth(explanation: Explanation, most: int = 12) -> Table | None:

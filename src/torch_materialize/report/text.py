@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from rich import box
@@ -12,10 +12,10 @@ from rich.text import Text
 
 from ..compare import Comparison
 from ..core.devices import DEVICES
-from ..core.traffic import Difference
+from ..core.traffic import Difference, Traffic
 from ..figures import size_text
 
-__all__ = ["plain_table", "print_comparison"]
+__all__ = ["plain_table", "print_comparison", "totals_table"]
 
 
 def plain_table(title: str) -> Table:
@@ -28,6 +28,26 @@ def plain_table(title: str) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
+
+
+def totals_table(totals: Mapping[str, Traffic], **more: Mapping[str, str]) -> Table:
+    """The fused kernels under each policy, held against the first; ``more`` adds columns."""
+    table = plain_table("Fused kernels")
+    table.add_column("policy", no_wrap=True)
+    for heading in ("kernels", "read", "written", "moved", "of first", *more):
+        table.add_column(heading, justify="right", no_wrap=True)
+    base = next(iter(totals.values())).bytes
+    for policy, total in totals.items():
+        table.add_row(
+            policy,
+            str(total.kernels),
+            size_text(total.read_bytes),
+            size_text(total.write_bytes),
+            size_text(total.bytes),
+            f"x{total.bytes / base:.3f}" if base else "-",
+            *(words[policy] for words in more.values()),
+        )
+    return table
 
 
 def print_comparison(comparison: Comparison, console: Console, top: int = 8) -> None:
@@ -53,30 +73,19 @@ def _how(comparison: Comparison) -> str:
 
 
 def _totals(comparison: Comparison) -> Table:
-    table = plain_table("Fused kernels")
-    table.add_column("policy", no_wrap=True)
-    for heading in ("kernels", "read", "written", "moved", "units", "least", "of first", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    base = comparison.traffic(comparison.policies[0]).bytes
-    for policy in comparison.policies:
-        total = comparison.traffic(policy)
-        units = total.bytes / comparison.unit_bytes if comparison.unit_bytes else None
-        bound = comparison.bound(policy)
-        table.add_row(
-            policy,
-            str(total.kernels),
-            size_text(total.read_bytes),
-            size_text(total.write_bytes),
-            size_text(total.bytes),
-            "-" if units is None else f"{units:.1f}",
-            "-" if bound is None else _amount(bound, comparison.unit_bytes),
-            f"x{total.bytes / base:.3f}" if base else "-",
-            f"{comparison.seconds[policy]:.1f} s",
-        )
+    totals = {policy: comparison.traffic(policy) for policy in comparison.policies}
+    bounds = {policy: comparison.bound(policy) for policy in totals}
+    unit = comparison.unit_bytes
+    table = totals_table(
+        totals,
+        units={p: f"{total.bytes / unit:.1f}" if unit else "-" for p, total in totals.items()},
+        least={p: "-" if size is None else _amount(size, unit) for p, size in bounds.items()},
+        time={policy: f"{comparison.seconds[policy]:.1f} s" for policy in totals},
+    )
     notes = []
-    if comparison.unit_bytes:
-        notes.append(f"One unit is one activation, {size_text(comparison.unit_bytes)}.")
-    if any(comparison.bound(policy) is not None for policy in comparison.policies):
+    if unit:
+        notes.append(f"One unit is one activation, {size_text(unit)}.")
+    if any(bound is not None for bound in bounds.values()):
         notes.append("Least: no choice moves fewer bytes with that policy's kernels.")
     if notes:
         table.caption = " ".join(notes)
