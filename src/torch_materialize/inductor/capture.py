@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -40,14 +40,12 @@ from ..core.devices import CPU, Device
 from ..core.policy import STOCK, Policy, parse
 from ..errors import CaptureError, MaterializeError, brief
 from ..events import log
+from .compiler import Compiler
 from .narrow import hold_options
 from .rounding import emulation
 from .storage import elements
 from .trial import PostGrad, copy_graph, lowered
 from .virtual_gpu import planned_device, torch_device
-
-if TYPE_CHECKING:
-    from ..models.vllm import Compiler
 
 __all__ = ["capture", "capture_for", "fake_mode"]
 

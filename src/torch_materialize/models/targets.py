@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from ..errors import TargetError
+from ..inductor.compiler import Compiler
 from .decoder import Decoder
 from .huggingface import build as build_huggingface
-from .vllm import Compiler
 from .vllm import build as build_vllm
 
 __all__ = ["BUILT_IN", "Built", "Size", "load"]

@@ -13,7 +13,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,9 +22,10 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ..errors import MaterializeError, TargetError, brief
+from ..inductor.compiler import Compiler
 from .huggingface import LLAMA_3_1_8B, QWEN3_30B_A3B
 
-__all__ = ["CONFIGS", "CUTS", "Compiler", "build"]
+__all__ = ["CONFIGS", "CUTS", "build"]
 
 #: Name -> the part of the model's public ``config.json`` that shapes its graph.
 CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -65,21 +65,6 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 #: How vLLM cuts a model: the default of this target first, though vLLM's own is ``piecewise``.
 CUTS = ("whole", "piecewise")
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """How a program hands graphs to Inductor that does more than ``torch.compile``.
-
-    Attributes:
-        split: from a Dynamo graph to the graphs that are compiled, in order.
-        settings: Inductor's settings for each of them.
-        scope: what is open while the model is traced and its graphs are made.
-    """
-
-    split: Callable[[torch.fx.GraphModule], list[torch.fx.GraphModule]]
-    settings: Mapping[str, Any]
-    scope: Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def build(
