@@ -10,6 +10,7 @@ import browser
 from torch_materialize.core.graph import Graph, Kernel, Tensor
 from torch_materialize.core.story import Decision, Group
 from torch_materialize.explanation import Code, ExplainedGraph, Explanation, Node, Side
+from torch_materialize.report import charts
 from torch_materialize.report.explanation import Report
 
 SIZE = 1 << 20
@@ -106,6 +107,21 @@ def report(tmp_path):
     path = tmp_path / "report.html"
     Report(explanation()).save(path)
     return path
+
+
+def test_bars_start_at_zero_and_are_as_long_as_what_they_stand_for():
+    """Though stock and the plan differ by a hundredth: a cut axis would make that a half."""
+    bars = [
+        charts._Bar("stock", 0, 1000, "total", "1 kB"),
+        charts._Bar("norm", 1000, 990, "less", "-10 B"),
+        charts._Bar("plan", 0, 990, "total", "990 B"),
+    ]
+    drawn = re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', charts._bars(bars, 980, ""))
+    (zero, stock), (place, norm), (start, plan) = [(float(x), float(w)) for x, w in drawn]
+    assert start == zero
+    assert plan / stock == pytest.approx(0.99, abs=1e-3)
+    assert norm / stock == pytest.approx(0.01, abs=1e-3)
+    assert place == pytest.approx(zero + plan, abs=0.1)
 
 
 def first_tensor(page):

@@ -137,21 +137,15 @@ def waterfall_chart(explanation: Explanation, most: int = 9) -> str:
 
 
 def _bars(bars: list[_Bar], bound: float | None, label: str) -> str:
+    """Bars from zero, since their lengths are what is compared; small changes are read as text."""
     row, top, left = 27, 26, 220
-    height = top + row * len(bars) + 34
-    levels = [x for bar in bars for x in (bar.start, bar.end) if x] + ([bound] if bound else [])
-    most, least = max(levels), min(levels)
-    # Where all happens in the last tenth, the axis starts behind the rest, and says so.
-    origin = least - 0.6 * (most - least) if most - least < 0.25 * most and most > least else 0.0
-    across = (_WIDTH - left - 110) / max(most - origin, 1)
-
-    def x(level: float) -> float:
-        return left + max(level - origin, 0) * across
-
-    parts = []
+    bottom = top + row * len(bars)
+    most = max(*(x for bar in bars for x in (bar.start, bar.end)), bound or 0, 1)
+    across = (_WIDTH - left - 110) / most
+    parts = [_line(left, top - 6, left, bottom, "grid"), _text(left, 14, "0", "middle", "tick")]
     for number, bar in enumerate(bars):
         y = top + number * row
-        low, high = sorted((x(bar.start), x(bar.end)))
+        low, high = sorted((left + bar.start * across, left + bar.end * across))
         parts.append(_text(left - 10, y + 15, _clipped(bar.name), "end"))
         parts.append(
             f'<rect x="{low:.1f}" y="{y}" width="{max(high - low, 1.5):.1f}" height="19" '
@@ -159,18 +153,16 @@ def _bars(bars: list[_Bar], bound: float | None, label: str) -> str:
         )
         parts.append(_text(high + 6, y + 15, bar.words, "start", "value"))
         if number + 1 < len(bars):
-            parts.append(_line(x(bar.end), y + 19, x(bar.end), y + row, "link"))
+            end = left + bar.end * across
+            parts.append(_line(end, y + 19, end, y + row, "link"))
     if bound:
-        bottom = top + row * len(bars)
-        parts.append(_line(x(bound), 14, x(bound), bottom, "bound"))
+        place = left + bound * across
+        parts.append(_line(place, 14, place, bottom, "bound"))
         parts.append(
-            _text(x(bound), 10, f"certified least {size_text(round(bound))}", "middle", "tick")
+            _text(place, 10, f"certified least {size_text(round(bound))}", "middle", "tick")
         )
-    if origin:
-        note = f"The axis starts at {size_text(round(origin))}."
-        parts.append(_text(left, height - 10, note, "start", "tick"))
     said = "; ".join(f"{bar.name} {bar.words}" for bar in bars)
-    return _svg(height, f"{label}: {said}", parts)
+    return _svg(bottom + 14, f"{label}: {said}", parts)
 
 
 def _clipped(name: str, most: int = 28) -> str:
