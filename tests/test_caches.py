@@ -18,7 +18,7 @@ import torch_materialize as tm
 from torch._dynamo.utils import counters
 from torch_materialize.core import local
 
-how, name = sys.argv[1:]
+how, name = sys.argv[1:3]
 asked = 0
 decide = local.decide
 def spy(facts):
@@ -30,6 +30,12 @@ local.decide = spy
 def f(x, y):
     s = x + y
     return (s * 2).sum(), (s - 1).sum(), s.sum(-1).cos().sum()
+
+if "fail" in sys.argv:
+    from torch_materialize.inductor import narrow
+    def fail(*_):
+        raise RuntimeError("planted")
+    narrow.HideCasts._note_and_hide = fail
 
 x = torch.arange(4096.0).reshape(64, 64).div(4096).requires_grad_()
 y = x.detach().clone()
@@ -49,9 +55,9 @@ print(json.dumps({
 """
 
 
-def run(folder, how: str, name: str, **environment: str) -> dict[str, int]:
+def run(folder, how: str, name: str, *more: str, **environment: str) -> dict[str, int]:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, how, name],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, how, name, *more],
         capture_output=True,
         text=True,
         check=False,
@@ -100,6 +106,16 @@ def test_plan_has_keys_of_its_own(tmp_path):
     assert missed(run(tmp_path, "policy", "traffic"))
     assert missed(run(tmp_path, "policy", "plan"))
     assert hit(run(tmp_path, "options", "plan"))
+
+
+@pytest.mark.parametrize("how", ["policy", "options"])
+def test_what_is_left_to_stock_before_the_key_is_asked_for_is_not_kept(tmp_path, how):
+    """Under the key of `plan` it would be served when nothing fails any more."""
+    failed = run(tmp_path, how, "plan", "fail", TORCH_MATERIALIZE_STRICT="0")
+    assert failed["stderr"].count("planted") == 1
+    assert failed["bypass"] > 0
+    assert missed(run(tmp_path, how, "plan"))
+    assert hit(run(tmp_path, how, "plan"))
 
 
 def test_fx_graph_cache_alone_keeps_them_apart(tmp_path):

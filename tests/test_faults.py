@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,18 @@ from torch._inductor.codecache import PyCodeCache
 
 import torch_materialize as tm
 from torch_materialize import events
-from torch_materialize.inductor import cache_key, decision, narrow, patch, planned, search, trial
+from torch_materialize.inductor import (
+    cache_key,
+    dag_reader,
+    decision,
+    narrow,
+    patch,
+    pin_nodes,
+    pins,
+    planned,
+    search,
+    trial,
+)
 from torch_materialize.record import read_json
 
 pytestmark = pytest.mark.long
@@ -63,12 +75,33 @@ def generated(modules) -> str:
     return "\n".join(line for line in text.splitlines() if "AOT ID" not in line)
 
 
-def code(policy: str) -> str:
+def chain(keep, inline):
+    """Pins that are honoured, that change nothing and that cannot be honoured."""
+
+    def model(x, a, b, c):
+        first = x + a
+        second = first + inline(keep(scope["norm"](first))) + b
+        third = second + scope["norm"](second) + c
+        return scope["norm"](third), third, inline(third * 2) @ c.T
+
+    return model
+
+
+unpinned, pinned = chain(lambda x: x, lambda x: x), chain(tm.keep, tm.inline)
+
+
+def bare(text: str) -> str:
+    """Code without comments and names of kernels, which name the operators of the graph."""
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith(("#", "//")))
+    return re.sub(r"cpp_fused_\w*?(\d+)\b", r"kernel\1", "\n".join(lines))
+
+
+def code(policy: str, model=norms) -> str:
     torch._dynamo.reset()
     before = len(PyCodeCache.modules)
     with torch.no_grad(), tm.policy(policy):
-        got = torch.compile(norms)(*arguments())
-    torch.testing.assert_close(got, norms(*arguments()), rtol=1e-4, atol=1e-4)
+        got = torch.compile(model)(*arguments())
+    torch.testing.assert_close(got, model(*arguments()), rtol=1e-4, atol=1e-4)
     assert len(PyCodeCache.modules) > before
     return generated(PyCodeCache.modules)
 
@@ -100,8 +133,26 @@ STAGES = {
     "mark": (decision, "mark"),
     "cache key": (cache_key, "implementation"),
     "settings": (patch, "_governing"),
+    "order of the program": (narrow.HideCasts, "_note_and_hide"),
     "post-grad pass": (patch, "hold_for_lowering"),
 }
+
+# Parts of what lowers a pin, or reads pins for the plan.
+PIN_STAGES = {
+    "storage of the argument": (pins, "storage_of"),
+    "readers": (pins, "readers"),
+    "buffer to take back": (pins, "_unwritten"),
+    "who reads copies": (pins, "_copies"),
+    "reason of a buffer": (pins, "_reason"),
+    "need of a buffer": (pins, "_need"),
+    "line of the model": (pins, "source_line"),
+    "kind of a pin": (pins, "is_pin"),
+    "aliases": (pin_nodes, "_is_alias"),
+    "pins of a plan": (dag_reader, "pinned"),
+}
+# Without an answer to these, a value may be written into later: it is copied, as Inductor
+# copies for `clone`.
+COPYING = {"what is written": (pins, "is_written"), "storages": (pin_nodes, "_storages")}
 
 
 @pytest.fixture
@@ -143,23 +194,24 @@ class TestPlantedExceptions:
         assert code("plan") == codes["stock"]
         assert len(warned(lenient)) == 1
 
-    def test_the_note_of_the_order_may_fail(self, lenient, monkeypatch):
-        """Without it the order of the graph is taken; the plan goes on."""
+    def test_the_note_of_the_order_fails_half_way(self, codes, lenient, monkeypatch):
         # Asked first for the settings, then by the pass itself.
         answers = mock.Mock(side_effect=[False, Planted("order"), Planted("order")])
         monkeypatch.setattr(narrow, "folds_narrow_casts", answers)
-        code("plan")
+        assert code("plan") == codes["stock"]
         assert answers.call_count > 1
         assert [("Planted: order" in line) for line in warned(lenient)] == [True]
 
-    @pytest.mark.parametrize("stage", ["reader of values", "planner", "mark"])
+    @pytest.mark.parametrize(
+        "stage", ["reader of values", "planner", "mark", "order of the program"]
+    )
     def test_strict_mode_raises(self, stage, monkeypatch):
         where, name = STAGES[stage]
         monkeypatch.setattr(where, name, raises(Planted(stage)))
         with pytest.raises(Exception, match=f"Planted: {stage}"):
             code("plan")
 
-    @pytest.mark.parametrize("stage", ["dry run", "planner", "mark"])
+    @pytest.mark.parametrize("stage", ["dry run", "planner", "mark", "order of the program"])
     def test_an_interrupt_passes_through(self, stage, codes, lenient, monkeypatch):
         where, name = STAGES[stage]
         with monkeypatch.context() as planted:
@@ -169,6 +221,61 @@ class TestPlantedExceptions:
         assert not warned(lenient)
         assert code("plan") == codes["plan"]
         assert code("stock") == codes["stock"]
+
+
+@pytest.fixture(scope="module")
+def bare_codes():
+    return {policy: bare(code(policy, unpinned)) for policy in ("stock", "plan")}
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+class TestPins:
+    """A pin that fails is as if it was not there, and its graph is not planned."""
+
+    def test_the_plan_is_another_code_with_the_pins_too(self, bare_codes):
+        assert bare(code("stock", pinned)) == bare_codes["stock"]
+        assert bare(code("plan", pinned)) not in (bare_codes["stock"], code("stock", pinned))
+
+    @pytest.mark.parametrize("policy", ["stock", "plan"])
+    @pytest.mark.parametrize("stage", PIN_STAGES)
+    def test_stage(self, stage, policy, bare_codes, lenient, monkeypatch):
+        where, name = PIN_STAGES[stage]
+        monkeypatch.setattr(where, name, raises(Planted(stage)))
+        assert bare(code(policy, pinned)) == bare_codes["stock"]
+        planted = [line for line in warned(lenient) if "Planted" in line]
+        # Stock asks nobody about a plan.
+        assert len(planted) == (1 if (stage, policy) != ("pins of a plan", "stock") else 0)
+
+    @pytest.mark.parametrize("stage", COPYING)
+    def test_a_value_that_may_be_written_is_copied(self, stage, lenient, monkeypatch):
+        where, name = COPYING[stage]
+        monkeypatch.setattr(where, name, raises(Planted(stage)))
+        assert code("plan", pinned) == code("stock", pinned)
+        assert sum("Planted" in line for line in warned(lenient)) == 1
+
+    @pytest.mark.parametrize("stage", ["readers", "need of a buffer", "storages"])
+    def test_strict_mode_raises(self, stage, monkeypatch):
+        where, name = {**PIN_STAGES, **COPYING}[stage]
+        monkeypatch.setattr(where, name, raises(Planted(stage)))
+        with pytest.raises(Exception, match=f"Planted: {stage}"):
+            code("plan", pinned)
+
+    def test_what_cannot_be_taught_copies(self, lenient, monkeypatch):
+        ops = torch.ops.torch_materialize
+        operators = [ops.keep.default, ops.inline.default]
+        for operator in operators:
+            monkeypatch.delitem(pins.lowering.lowerings, operator, raising=False)
+        monkeypatch.setattr(pins, "_asked", [])
+        monkeypatch.setattr(pins.seams, "require", raises(Planted("register")))
+        try:
+            code("stock", pinned)
+        finally:
+            for operator in operators:
+                pins.lowering.lowerings.pop(operator, None)
+                pins.lowering.fallbacks.discard(operator)
+                pins.lowering.needs_realized_inputs.discard(operator)
+        assert ["Planted: register" in line for line in warned(lenient)] == [True]
 
 
 WRITER = """

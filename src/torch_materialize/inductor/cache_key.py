@@ -8,16 +8,15 @@ says what decides is the object that is in the key: the two cannot disagree.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch._inductor import compile_fx, custom_graph_pass
-from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor import compile_fx
 
 from ..core.policy import STOCK, Policy
 from ..events import once, surprise
 from ..versions import implementation
+from .chained import ChainedPass, uuids
 from .reuse import MARK
 
 __all__ = [
@@ -26,45 +25,29 @@ __all__ = [
     "StockPass",
     "out_of_process",
     "tell_out_of_process",
-    "uuids",
 ]
 
 #: The Inductor setting that carries the policy.
 CONFIG_KEY = "post_grad_custom_post_pass"
 
-# From 2.12 on, passes of this class are also told whether the graph is for inference.  Ours
-# must be one, so that it can tell those that it chains.
-_InferenceAware: Any = getattr(custom_graph_pass, "CustomInferenceAwareGraphPass", None)
-_Base: Any = _InferenceAware or CustomGraphPass
 
-
-def uuids(passes: Sequence[Any]) -> tuple[Any, ...] | None:
-    """What chained passes put into the key; None (do not cache) where one wants no caching."""
-    theirs = [p.uuid() if isinstance(p, CustomGraphPass) else None for p in passes]
-    return tuple(theirs) if all(theirs) else None
-
-
-class PolicyPass(_Base):
-    """Marks a post-grad graph with its policy, after the passes that others had set.
-
-    Compared, copied and printed by value: Inductor deep-copies and hashes its settings.
-    """
+class PolicyPass(ChainedPass):
+    """Marks a post-grad graph with its policy, after the passes that others had set."""
 
     def __init__(self, policy: Policy, chained: tuple[Any, ...] = ()) -> None:
+        super().__init__((policy,), chained)
         self.policy = policy
-        self.chained = chained
 
     def __call__(self, graph: torch.fx.Graph, is_inference: bool = False) -> None:
         """Runs the chained passes, then leaves the policy on the graph's module."""
-        for other in self.chained:
-            if _InferenceAware is not None and isinstance(other, _InferenceAware):
-                other(graph, is_inference=is_inference)
-            else:
-                other(graph)
+        self.run_chained(graph, is_inference=is_inference)
         try:
             self._mark(graph)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            from .decision import give_back
+
             surprise("config.post_grad_custom_post_pass", error)
+            give_back(graph.owning_module)
 
     def _mark(self, graph: torch.fx.Graph) -> None:
         # A graph may be lowered where the hook is not installed: a backward that is compiled
@@ -94,20 +77,6 @@ class PolicyPass(_Base):
 
     def _fingerprint(self) -> str:
         return self.policy.fingerprint(implementation())
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, PolicyPass)
-            and type(self) is type(other)
-            and self.policy == other.policy
-            and self.chained == other.chained
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.policy, self.chained))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.policy}, chained={self.chained!r})"
 
 
 class StockPass(PolicyPass):

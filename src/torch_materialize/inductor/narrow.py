@@ -19,18 +19,19 @@ from typing import Any
 
 import torch
 from torch._inductor import config
-from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from ..core.policy import Policy
 from ..events import surprise
 from . import seams
-from .cache_key import out_of_process, uuids
+from .cache_key import out_of_process
+from .chained import ChainedPass, passes_in, uuids
 from .operators import identity
 from .trial import PostGrad, copy_graph
 
 __all__ = [
     "HideCasts",
     "ShowCasts",
+    "failed_pass",
     "fold",
     "folded",
     "folds_narrow_casts",
@@ -59,36 +60,40 @@ def _hold() -> Any:
     return identity("hold")
 
 
-class _CastPass(CustomGraphPass):
-    """A pass by value, after the passes that others had set at the same place."""
+class _CastPass(ChainedPass):
+    """One of the two passes.
+
+    ``failed`` is whether it did in the compile that ran it last.  Then that graph is left to
+    stock, and as the keys of Inductor's caches are asked for after these passes ran, it is not
+    cached either.
+    """
+
+    failed = False
+    _seam = ""
 
     def __init__(
         self, fingerprint: str, chained: tuple[Any, ...] = (), for_good: bool = False
     ) -> None:
-        self.fingerprint = fingerprint
-        self.chained = chained
+        super().__init__((fingerprint, for_good), chained)
         self.for_good = for_good
 
-    def __call__(self, graph: torch.fx.Graph) -> None:
+    def __call__(self, graph: torch.fx.Graph, **_told: bool) -> None:
         raise NotImplementedError
 
     def uuid(self) -> Any | None:
         """The policy's fingerprint and the chained passes' own; None: do not cache."""
         theirs = uuids(self.chained)
-        return None if theirs is None else (type(self).__name__, self.fingerprint, *theirs)
+        if theirs is None or self.failed:
+            return None
+        return (type(self).__name__, self.what[0], *theirs)
 
-    def _run_chained(self, graph: torch.fx.Graph) -> None:
-        for other in self.chained:
-            other(graph)
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.__dict__ == other.__dict__
-
-    def __hash__(self) -> int:
-        return hash((self.fingerprint, self.chained))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.fingerprint}, chained={self.chained!r})"
+    def _attempt(self, act: Callable[[torch.fx.Graph], None], graph: torch.fx.Graph) -> None:
+        self.failed = False
+        try:
+            act(graph)
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            self.failed = True
+            surprise(self._seam, error)
 
 
 class HideCasts(_CastPass):
@@ -96,22 +101,24 @@ class HideCasts(_CastPass):
     narrowing casts, puts our identity between them and the casts that widen them again.
     """
 
-    def __call__(self, graph: torch.fx.Graph) -> None:
+    _seam = "config.joint_custom_pre_pass"
+
+    def __call__(self, graph: torch.fx.Graph, **_told: bool) -> None:
         """Hides casts in inference graphs only, unless they stay for good: in training the
         partitioner would see other tensors to save.
         """
-        self._run_chained(graph)
-        try:
-            for place, node in enumerate(graph.nodes):
-                node.meta[_PLACE] = place
-            if (
-                folds_narrow_casts()
-                and self._will_be_shown()
-                and (self.for_good or not _is_joint(graph))
-            ):
-                self._hide(graph)
-        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-            surprise("config.joint_custom_pre_pass", error)
+        self.run_chained(graph)
+        self._attempt(self._note_and_hide, graph)
+
+    def _note_and_hide(self, graph: torch.fx.Graph) -> None:
+        for place, node in enumerate(graph.nodes):
+            node.meta[_PLACE] = place
+        if (
+            folds_narrow_casts()
+            and self._will_be_shown()
+            and (self.for_good or not _is_joint(graph))
+        ):
+            self._hide(graph)
 
     @staticmethod
     def _will_be_shown() -> bool:
@@ -134,21 +141,34 @@ class HideCasts(_CastPass):
 class ShowCasts(_CastPass):
     """Takes the identities out and marks the casts that would have been folded."""
 
-    def __call__(self, graph: torch.fx.Graph) -> None:
+    _seam = "config.joint_custom_post_pass"
+
+    def __call__(self, graph: torch.fx.Graph, **_told: bool) -> None:
         """Leaves every held pair of casts in the graph, the widening one marked."""
-        try:
-            self._show(graph)
-        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-            surprise("config.joint_custom_post_pass", error)
-        self._run_chained(graph)
+        self._attempt(self._show, graph)
+        self.run_chained(graph)
 
     def _show(self, graph: torch.fx.Graph) -> None:
-        for hidden in graph.find_nodes(op="call_function", target=_hold()):
-            for user in hidden.users:
-                user.meta[_HELD] = not self.for_good
-            hidden.replace_all_uses_with(hidden.args[0])
-            graph.erase_node(hidden)
+        _release(graph, held=not self.for_good)
         graph.owning_module.recompile()
+
+
+def failed_pass() -> str:
+    """The setting whose pass of ours failed in the compile at hand, "" where none did."""
+    for name in ("joint_custom_pre_pass", "joint_custom_post_pass"):
+        passes = passes_in(getattr(config, name))
+        if any(isinstance(one, _CastPass) and one.failed for one in passes):
+            return name
+    return ""
+
+
+def _release(graph: torch.fx.Graph, held: bool) -> None:
+    """Takes the identities out; the casts that widen again are marked as ``held`` or not."""
+    for hidden in graph.find_nodes(op="call_function", target=_hold()):
+        for user in hidden.users:
+            user.meta[_HELD] = held
+        hidden.replace_all_uses_with(hidden.args[0])
+        graph.erase_node(hidden)
 
 
 def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:
@@ -183,6 +203,7 @@ def held_names(graph: PostGrad) -> frozenset[str]:
 def fold(module: torch.fx.GraphModule, keep: frozenset[str] = frozenset()) -> None:
     """Folds the held pairs, in place, except where the narrow value is named in ``keep``."""
     graph = module.graph
+    _release(graph, held=True)  # what is still hidden where a pass of ours failed
     for widening, narrowing in _held_casts(graph).items():
         if narrowing.name in keep:
             continue
@@ -223,11 +244,10 @@ def hold_options(policy: Policy, fingerprint: str, current: Callable[[str], Any]
         kinds["joint_custom_post_pass"] = ShowCasts
     for_good = policy.numerics == "eager"
 
-    def chained(name: str) -> tuple[Any, ...]:
-        value = current(name)
-        return () if value is None else (value,)
-
-    return {name: kind(fingerprint, chained(name), for_good) for name, kind in kinds.items()}
+    return {
+        name: kind(fingerprint, tuple(passes_in(current(name))), for_good)
+        for name, kind in kinds.items()
+    }
 
 
 def _is_joint(graph: torch.fx.Graph) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from .cache_key import (
     out_of_process,
     tell_out_of_process,
 )
+from .chained import passes_in
 from .narrow import hold_options
 from .planned import patch_graph_lowering_init, patch_graph_lowering_run
 from .reuse import patch_should_realize_on_reuse
@@ -153,20 +154,13 @@ def compile_options(policy: Policy) -> dict[str, Any]:
         UnsupportedTorchError: this torch cannot be governed.
     """
     others = tuple(
-        p for p in _passes(getattr(config, CONFIG_KEY)) if p and not isinstance(p, PolicyPass)
+        p for p in passes_in(getattr(config, CONFIG_KEY)) if p and not isinstance(p, PolicyPass)
     )
     if policy.is_stock:
         return {CONFIG_KEY: StockPass(others)}
     if not installed():
         seams.require("policy")
     return _governing(policy, others, {})
-
-
-def _passes(value: Any) -> Sequence[Any]:
-    """The passes in a config value: one, several (torch 2.13 and later) or none."""
-    if isinstance(value, list | tuple):
-        return value
-    return () if value is None else (value,)
 
 
 def _governed_compile_fx(upstream: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,7 +188,7 @@ def _governed_compile_fx(upstream: Callable[..., Any]) -> Callable[..., Any]:
 def _with_policy(patches: dict[str, Any] | None) -> dict[str, Any] | None:
     """``patches`` with the active policy's pass added, unless the compile names its own."""
     current = (patches or {}).get(CONFIG_KEY, getattr(config, CONFIG_KEY))
-    others = _passes(current)
+    others = passes_in(current)
     if any(isinstance(p, PolicyPass) for p in others):
         return patches
     policy = activation.current()

@@ -24,12 +24,13 @@ from . import seams
 from .pin_nodes import KEEP, is_pin, is_written, readers, root_of, source_line
 from .storage import storage_of
 
-__all__ = ["Recomputed", "quiet", "register"]
+__all__ = ["Recomputed", "failures", "quiet", "register"]
 
 _lock = threading.Lock()
 _state = threading.local()
-# Whether this torch could be taught, once it has been asked.
+# Something once this torch has been asked whether it can be taught.
 _asked: list[bool] = []
+_REGISTER = "torch._inductor.lowering:register_lowering"
 # Upstream materializes larger bodies (operations) whatever anybody wants: it recurses over them.
 _LARGE = 100
 _TOO_LARGE = "its body is too large to be recomputed"
@@ -46,16 +47,18 @@ def register() -> None:
     with _lock:
         if _asked:
             return
+        _asked.append(False)
         try:
             seams.require("pins")
+            ops = torch.ops.torch_materialize
+            lowering.register_lowering(ops.keep.default, type_promotion_kind=None)(_lowers(_keep))
+            lowering.register_lowering(ops.inline.default, type_promotion_kind=None)(
+                _lowers(_inline)
+            )
         except UnsupportedTorchError as error:
             once("pins", logging.WARNING, "keep() and inline() are copies here: %s", error)
-            _asked.append(False)
-            return
-        ops = torch.ops.torch_materialize
-        lowering.register_lowering(ops.keep.default, type_promotion_kind=None)(_lowers(_keep))
-        lowering.register_lowering(ops.inline.default, type_promotion_kind=None)(_lowers(_inline))
-        _asked.append(True)
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            surprise(_REGISTER, error)
 
 
 @contextlib.contextmanager
@@ -67,6 +70,27 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _state.quiet = before
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[list[Exception]]:
+    """What goes wrong with pins inside the block, in this thread; it is reported already.
+
+    A pin that fails is lowered as if it was not there.  A plan of such a graph was made from
+    something else than what its author wrote, and is not worth keeping.
+    """
+    before, _state.failures = getattr(_state, "failures", None), []
+    try:
+        yield _state.failures
+    finally:
+        _state.failures = before
+
+
+def _failed(error: Exception) -> None:
+    # One name for all of pins: what is wrong with one is wrong wherever it is asked.
+    surprise(_REGISTER, error)
+    if getattr(_state, "failures", None) is not None:
+        _state.failures.append(error)
 
 
 class Recomputed(ir.StorageBox):
@@ -92,7 +116,7 @@ class Recomputed(ir.StorageBox):
             try:
                 self.give_up(self.need or _need(self.data, self.pins[0]))
             except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-                surprise("torch._inductor.ir:StorageBox.realize", error)
+                _failed(error)
         return super().realize()
 
     def give_up(self, need: str) -> None:
@@ -104,13 +128,17 @@ class Recomputed(ir.StorageBox):
 
 
 def _lowers(act: Callable[[Any, torch.fx.Node], Any]) -> Callable[[Any], Any]:
-    """A lowering that copies where ours fails: the operators promise a value of its own."""
+    """A lowering that leaves the value as it is where ours fails."""
 
     def lower(x: Any) -> Any:
+        node = V.current_node
         try:
-            return act(x, V.current_node)
+            return act(x, node)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-            surprise("torch._inductor.lowering:register_lowering", error)
+            _failed(error)
+        try:
+            return _apart(x, node)
+        except Exception:  # noqa: BLE001 - the same again; the operators promise a value of its own
             return _copy(x)
 
     return lower
@@ -133,17 +161,20 @@ def _inline(x: Any, node: torch.fx.Node) -> Any:
     if box is None:
         return x  # a constant is in the code
     if isinstance(box, Recomputed):
+        if box.need:
+            _report(node, box.need)
         box.pins.append(node)
-        box.give_up(box.need)
         return x
-    _take_back(box, node)
-    if isinstance(box.data, ir.Pointwise):
-        box.__class__ = Recomputed
-        box.pins = [node]
-        # These take copies of what they read, so nobody will ask the box itself.
-        box.give_up(next(filter(None, map(_copies, readers(node))), ""))
-    else:
+    data = _unwritten(box, node)
+    if not isinstance(data, ir.Pointwise):
         _report(node, _reason(box, node))
+        return x
+    # These take copies of what they read, so nobody will ask the box itself.
+    need = next(filter(None, map(_copies, readers(node))), "")
+    if need:
+        _report(node, need)
+    # Last, so that what fails leaves the box as it was.
+    box.data, box.__class__, box.pins, box.need = data, Recomputed, [node], need
     return x
 
 
@@ -161,18 +192,18 @@ def _copy(x: Any) -> Any:
     return lowering.lowerings[torch.ops.aten.clone.default](x)
 
 
-def _take_back(box: ir.StorageBox, node: torch.fx.Node) -> None:
-    """Undoes a materialization that only counting made, before anybody has read the buffer.
+def _unwritten(box: ir.StorageBox, node: torch.fx.Node) -> Any:
+    """What is in a box, without a buffer that only counting made and that nobody has read yet.
 
     Whoever needs it after all (a matmul further down, upstream's limit on bodies) will ask again.
     """
     buffer = box.data
     if type(buffer) is not ir.ComputedBuffer or type(buffer.data) is not ir.Pointwise:
-        return
+        return buffer
     # With another layout, somebody relies on its strides.
     if type(buffer.layout) is not ir.FlexibleLayout or _must_stay(box, node):
-        return
-    box.data = buffer.data
+        return buffer
+    return buffer.data
 
 
 def _must_stay(box: ir.StorageBox, node: torch.fx.Node) -> str:
@@ -235,10 +266,11 @@ def _reads(reader: torch.fx.Node) -> str:
 
 
 def _report(node: torch.fx.Node, reason: str) -> None:
-    if getattr(_state, "quiet", False):
-        return
+    # Before the question whether to report: what fails here is to fail in a dry run already.
     kind = "keep" if is_pin(node, KEEP) else "inline"
     place = source_line(node) or f"{node.name} (its graph has no source lines)"
+    if getattr(_state, "quiet", False):
+        return
     once(
         f"pin:{kind}:{place}:{reason}",
         logging.WARNING,

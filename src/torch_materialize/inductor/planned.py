@@ -12,7 +12,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from ..events import log, surprise
 from .apply import as_stock, undecided
 from .cpp_casts import keep_casts
 from .decision import Decision, give_back, prepare
+from .narrow import failed_pass
+from .pins import failures
 from .reuse import MARK
 from .search import search
 from .trial import PostGrad
@@ -106,18 +108,22 @@ def limits_for(is_gpu: bool) -> Limits:
 def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:
     """Plans a graph and prepares it in place; None: it is now exactly what stock lowers."""
     module = arguments["gm"]
-    try:
-        found = _planned(kind, arguments, policy)
-        prepare(module, found)
-    except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-        surprise(_SEAM, error)
-        give_back(module)
-        return None
-    return found
+    with failures() as failed:
+        try:
+            found = _planned(kind, arguments, policy, failed)
+            prepare(module, found)
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            if not failed:  # what failed with pins and is reported may well be what fails here
+                surprise(_SEAM, error)
+            give_back(module)
+            return None
+        return found
 
 
-def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:
-    """The plan of one graph, None where it is out of our reach."""
+def _planned(
+    kind: type, arguments: dict[str, Any], policy: Policy, failed: Sequence[Exception]
+) -> Decision | None:
+    """The plan of one graph; None where it is out of our reach, or pins ``failed`` meanwhile."""
     reason = _out_of_reach(kind, arguments)
     if reason:
         log.info("plan: left to stock: %s", reason)
@@ -133,15 +139,18 @@ def _planned(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision 
         arguments["cpp_wrapper"],
         arguments["aot_mode"],
     )
+    limits = limits_for(is_gpu)
     if policy.name == "tune":
-        chosen = tuned(graph, limits_for(is_gpu), policy)
+        chosen = tuned(graph, limits, policy)
         if chosen is not None:
-            return chosen
+            return None if failed else chosen
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
     certify = log.isEnabledFor(logging.DEBUG)
-    limits = limits_for(is_gpu)
     found = search(graph, limits, policy, certify=certify)
+    if failed:
+        log.info("plan: left to stock: a pin could not be lowered")
+        return None
     # Imported here: it explains by what this module and dry runs are made of.
     from .telling import tell
 
@@ -155,4 +164,5 @@ def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
         return "it is the subgraph of another graph"
     if arguments["is_const_graph"]:
         return "it folds constants and runs once"
-    return ""
+    failed = failed_pass()
+    return f"config.{failed} failed" if failed else ""

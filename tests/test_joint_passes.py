@@ -1,0 +1,146 @@
+"""Our passes over the joint graph: they run what others had set, and may fail.
+
+What they do to casts they do on torch 2.11 and 2.12 alone.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch._inductor import config, custom_graph_pass
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+import torch_materialize as tm
+from test_faults import Planted, raises, warned
+from test_plan import code
+from torch_materialize import events
+from torch_materialize.inductor import cache_key, narrow, patch
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
+
+
+def residuals(x, a, b):
+    """vLLM's add and norm twice: the narrow sums have one user each, the wide ones several."""
+    for y in (a, b):
+        total = x.float() + y.float()
+        x = total.bfloat16()
+        mean = (total * total).mean(-1, keepdim=True)
+        a = (total * torch.rsqrt(mean + 1e-3)).bfloat16()
+        x = x.float().add(a.flip(0).float()).bfloat16()
+    return x, a
+
+
+def arguments():
+    torch.manual_seed(0)
+    return [torch.randn(512, 256).bfloat16() for _ in range(3)]
+
+
+@pytest.fixture
+def lenient(monkeypatch, caplog):
+    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")
+    monkeypatch.setattr(events, "_seen", set())
+    caplog.set_level(logging.WARNING, logger="torch_materialize")
+    return caplog
+
+
+STAGES = {
+    "note and hide": (narrow.HideCasts, "_note_and_hide"),
+    "post-grad pass": (patch, "hold_for_lowering"),
+    "cache key": (cache_key, "implementation"),
+}
+HOLDING = {
+    "which narrow": (narrow, "_narrows"),
+    "which widen": (narrow, "_widens"),
+    "joint or not": (narrow, "_is_joint"),
+    "hide": (narrow.HideCasts, "_hide"),
+    "will they be shown": (narrow, "out_of_process"),
+    "show": (narrow.ShowCasts, "_show"),
+}
+if narrow.folds_narrow_casts():
+    STAGES |= HOLDING
+
+
+holds = pytest.mark.skipif(
+    not narrow.folds_narrow_casts(), reason="upstream folds no narrowing cast"
+)
+
+
+def compiled_as_stock(lenient, planted: str) -> bool:
+    """Whether a compile under `plan` gives stock's code and one line about what was planted."""
+    got = code(residuals, "plan", *arguments())
+    assert [f"Planted: {planted}" in line for line in warned(lenient)] == [True]
+    return got == code(residuals, "stock", *arguments())
+
+
+@torch.no_grad()
+def test_the_plan_is_another_code_than_stocks():
+    assert code(residuals, "plan", *arguments()) != code(residuals, "stock", *arguments())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_fails_leaves_stocks_code(stage, lenient, monkeypatch):
+    where, name = STAGES[stage]
+    monkeypatch.setattr(where, name, raises(Planted(stage)))
+    assert compiled_as_stock(lenient, stage)
+
+
+@torch.no_grad()
+@holds
+def test_half_of_the_casts_are_hidden(lenient, monkeypatch):
+    right, calls = narrow._narrows, []
+
+    def once_right(node):
+        calls.append(node)
+        if len(calls) > 1:
+            raise Planted("half")
+        return right(node)
+
+    monkeypatch.setattr(narrow, "_narrows", once_right)
+    assert compiled_as_stock(lenient, "half")
+    assert len(calls) == 2
+
+
+@torch.no_grad()
+@holds
+@pytest.mark.parametrize("stage", ["hide", "show"])
+def test_no_operator_of_ours_stays_where_casts_are_hidden_for_good(stage, lenient, monkeypatch):
+    where, name = STAGES[stage]
+    monkeypatch.setattr(where, name, raises(Planted(stage)))
+    assert "torch_materialize" not in code(residuals, "plan:numerics=eager", *arguments())
+    assert len(warned(lenient)) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "cache key"])
+def test_strict_mode_raises(stage, monkeypatch):
+    where, name = STAGES[stage]
+    monkeypatch.setattr(where, name, raises(Planted(stage)))
+    with pytest.raises(Exception, match=f"Planted: {stage}"):
+        code(residuals, "plan", *arguments())
+
+
+class Notes(CustomGraphPass):
+    def __init__(self, seen, name):
+        self.seen, self.name = seen, name
+
+    def __call__(self, graph):
+        self.seen.append(self.name)
+
+    def uuid(self):
+        return self.name
+
+    def __deepcopy__(self, _memo):
+        return self
+
+
+@torch.no_grad()
+def test_passes_of_others_run(dynamo):
+    several = hasattr(custom_graph_pass, "get_custom_graph_passes")
+    seen = []
+    passes = [Notes(seen, "one"), Notes(seen, "two")] if several else Notes(seen, "one")
+    with config.patch(joint_custom_pre_pass=passes), tm.policy("plan"):
+        torch.compile(residuals)(*arguments())
+    assert seen == (["one", "two"] if several else ["one"])
