@@ -26,6 +26,8 @@ class Limits:
         worth: share of the bytes that a plan must promise to be worth its dry run.
         least_bytes: what a plan after the first must promise to save: less is not worth the time
             of a dry run, which is that of lowering the graph.
+        node_bytes: what a plan must promise to save for each FX node of the graph, since that many
+            are lowered to try it; ten times as much where another plan was tried before.
         patience: dry runs from one starting point that may fail to find anything better.
         gap: share of the bytes that must seem to be left for another starting point.
     """
@@ -40,5 +42,6 @@ class Limits:
     rounds: int = 12
     worth: float = 0.002
     least_bytes: int = 1_000_000
+    node_bytes: float = 0.0
     patience: int = 2
     gap: float = 0.01

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .cones import components, cones
 from .dag import Dag, Kind, moved
 from .limits import Limits
-from .program import Program
+from .program import Program, Solved
 
 __all__ = ["Plan", "misplaced", "plan"]
 
@@ -47,13 +47,16 @@ def plan(
     limits: Limits,
     banned: Set[tuple[int, int]] = frozenset(),
     alike: Sequence[tuple[int, ...]] = (),
+    solved: Solved | None = None,
 ) -> Plan:
     """Solves one dry run.
 
     ``banned`` are (value, kernel) pairs that are known not to fuse; the values in one tuple
-    of ``alike`` (counterparts in repeated layers) are decided alike.
+    of ``alike`` (counterparts in repeated layers) are decided alike.  ``solved`` remembers programs
+    from one call to the next.
     """
     deadline = time.monotonic() + limits.solve_seconds
+    solved = {} if solved is None else solved
     # What the model misses of each kernel (an embedding's backward, say) is no choice of
     # ours, so it is carried along as a constant.
     now = moved(dag, dag.homes())
@@ -66,11 +69,11 @@ def plan(
     free = [tied for group in alike if len(tied := _undecided(dag, group)) > 1]
     for group in components(dag, cones(dag, now, limits.body), free):
         program = Program(dag, group, limits, banned, free)
-        solution = program.solve(deadline - time.monotonic())
+        solution = program.solve(deadline - time.monotonic(), solved)
         if solution is None and free:
             # Layers that cannot be decided alike (one body too large, say) are decided apart.
             program = Program(dag, group, limits, banned)
-            solution = program.solve(deadline - time.monotonic())
+            solution = program.solve(deadline - time.monotonic(), solved)
         if solution is None:
             unsolved.append(group[0].kernel.name)
             homes |= {i: c.kernel.index for c in group for i in c.kernel.writes}

@@ -11,7 +11,7 @@ they must produce, and which values each could compute at all (:mod:`.cones`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,10 @@ from .cones import Cone
 from .dag import Dag, Kind, Value
 from .limits import Limits
 
-__all__ = ["Program", "Solution"]
+__all__ = ["Program", "Solution", "Solved"]
+
+#: What the solver is told -> what it answered; repeated layers are told alike.
+Solved = dict[Hashable, Any]
 
 # Least cost of computing a pointwise value, as a share of its bytes: it breaks ties towards
 # computing less, and is small enough never to outweigh a byte of a real tensor.
@@ -83,23 +86,22 @@ class Program:
         self._link_writes()
         self._link_alike(alike)
 
-    def solve(self, seconds: float) -> Solution | None:
-        """The best plan found in ``seconds``, None when there is none or nothing to decide."""
-        columns = len(self._cost)
-        if not columns:
+    def solve(self, seconds: float, solved: Solved | None = None) -> Solution | None:
+        """The best plan found in ``seconds``, None when there is none or nothing to decide.
+
+        Programs of equal numbers have equal solutions: what ``solved`` holds is not solved again.
+        """
+        if not self._cost:
             return Solution({}, 0.0)
+        solved = {} if solved is None else solved
         # The largest cost becomes 1: HiGHS's tolerances are absolute.
         scale = max(self._cost) or 1.0
-        upper, integrality = np.ones(columns), np.ones(columns)
-        upper[self._continuous] = np.inf
-        integrality[self._continuous] = 0
-        result: Any = milp(
-            np.array(self._cost) / scale,
-            constraints=self._constraints(columns),
-            bounds=Bounds(np.array(self._lower, dtype=float), upper),
-            integrality=integrality,
-            options={"time_limit": max(seconds, 0.05), "mip_rel_gap": _GAP},
-        )
+        key = self._numbers()
+        result = solved.get(key)
+        if result is None:
+            result = self._milp(scale, seconds)
+            if result.success:
+                solved[key] = result
         if result.x is None:
             return None
         homes = {
@@ -109,6 +111,25 @@ class Program:
             if result.x[column] > 0.5
         }
         return Solution(homes, (result.mip_dual_bound or 0.0) * scale - self._slack)
+
+    def _milp(self, scale: float, seconds: float) -> Any:
+        columns = len(self._cost)
+        upper, integrality = np.ones(columns), np.ones(columns)
+        upper[self._continuous] = np.inf
+        integrality[self._continuous] = 0
+        return milp(
+            np.array(self._cost) / scale,
+            constraints=self._constraints(columns),
+            bounds=Bounds(np.array(self._lower, dtype=float), upper),
+            integrality=integrality,
+            options={"time_limit": max(seconds, 0.05), "mip_rel_gap": _GAP},
+        )
+
+    def _numbers(self) -> Hashable:
+        """All that the solver is told."""
+        rows = tuple(map(tuple, self._rows))
+        bounds = (tuple(self._lower), tuple(self._least), tuple(self._continuous))
+        return tuple(self._cost), rows, *bounds
 
     def _constraints(self, columns: int) -> LinearConstraint:
         entries = [(r, c, v) for r, terms in enumerate(self._rows) for c, v in terms]

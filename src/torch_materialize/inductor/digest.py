@@ -8,6 +8,7 @@ of the text, so that comments, layout and docstrings do not matter.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import textwrap
@@ -15,11 +16,15 @@ from typing import Any
 
 __all__ = ["body_digest", "signature_digest"]
 
+# More than the table of seams has; every compile checks it.
+_REMEMBERED = 256
+
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Fields that come and go between Python 3.10 and 3.13 without a change of meaning.
 _UNSTABLE_FIELDS = frozenset({"type_comment", "type_params", "kind", "ctx"})
 
 
+@functools.lru_cache(_REMEMBERED)
 def body_digest(obj: Any) -> str:
     """Digest of a function's or class's whole definition, docstrings left out.
 
@@ -29,6 +34,7 @@ def body_digest(obj: Any) -> str:
     return _hash(_parse(obj))
 
 
+@functools.lru_cache(_REMEMBERED)
 def signature_digest(obj: Any) -> str:
     """Digest of a function's parameters: names, kinds and defaults; annotations left out.
 

@@ -43,6 +43,9 @@ _PLANNED = "_torch_materialize_planned"
 # microsecond of an H200's or ten of a CPU's bandwidth.
 _GPU_LAUNCH_BYTES = 4_000_000
 _CPU_LAUNCH_BYTES = 100_000
+# A dry run takes some 1.7 ms for each node, which two cores should win back, at 10 GB/s, within
+# 50,000 calls.  On a GPU, where code takes far longer to compile, the first plan is always tried.
+_CPU_NODE_BYTES = 340.0
 # What one operation costs in the same coin.  An H200 moves 4.8 TB/s and does some 50 T simple
 # operations a second; a CPU core with vectors of 8 moves 10 GB/s and does some 50 G.  A
 # fraction of that, since a loop body shows more than what is executed (index arithmetic, values
@@ -101,7 +104,10 @@ def limits_for(is_gpu: bool) -> Limits:
     if is_gpu:
         return Limits(launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE)
     return Limits(
-        launch_bytes=_CPU_LAUNCH_BYTES, balance=_CPU_BALANCE, least_bytes=_CPU_LAUNCH_BYTES
+        launch_bytes=_CPU_LAUNCH_BYTES,
+        balance=_CPU_BALANCE,
+        least_bytes=_CPU_LAUNCH_BYTES,
+        node_bytes=_CPU_NODE_BYTES,
     )
 
 

@@ -21,6 +21,7 @@ from ..core.graph import Graph
 from ..core.limits import Limits
 from ..core.planner import Plan, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
+from ..core.program import Solved
 from ..core.traffic import most_arguments, traffic
 from .decision import Decision
 from .layers import Shortened, shorten
@@ -36,6 +37,8 @@ PLAN = parse("plan")
 _BOUNDS = 6
 # Share of the cost that a dry run must save to count as a step forward.
 _PROGRESS = 5e-4
+# A plan after the first improves on one that is there: it must promise this many times more.
+_AGAIN = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +182,7 @@ class _Hunt:
         self._limits = limits
         self._deadline = started + limits.seconds
         self._tried: dict[frozenset[str], _State] = {}
+        self._solved: Solved = {}
         casts = held_names(short.graph)
         self.stock = self._try(folded(short.graph), None)
         self.start = self._try(short.graph, None) if casts else self.stock
@@ -200,7 +204,8 @@ class _Hunt:
             self._as_stock |= in_delicate(self.stock.dag)
         self._kept = self._as_stock & self.start.dag.nodes(self.start.dag.chosen())
         self._best = as_stock
-        self._left = 0.0
+        # Share of the best's bytes that seems to be left to save; all of them, before any plan.
+        self._left = 1.0
 
     def run(self) -> _State:
         """The best of all rounds; :attr:`stock` where nothing is better."""
@@ -232,6 +237,7 @@ class _Hunt:
             planned = self._plan(dag, banned)
             best = self._best.dag.measured
             if not best:
+                self._left = 0.0
                 break  # only views, or kernels of others: nothing is left to save
             # What was learned from a refusal may show more than the plan promises.
             if not banned:
@@ -251,16 +257,21 @@ class _Hunt:
             banned |= wrong
 
     def _may_go_on(self, failed: int) -> bool:
-        """The first plan is always tried; more as long as they help and time allows."""
+        """The first plan is tried if it may save anything worth it, more as long as they help.
+
+        A dry run takes as long as the graph is large, so what it must promise grows with that.
+        """
+        promised = self._left * self._best.dag.measured
+        least = self._limits.node_bytes * self.short.graph.nodes
         if not self._tried:
-            return True
-        if self._left * self._best.dag.measured < self._limits.least_bytes:
+            return promised >= least
+        if promised < max(self._limits.least_bytes, _AGAIN * least):
             return False
         in_time = time.monotonic() < self._deadline
         return in_time and failed < self._limits.patience and len(self._tried) < self._limits.rounds
 
     def _plan(self, dag: Dag, banned: set[tuple[int, int]]) -> Plan:
-        return plan(dag, self._limits, banned, tuple(self._alike(dag)))
+        return plan(dag, self._limits, banned, tuple(self._alike(dag)), self._solved)
 
     def _alike(self, dag: Dag) -> Iterator[tuple[int, ...]]:
         """The values that stand for counterparts in repeated layers."""
