@@ -101,6 +101,7 @@ class _Reader:
         self.of_box: dict[int, int] = {}
         self.of_buffer: dict[str, int] = {}
         self.boxes: dict[int, ir.StorageBox] = {}
+        self.gathers: dict[tuple[int, str, str, str], int] = {}
         self.touched: dict[int, set[str]] = {}
         self.internal_of: dict[torch.fx.Node | None, list[int]] = {}
 
@@ -163,7 +164,7 @@ class _Reader:
         if kind is Kind.SOURCE or (reads_nothing(box) and not scattered):
             inputs = ()
         elif is_gather(node) and inputs:
-            inputs = (self._add_gather(inputs[0], numel), *inputs[1:])
+            inputs = (self._gathered(node, inputs[0], numel), *inputs[1:])
         index = self._add(
             node,
             kind=kind,
@@ -236,6 +237,13 @@ class _Reader:
         for extent, stride in zip(val.shape, val.stride(), strict=True):
             numel *= elements(extent) if elements(stride) else 1
         return numel
+
+    def _gathered(self, node: torch.fx.Node, index: int, accesses: int) -> int:
+        """What a gather reads; equal gathers of one value read the same."""
+        how = index, str(node.target), str(node.args[1:]), str(node.kwargs)
+        if how not in self.gathers:
+            self.gathers[how] = self._add_gather(index, accesses)
+        return self.gathers[how]
 
     def _add_gather(self, index: int, accesses: int) -> int:
         """What a gather reads of a value: as many elements as it has accesses."""

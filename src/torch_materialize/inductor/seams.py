@@ -230,6 +230,22 @@ SEAMS: tuple[Seam, ...] = (
         {"dca4cd40d17ca26d": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.loop_body:LoopBody.__call__",
+        Use.CALLED,
+        "runs a loop on numbered values: which loads of a kernel go through equal indices",
+        _CALLABLE,
+        ("policy", "compare"),
+        {"558aa8211d1cf16f": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.loop_body:LoopBody.bind_set_indirect_shim",
+        Use.CALLED,
+        "there a loop hands a loaded index to the handler and takes a symbol for it",
+        _CALLABLE,
+        ("policy", "compare"),
+        {"4d5ebd5c84ad453c": "2.11 to 2.15"},
+    ),
+    Seam(
         "torch.fx.experimental.symbolic_shapes:ShapeEnv._update_version_counter",
         Use.CALLED,
         "dry run: after what it added is taken back, caches must not take it for what is now",
