@@ -294,7 +294,8 @@ class _Reader:
         near += tuple(self.internal_of.get(owner, ()))
         # An input counts only if its own buffers are all read: by buffers alone, values
         # that are inlined on the way would be passed over.
-        inputs = tuple(i for i in near if self._is_read(i, reads)) or known
+        inputs = tuple(i for i in near if self._is_read(i, reads))
+        inputs = inputs or self._copied(near, reads) or known
         fused = name in self.schedule.fused
         if not fused:  # an extern kernel inside a lowering: a convolution before its bias
             self._require(known)
@@ -332,6 +333,23 @@ class _Reader:
             reads = buffer_reads(self.boxes[i])
             kept = tuple(x for x in (*value["inputs"], *mine) if self._is_read(x, reads))
             value["inputs"] = kept or value["inputs"]
+
+    def _copied(self, near: tuple[int, ...], reads: set[str]) -> tuple[int, ...]:
+        """What a loop reads that computes an input once more, which became a buffer only later.
+
+        So an operator of others gets a copy of an argument: what made it is made twice.
+        """
+        found, todo = [], list(near)
+        seen = set(near)
+        while todo:
+            i = todo.pop()
+            if self._is_read(i, reads):
+                found.append(i)
+            elif self.values[i]["kind"] in (Kind.POINTWISE, Kind.VIEW):
+                behind = set(self.values[i]["inputs"]) - seen
+                seen |= behind
+                todo += behind
+        return tuple(sorted(found))
 
     def _is_read(self, index: int, reads: set[str]) -> bool:
         touched = self._touched(index)
