@@ -15,7 +15,7 @@ indices are known to be equal, in one loop or in two that are fused.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,9 +50,9 @@ class Gathers:
         with V.set_ops_handler(_Tracer(self, loops)):
             body(list(loops), allow_same_symbol_in_index=True)
 
-    def names(self, made: Container[str]) -> Iterator[str]:
-        """The buffers that are read so, without those that the kernel has made."""
-        return (name for name, _ in self._columns if name not in made)
+    def names(self) -> set[str]:
+        """The buffers that are read so, as the loops call them."""
+        return {name for name, _ in self._columns}
 
     def elements(self, name: str) -> int:
         """Distinct elements of a buffer that these loads can touch, at most."""

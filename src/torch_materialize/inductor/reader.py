@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch._inductor import ir
-from torch._inductor.dependencies import MemoryDep, WeakDep
+from torch._inductor.dependencies import MemoryDep, StarDep, WeakDep
 from torch._inductor.scheduler import (
     BaseSchedulerNode,
     ExternKernelSchedulerNode,
@@ -47,7 +47,7 @@ def _launches(nodes: Iterable[Any]) -> Iterator[Any]:
 def _kernel(node: Any, outputs: set[str]) -> Kernel:
     members = list(node.get_nodes())
     made = {name for member in members for name in member.get_buffer_names()}
-    reads: dict[str, set[Any]] = {}
+    reads: dict[str, list[Any]] = {}
     gathers = Gathers()
     for member in members:
         deps = [dep for dep in member.read_writes.reads if dep.name not in made]
@@ -58,15 +58,28 @@ def _kernel(node: Any, outputs: set[str]) -> Kernel:
         for dep in deps:
             # A weak dependency orders kernels and reads nothing.
             if not isinstance(dep, WeakDep):
-                reads.setdefault(dep.name, set()).add(dep)
-    names = dict.fromkeys((*reads, *gathers.names(made)))
+                reads.setdefault(_written_into(dep.name), []).append(dep)
+    gathered: dict[str, int] = {}
+    for name in sorted(gathers.names() - made):
+        real = _written_into(name)
+        gathered[real] = gathered.get(real, 0) + gathers.elements(name)
+    found = (_read(name, reads.get(name, []), gathered.get(name, 0)) for name in reads | gathered)
     return Kernel(
         name=node.get_name(),
         kind=_kind(node),
-        reads={name: _bytes(name, reads.get(name, ()), gathers.elements(name)) for name in names},
+        reads=dict(found),
         writes=dict(_writes(members, outputs)),
         computes=tuple(dict.fromkeys(_computed(members))),
     )
+
+
+def _read(name: str, deps: list[Any], gathered: int) -> tuple[str, int]:
+    """What a buffer is called after all that was written into it, and the bytes read."""
+    later = [dep for dep in deps if dep.name != name]
+    if later:
+        # The whole of it under its earlier name is there for the order of kernels alone.
+        deps = [dep for dep in deps if dep.name != name or not isinstance(dep, StarDep)]
+    return later[-1].name if later else name, _bytes(name, deps, gathered)
 
 
 def is_fused(node: Any) -> bool:
@@ -120,6 +133,15 @@ def _bytes(name: str, deps: Iterable[Any], gathered: int = 0) -> int:
     return min(size, (gathered + sum(map(_elements, distinct))) * itemsize)
 
 
+def _written_into(name: str) -> str:
+    """The buffer that a name stands for after an extern kernel has written into it."""
+    buffer = V.graph.name_to_buffer.get(name)
+    while isinstance(buffer, ir.MutationOutput):
+        (name,) = buffer.get_mutation_names()
+        buffer = V.graph.name_to_buffer.get(name)
+    return name
+
+
 def _is_no_tensor(name: str) -> bool:
     """Whether a name stands for a script object or the like: vLLM passes layer names so."""
     return isinstance(V.graph.try_get_buffer(name), ir.NonTensorObj)
@@ -138,10 +160,11 @@ def _tensor(name: str) -> Tensor:
     if _is_no_tensor(name):
         return Tensor(name, "", 0, "none")
     try:
-        dtype = V.graph.get_dtype(name)
-        size = elements(V.graph.get_numel(name)) * get_dtype_size(dtype)
+        real = _written_into(name)
+        dtype = V.graph.get_dtype(real)
+        size = elements(V.graph.get_numel(real)) * get_dtype_size(dtype)
         # Scalars passed by value have no shape to speak of.
-        holder = V.graph.try_get_buffer(name)
+        holder = V.graph.try_get_buffer(real)
         extents = holder.get_size() if holder is not None else ()
     except (KeyError, NotImplementedError):
         return Tensor(name, node.name if node is not None else "", 0, "none")
