@@ -270,6 +270,14 @@ SEAMS: tuple[Seam, ...] = (
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.ir:MutationOutput.get_mutation_names",
+        Use.CALLED,
+        "the buffer that an extern kernel wrote into, of which it is the later name",
+        _CALLABLE,
+        ("policy", "compare"),
+        {"ce66be8890a3dcb3": "2.11 to 2.15"},
+    ),
+    Seam(
         "torch._inductor.scheduler:BaseSchedulerNode.get_nodes",
         Use.CALLED,
         "what one kernel fuses",
