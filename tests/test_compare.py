@@ -87,6 +87,22 @@ def test_mutation_of_an_input_is_written():
     assert kernel.write_bytes >= 64 * 32 * 4
 
 
+def test_what_another_kernel_wrote_into_is_read():
+    """vLLM's expert kernels on a CPU write into a buffer that they are given."""
+    library = torch.library.Library("torch_materialize_fill", "FRAGMENT")
+    library.define("fill(Tensor(a!) out, Tensor x) -> ()")
+    library.impl("fill", lambda out, x: None, "CompositeExplicitAutograd")
+    library._register_fake("fill", lambda out, x: None)
+
+    def filled(x):
+        out = torch.empty_like(x)
+        torch.ops.torch_materialize_fill.fill(out, x)
+        return out.exp() + x
+
+    (kernel,) = _kernels(filled, (64, 32))
+    assert sorted(kernel.reads.values()) == [64 * 32 * 4, 64 * 32 * 4]
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_device_can_be_planned_for(device):
     kernels = _kernels(lambda x: (x * 2).softmax(-1), (64, 32), device=device)

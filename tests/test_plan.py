@@ -16,6 +16,7 @@ import torch_materialize as tm
 from test_compile import Block, decides_nothing, mutation, softmax_and_norms, views_and_slices
 from torch_materialize import events
 from torch_materialize.compare import compare
+from torch_materialize.core.dag import moved
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
@@ -202,6 +203,46 @@ def test_a_broken_planner_leaves_stocks_code(monkeypatch, caplog):
     torch._dynamo.reset()
     with pytest.raises(Exception, match="planted"):
         torch.compile(decoder, options=tm.options("plan"))(x)
+
+
+def test_an_operator_that_copies_its_argument_hides_no_value():
+    """vLLM's expert kernels take one tensor twice, may write into it and so get a copy of it. What
+    makes the copy is known to the planner value by value; else a residual is not written, and
+    "the least" lies above what can be reached.
+    """
+    library = torch.library.Library("torch_materialize_experts", "FRAGMENT")
+    library.define("experts(Tensor(a!) x, Tensor y) -> Tensor")
+    library.impl("experts", lambda x, y: x + y, "CompositeExplicitAutograd")
+    library._register_fake("experts", lambda x, y: torch.empty_like(y))
+    tokens, width = 256, 512
+
+    def norm(x, residual):
+        wide = x.float() + residual.float()
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return scaled.bfloat16(), wide.bfloat16()
+
+    def run(layers, policy):
+        def model(x, weight):
+            residual = x
+            for _ in range(layers):
+                x, residual = norm(x @ weight, residual)
+                x, residual = norm(torch.ops.torch_materialize_experts.experts(x, x), residual)
+            return x
+
+        mode = capturing.fake_mode()
+        with mode:
+            made = [torch.empty(s, dtype=torch.bfloat16) for s in ((tokens, width), (width, width))]
+        (graph,) = capturing.capture(model, made, {}, DEVICES["h200"], mode)
+        return dry_run(graph, policy, DEVICES["h200"])
+
+    dag = run(3, STOCK).dag
+    for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
+        assert one.total(dag) == kernel.measured
+    three, four = run(3, PLAN), run(4, PLAN)
+    bytes_of = [traffic(found.graph).bytes for found in (three, four)]
+    assert three.bound <= bytes_of[0]
+    # Two read, the residual and x with its copy written before the experts; two and two after them.
+    assert bytes_of[1] - bytes_of[0] == (5 + 4) * tokens * width * 2
 
 
 def residual_chain(x, weight):

@@ -14,15 +14,13 @@ def bytes_of(target: str, tokens: int = 1024, layers: int = 4):
 
 
 @pytest.mark.parametrize("model", CONFIGS)
-def test_the_whole_graph_under_plan_moves_less_than_stock_and_hardly_more_than_the_pieces(model):
+def test_the_whole_graph_under_plan_moves_less_than_stock_and_than_the_pieces(model):
     whole, stock, plan = bytes_of(f"vllm:{model}")
     pieces, stock_pieces, plan_pieces = bytes_of(f"vllm:{model}:piecewise")
     # One graph; and cut at each of four attentions.
     assert len(whole.graphs) == 1 and len(pieces.graphs) == 5
     assert plan < stock and plan_pieces <= stock_pieces
-    # Less in all but Qwen3-MoE, where the plan of the whole graph leaves one activation in two
-    # layers that the cut at attention forces it to write.
-    assert plan <= stock_pieces * 1.02
+    assert plan < stock_pieces
 
 
 def test_expert_kernels_and_attention_stay_opaque():

@@ -38,7 +38,7 @@ class Kernel:
         kind: ``pointwise`` or ``reduction`` for fused kernels; ``template`` and ``extern``
             for work that is not Inductor's to fuse (matmul, attention).
         reads: buffer name -> effective bytes read (each distinct access once, gathers by
-            the number of accesses, never more than the buffer's size).
+            the elements that they can touch, never more than the buffer's size).
         writes: buffer name -> bytes written, for buffers that leave the kernel.
         computes: names of the FX nodes that it evaluates, recomputed ones included.
     """

@@ -101,6 +101,7 @@ class _Reader:
         self.of_box: dict[int, int] = {}
         self.of_buffer: dict[str, int] = {}
         self.boxes: dict[int, ir.StorageBox] = {}
+        self.gathers: dict[tuple[int, str, str, str], int] = {}
         self.touched: dict[int, set[str]] = {}
         self.internal_of: dict[torch.fx.Node | None, list[int]] = {}
 
@@ -163,7 +164,7 @@ class _Reader:
         if kind is Kind.SOURCE or (reads_nothing(box) and not scattered):
             inputs = ()
         elif is_gather(node) and inputs:
-            inputs = (self._add_gather(inputs[0], numel), *inputs[1:])
+            inputs = (self._gathered(node, inputs[0], numel), *inputs[1:])
         index = self._add(
             node,
             kind=kind,
@@ -237,6 +238,13 @@ class _Reader:
             numel *= elements(extent) if elements(stride) else 1
         return numel
 
+    def _gathered(self, node: torch.fx.Node, index: int, accesses: int) -> int:
+        """What a gather reads; equal gathers of one value read the same."""
+        how = index, str(node.target), str(node.args[1:]), str(node.kwargs)
+        if how not in self.gathers:
+            self.gathers[how] = self._add_gather(index, accesses)
+        return self.gathers[how]
+
     def _add_gather(self, index: int, accesses: int) -> int:
         """What a gather reads of a value: as many elements as it has accesses."""
         value = self.values[index]
@@ -286,7 +294,8 @@ class _Reader:
         near += tuple(self.internal_of.get(owner, ()))
         # An input counts only if its own buffers are all read: by buffers alone, values
         # that are inlined on the way would be passed over.
-        inputs = tuple(i for i in near if self._is_read(i, reads)) or known
+        inputs = tuple(i for i in near if self._is_read(i, reads))
+        inputs = inputs or self._copied(near, reads) or known
         fused = name in self.schedule.fused
         if not fused:  # an extern kernel inside a lowering: a convolution before its bias
             self._require(known)
@@ -324,6 +333,23 @@ class _Reader:
             reads = buffer_reads(self.boxes[i])
             kept = tuple(x for x in (*value["inputs"], *mine) if self._is_read(x, reads))
             value["inputs"] = kept or value["inputs"]
+
+    def _copied(self, near: tuple[int, ...], reads: set[str]) -> tuple[int, ...]:
+        """What a loop reads that computes an input once more, which became a buffer only later.
+
+        So an operator of others gets a copy of an argument: what made it is made twice.
+        """
+        found, todo = [], list(near)
+        seen = set(near)
+        while todo:
+            i = todo.pop()
+            if self._is_read(i, reads):
+                found.append(i)
+            elif self.values[i]["kind"] in (Kind.POINTWISE, Kind.VIEW):
+                behind = set(self.values[i]["inputs"]) - seen
+                seen |= behind
+                todo += behind
+        return tuple(sorted(found))
 
     def _is_read(self, index: int, reads: set[str]) -> bool:
         touched = self._touched(index)

@@ -1,9 +1,9 @@
 """From a lowered and scheduled graph to :class:`torch_materialize.core.graph.Graph`.
 
 Bytes are *effective* bytes.  Inductor's own ``count_bytes()`` charges a whole embedding
-table for a gather and a whole buffer for a slice; here an indirect access costs as many
-elements as it can tell apart, distinct accesses of one buffer add up, nothing costs more than the
-buffer's size, and a write counts only if the buffer leaves the kernel.
+table for a gather and a whole buffer for a slice; here distinct accesses of one buffer add up, what
+is read through indices costs the distinct elements that it can touch (:mod:`.gathers`), nothing
+costs more than the buffer's size, and a write counts only if the buffer leaves the kernel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch._inductor import ir
-from torch._inductor.dependencies import MemoryDep, WeakDep, is_indirect
+from torch._inductor.dependencies import MemoryDep, StarDep, WeakDep
 from torch._inductor.scheduler import (
     BaseSchedulerNode,
     ExternKernelSchedulerNode,
@@ -23,6 +23,7 @@ from torch._inductor.utils import get_dtype_size, sympy_product
 from torch._inductor.virtualized import V
 
 from ..core.graph import Graph, Kernel, Tensor
+from .gathers import Gathers
 from .pin_nodes import source_line
 from .storage import elements
 
@@ -46,21 +47,39 @@ def _launches(nodes: Iterable[Any]) -> Iterator[Any]:
 def _kernel(node: Any, outputs: set[str]) -> Kernel:
     members = list(node.get_nodes())
     made = {name for member in members for name in member.get_buffer_names()}
-    reads: dict[str, set[Any]] = {}
-    rows = 0
+    reads: dict[str, list[Any]] = {}
+    gathers = Gathers()
     for member in members:
-        rows = max(rows, _most_indices(member))
-        for dep in member.read_writes.reads:
+        deps = [dep for dep in member.read_writes.reads if dep.name not in made]
+        # Extern kernels and templates have no body that could be looked at.
+        if getattr(member, "_body", None) is not None and any(map(_is_indirect, deps)):
+            gathers.add(member)
+            deps = [dep for dep in deps if not _is_indirect(dep)]
+        for dep in deps:
             # A weak dependency orders kernels and reads nothing.
-            if dep.name not in made and not isinstance(dep, WeakDep):
-                reads.setdefault(dep.name, set()).add(dep)
+            if not isinstance(dep, WeakDep):
+                reads.setdefault(_written_into(dep.name), []).append(dep)
+    gathered: dict[str, int] = {}
+    for name in sorted(gathers.names() - made):
+        real = _written_into(name)
+        gathered[real] = gathered.get(real, 0) + gathers.elements(name)
+    found = (_read(name, reads.get(name, []), gathered.get(name, 0)) for name in reads | gathered)
     return Kernel(
         name=node.get_name(),
         kind=_kind(node),
-        reads={name: _bytes(name, deps, rows) for name, deps in reads.items()},
+        reads=dict(found),
         writes=dict(_writes(members, outputs)),
         computes=tuple(dict.fromkeys(_computed(members))),
     )
+
+
+def _read(name: str, deps: list[Any], gathered: int) -> tuple[str, int]:
+    """What a buffer is called after all that was written into it, and the bytes read."""
+    later = [dep for dep in deps if dep.name != name]
+    if later:
+        # The whole of it under its earlier name is there for the order of kernels alone.
+        deps = [dep for dep in deps if dep.name != name or not isinstance(dep, StarDep)]
+    return later[-1].name if later else name, _bytes(name, deps, gathered)
 
 
 def is_fused(node: Any) -> bool:
@@ -97,27 +116,12 @@ def _computed(members: Iterable[BaseSchedulerNode]) -> Iterator[str]:
             yield from (origin.name for origin in member.node.get_origins())
 
 
-def _most_indices(member: BaseSchedulerNode) -> int:
-    """Elements of the largest integer buffer that a node reads: what it may use as indices."""
-    return max(
-        (
-            elements(dep.get_numel())
-            for dep in member.read_writes.reads
-            if isinstance(dep, MemoryDep) and not dep.is_indirect() and _is_integer(dep.name)
-        ),
-        default=0,
-    )
+def _is_indirect(dep: Any) -> bool:
+    return isinstance(dep, MemoryDep) and dep.is_indirect()
 
 
-def _is_integer(name: str) -> bool:
-    return not _is_no_tensor(name) and not V.graph.get_dtype(name).is_floating_point
-
-
-def _bytes(name: str, deps: Iterable[Any], rows: int = 0) -> int:
-    """Bytes moved by distinct accesses of one buffer, at most its size.
-
-    ``rows`` is the number of indices that the kernel reads, 0 where it reads none.
-    """
+def _bytes(name: str, deps: Iterable[Any], gathered: int = 0) -> int:
+    """Bytes of ``gathered`` elements and of distinct accesses of one buffer, at most its size."""
     if _is_no_tensor(name):
         return 0
     try:
@@ -126,7 +130,16 @@ def _bytes(name: str, deps: Iterable[Any], rows: int = 0) -> int:
     except (KeyError, NotImplementedError):
         return 0  # no memory behind it: a token, a tuple of outputs
     distinct = {dep.normalize() if isinstance(dep, MemoryDep) else dep for dep in deps}
-    return min(size, sum(_elements(dep, rows) * itemsize for dep in distinct))
+    return min(size, (gathered + sum(map(_elements, distinct))) * itemsize)
+
+
+def _written_into(name: str) -> str:
+    """The buffer that a name stands for after an extern kernel has written into it."""
+    buffer = V.graph.name_to_buffer.get(name)
+    while isinstance(buffer, ir.MutationOutput):
+        (name,) = buffer.get_mutation_names()
+        buffer = V.graph.name_to_buffer.get(name)
+    return name
 
 
 def _is_no_tensor(name: str) -> bool:
@@ -134,19 +147,9 @@ def _is_no_tensor(name: str) -> bool:
     return isinstance(V.graph.try_get_buffer(name), ir.NonTensorObj)
 
 
-def _elements(dep: Any, rows: int) -> int:
-    if not isinstance(dep, MemoryDep) or not dep.is_indirect():
-        return elements(dep.get_numel())
-    # One element for each point of the loop, wherever the index tensor sends it; but loops over
-    # which neither the index nor what it is added to varies read the same again (the heads that
-    # share a row of rotary angles).
-    accesses = elements(sympy_product(dep.size))
-    used = dep.index.free_symbols
-    sizes = dict(zip(dep.var_names, dep.size, strict=True))
-    direct = elements(sympy_product([size for var, size in sizes.items() if var in used]))
-    indirect = [symbol for symbol in used if is_indirect(symbol.name)]
-    distinct = direct * rows ** len(indirect) if rows else accesses
-    return min(accesses, distinct)
+def _elements(dep: Any) -> int:
+    # A scatter writes one element for each point of the loop, wherever the index sends it.
+    return elements(sympy_product(dep.size) if _is_indirect(dep) else dep.get_numel())
 
 
 def _tensor(name: str) -> Tensor:
@@ -157,10 +160,11 @@ def _tensor(name: str) -> Tensor:
     if _is_no_tensor(name):
         return Tensor(name, "", 0, "none")
     try:
-        dtype = V.graph.get_dtype(name)
-        size = elements(V.graph.get_numel(name)) * get_dtype_size(dtype)
+        real = _written_into(name)
+        dtype = V.graph.get_dtype(real)
+        size = elements(V.graph.get_numel(real)) * get_dtype_size(dtype)
         # Scalars passed by value have no shape to speak of.
-        holder = V.graph.try_get_buffer(name)
+        holder = V.graph.try_get_buffer(real)
         extents = holder.get_size() if holder is not None else ()
     except (KeyError, NotImplementedError):
         return Tensor(name, node.name if node is not None else "", 0, "none")
