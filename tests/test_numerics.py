@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from unittest import mock
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch_materialize.core.devices import CPU
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import decision
+from torch_materialize.inductor import decision, planned
 from torch_materialize.inductor.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
 from torch_materialize.models.language import CUTS, Language, cut, greedy
@@ -204,6 +205,40 @@ def test_an_exact_value_is_not_rounded_again():
 
     x, y = torch.randn(64, 64, dtype=BF16), torch.randn(64, 64, dtype=BF16)
     assert code(copies, "plan", x, y) == code(copies, "stock", x, y)
+
+
+@torch.no_grad()
+def test_what_is_only_read_from_memory_is_not_rounded_twice():
+    """A residual that is written for the next layer alone is rounded by that."""
+    model, x = decoder(random_norms=True)
+    capture = Searches()
+    with capture:
+        answer(model, x, "plan")
+    (found,) = capture.found
+    assert found.store  # the residuals, narrow
+    assert not found.rounded & found.store
+    # The first is the input, widened and narrowed again.
+    assert not found.rounded
+
+
+class Searches:
+    """Keeps what each search of a compile has found."""
+
+    def __init__(self) -> None:
+        self.found = []
+
+    def __enter__(self):
+        search = planned.search
+
+        def kept(*args, **kwargs):
+            self.found.append(search(*args, **kwargs))
+            return self.found[-1]
+
+        self._patch = mock.patch.object(planned, "search", kept)
+        return self._patch.__enter__()
+
+    def __exit__(self, *exc):
+        self._patch.__exit__(*exc)
 
 
 def code(function, policy, *inputs) -> str:

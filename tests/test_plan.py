@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor import planned
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.dry_run import dry_run, hooks_for
+from torch_materialize.inductor.search import search
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
@@ -49,6 +51,27 @@ def both(function, *shapes, device="h200", dtype=torch.float32):
         runs = [dry_run(graph, policy, planned_for) for graph in graphs]
         sums.append(sum(traffic(run.graph).bytes for run in runs))
     return sums
+
+
+def test_a_plan_that_promises_too_little_for_its_dry_run_is_not_tried():
+    mode = capturing.fake_mode()
+    with mode:
+        x = torch.empty(64, 64)
+    cpu = DEVICES["cpu"]
+
+    def many_readers(x):
+        y = x * 2 + 1
+        return [y.roll(i, 0) for i in range(6)]
+
+    (graph,) = capturing.capture(many_readers, [x], {}, cpu, mode)
+    with hooks_for(PLAN):
+        limits = planned.limits_for(is_gpu=False)
+        assert limits.node_bytes > 0
+        tried = search(graph, replace(limits, node_bytes=0.0, worth=-1.0), certify=False)
+        left = search(graph, replace(limits, node_bytes=1e9, worth=-1.0), certify=False)
+    assert tried.rounds > 1
+    assert left.rounds == 1
+    assert left.store is None
 
 
 class SqueezeExcite(nn.Module):

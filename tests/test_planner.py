@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from torch_materialize.core import program
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved, peak_bytes
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.planner import misplaced, plan
@@ -78,6 +79,25 @@ def test_the_narrow_tensor_is_cut_and_not_the_wide_sum():
     assert found.predicted == 4 * 3 * NARROW + 3 * NARROW
     assert found.bound == pytest.approx(found.predicted, rel=1e-3)
     assert found.predicted < dag.measured
+
+
+def test_equal_programs_are_solved_once(monkeypatch):
+    """Each group of kernels that share nothing is a program; those of repeated layers are equal."""
+    build = Builder()
+    for _ in range(3):
+        x, y = build.value(Kind.SOURCE, NARROW), build.value(Kind.SOURCE, NARROW)
+        total = build.value(Kind.POINTWISE, WIDE, x, y)
+        build.kernel(total, build.value(Kind.POINTWISE, NARROW, total, required=True))
+        build.kernel(build.value(Kind.POINTWISE, NARROW, total, required=True))
+    dag, solves = build.dag(), []
+    solve = program.milp
+    monkeypatch.setattr(program, "milp", lambda *a, **k: solves.append(1) or solve(*a, **k))
+    solved: program.Solved = {}
+    first = plan(dag, Limits(), solved=solved)
+    assert len(solves) == 1
+    assert plan(dag, Limits(), solved=solved) == first
+    assert len(solves) == 1
+    assert plan(dag, Limits()) == first
 
 
 def test_a_needless_materialization_is_undone():

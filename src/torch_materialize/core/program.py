@@ -156,7 +156,7 @@ class Program:
                     seen[one] = seen.get(one, 0) + 1
         for cone in self._group:
             kernel = cone.kernel
-            for i in cone.inside:
+            for i in sorted(cone.inside):
                 value = self._dag.values[i]
                 if value.kind in (Kind.VIEW, Kind.SOURCE):
                     continue
@@ -179,22 +179,23 @@ class Program:
 
     def _add_kernel(self, cone: Cone) -> None:
         values, k = self._dag.values, cone.kernel.index
-        for i in cone.inside:
+        inside = sorted(cone.inside)  # so that equal layers make equal programs
+        for i in inside:
             cost = self._recompute(values[i])
             self._compute[k, i] = self._column(cost, int(i in cone.roots))
             self._slack += cost
         # Every buffer that the kernel may take: its column, its bytes.
         taken = [
             (self._write[i][k], values[i].nbytes)
-            for i in cone.inside
+            for i in inside
             if k in self._write.get(i, {})
         ]
         reach = cone.inside | cone.edge | cone.cut
-        for i in reach | {values[i].base for i in reach}:
+        for i in sorted(reach | {values[i].base for i in reach}):
             if self._readable(i, k):
                 self._read[k, i] = self._column(values[i].nbytes)
                 taken.append((self._read[k, i], values[i].nbytes))
-        for i in cone.inside:
+        for i in inside:
             for ways in self._needs(values[i], k):
                 terms = [(way, 1.0) for way in ways if way is not None]
                 self._at_least([*terms, (self._compute[k, i], -1.0)])
@@ -224,7 +225,7 @@ class Program:
         values, kernel = self._dag.values, cone.kernel
         largest = max(kernel.numels, default=0)
         work: list[tuple[int, float]] = []
-        for i in cone.inside:
+        for i in sorted(cone.inside):
             # A value that is broadcast into a larger loop is computed at each of its points.
             points = values[i].numel if values[i].numel in kernel.numels else largest
             operations = values[i].work / max(values[i].numel, 1) * points

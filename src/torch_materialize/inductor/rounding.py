@@ -66,6 +66,8 @@ _EXACT = frozenset(
         "aten.where",
     }
 )
+_CAST = torch.ops.prims.convert_element_type.default
+_WIDE = (torch.float32, torch.float64)
 _PRODUCTS = frozenset({"aten.mul", "aten.square", "aten.pow"})
 
 
@@ -101,16 +103,17 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     """Nodes whose users are to see what a memory holds, for ``numerics="stored"``.
 
     Those that some kernel of ``dag`` writes rounded and goes on with unrounded; and those that
-    would be written if the graph were cut at an opaque operator, as vLLM cuts it at attention.
+    nobody writes, but somebody would if the graph were cut at an opaque operator, as vLLM cuts it
+    at attention.  What is written and only read from memory is rounded by that.
     """
-    in_memory = _in_memory(dag)
-    candidates = dag.nodes(used_where_written(dag)) | across(module, dag)
-    exact = set(in_memory)
+    used = dag.nodes(used_where_written(dag))
+    exact = _in_memory(dag) | (dag.nodes(dag.homes()) - used)
+    candidates = (used | across(module, dag)) - exact
     found = set()
     for node in module.graph.nodes:
         if node.op == "placeholder" or _keeps_digits(node, exact):
             exact.add(node.name)
-        elif node.name in candidates - in_memory and is_narrow(node) and not is_written(node):
+        elif node.name in candidates and is_narrow(node) and not is_written(node):
             found.add(node.name)
             exact.add(node.name)
     return frozenset(found)
@@ -161,10 +164,20 @@ def undo_rounding(module: torch.fx.GraphModule) -> None:
 
 def _keeps_digits(node: torch.fx.Node, exact: Set[str]) -> bool:
     """Whether what Inductor computes for a node has no more digits than its dtype."""
-    if not _named(node, _EXACT) or not is_narrow(node):
+    if not is_narrow(node):
         return False
     dtype = node.meta["val"].dtype
-    sources = [x for x in node.all_input_nodes if _floats(x)]
+    if node.target is _CAST:
+        # Narrowed to what it was widened from.
+        while node.target is _CAST and _floats(node.args[0]):
+            node = node.args[0]
+            if node.meta["val"].dtype not in (dtype, *_WIDE):
+                return False
+        sources = [node]
+    elif _named(node, _EXACT):
+        sources = [x for x in node.all_input_nodes if _floats(x)]
+    else:
+        return False
     return all(x.meta["val"].dtype == dtype and x.name in exact for x in sources)
 
 
