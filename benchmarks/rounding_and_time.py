@@ -22,6 +22,7 @@ from rich.table import Table
 from torch._inductor import config
 
 import torch_materialize as tm
+from paired.pages import keep_pages
 from saving import save
 from torch_materialize.core.devices import CPU
 from torch_materialize.core.policy import parse
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    keep_pages()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("torch_materialize").setLevel(logging.INFO)
     results = {}

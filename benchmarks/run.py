@@ -28,6 +28,7 @@ from paired.cases import TOKENS, Case, cases
 from paired.machine import describe
 from paired.measure import AGAIN, EAGER, STOCK, Effort, measure
 from paired.opaque import Spent
+from paired.pages import keep_pages
 from paired.ways import WAYS
 from saving import save
 
@@ -48,9 +49,19 @@ def main() -> None:
         if torch.get_num_threads() != 1 or chosen.device != "cpu":
             raise SystemExit("--clock processor needs --device cpu and --threads 1")
         Spent.clock = staticmethod(time.thread_time)
+    kept = chosen.device == "cpu" and not chosen.fresh_pages and keep_pages()
     effort = Effort(chosen.rounds, min(5, chosen.rounds), chosen.case_seconds)
     ways = tuple(chosen.way or WAYS)
-    run(wanted, ways, chosen.device, effort, chosen.seconds, chosen.json, clock=chosen.clock)
+    run(
+        wanted,
+        ways,
+        chosen.device,
+        effort,
+        chosen.seconds,
+        chosen.json,
+        clock=chosen.clock,
+        pages_kept=kept,
+    )
     console.print("done")
 
 
@@ -68,6 +79,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of a CPU; default: torch's own choice")
     parser.add_argument(
         "--clock", choices=("wall", "processor"), default="wall", help="see paired/opaque.py"
+    )
+    parser.add_argument(
+        "--fresh-pages", action="store_true", help="do not keep freed memory, see paired/pages.py"
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--list", action="store_true")

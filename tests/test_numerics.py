@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from unittest import mock
 
 import pytest
@@ -293,3 +294,16 @@ def test_a_promise_is_kept_by_stock_too_where_nothing_is_gained():
     assert moved_many(two_users, (x, y), "plan") == moved_many(two_users, (x, y), str(STOCK))
     assert code(two_users, "plan:numerics=stock", x, y) == code(two_users, "stock", x, y)
     assert code(two_users, "plan", x, y) != code(two_users, "stock", x, y)
+
+
+@torch.no_grad()
+def test_eager_does_not_round_what_has_no_digits_to_lose():
+    """The first residual is the input, widened and narrowed: upstream's switch rounds it, too."""
+    model, x = decoder(random_norms=True)
+    text = code(model, "plan:numerics=eager", x)
+    kernels = text.split('extern "C"')
+    assert any("convert<at::BFloat16,1,float,2>" in kernel for kernel in kernels)
+    for kernel in kernels:
+        widened = set(re.findall(r"auto (\w+) = at::vec::convert<float,2,at::BFloat16,1>", kernel))
+        narrowed = set(re.findall(r"= at::vec::convert<at::BFloat16,1,float,2>.(\w+)", kernel))
+        assert not widened & narrowed

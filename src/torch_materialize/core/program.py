@@ -186,9 +186,7 @@ class Program:
             self._slack += cost
         # Every buffer that the kernel may take: its column, its bytes.
         taken = [
-            (self._write[i][k], values[i].nbytes)
-            for i in inside
-            if k in self._write.get(i, {})
+            (self._write[i][k], values[i].nbytes) for i in inside if k in self._write.get(i, {})
         ]
         reach = cone.inside | cone.edge | cone.cut
         for i in sorted(reach | {values[i].base for i in reach}):

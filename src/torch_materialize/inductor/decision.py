@@ -9,7 +9,7 @@ import torch
 from ..events import surprise
 from .apply import mark, unmark
 from .narrow import fold
-from .rounding import apply_rounding, undo_rounding
+from .rounding import apply_rounding, skip_exact_casts, undo_rounding
 
 __all__ = ["Decision", "give_back", "prepare"]
 
@@ -32,14 +32,21 @@ class Decision:
     casts: frozenset[str] = frozenset()
 
 
-def prepare(module: torch.fx.GraphModule, found: Decision | None) -> None:
-    """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers."""
+def prepare(
+    module: torch.fx.GraphModule, found: Decision | None, *, all_casts_round: bool = False
+) -> None:
+    """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers.
+
+    ``all_casts_round`` is whether Inductor rounds at every cast, at those that lose nothing, too.
+    """
     if found is None:
         fold(module)
         return
     fold(module, keep=found.casts)
     instead = apply_rounding(module, found.rounded)
     mark(module, frozenset(instead.get(name, name) for name in found.marked))
+    if all_casts_round:
+        skip_exact_casts(module)
 
 
 def give_back(module: torch.fx.GraphModule) -> None:

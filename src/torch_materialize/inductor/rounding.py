@@ -32,6 +32,7 @@ __all__ = [
     "emulation",
     "is_narrow",
     "rounds",
+    "skip_exact_casts",
     "to_round",
     "undo_rounding",
 ]
@@ -155,6 +156,37 @@ def apply_rounding(module: torch.fx.GraphModule, names: Set[str]) -> dict[str, s
     return replaced
 
 
+def skip_exact_casts(module: torch.fx.GraphModule) -> None:
+    """Lets casts read what was widened and narrowed again as it was before, in place.
+
+    No digit is lost in between; but where every cast rounds (``numerics="eager"``), Inductor
+    rounds there as well, once in each loop.
+    """
+    skipped = []
+    for node in module.graph.find_nodes(op="call_function", target=_CAST):
+        before = _widened_from(node) if is_narrow(node) else None
+        if before is not None and before is not node and _alike(before, node):
+            skipped.append((node, before))
+    for node, before in skipped:
+        for user in [user for user in node.users if user.target is _CAST]:
+            user.replace_input_with(node, before)
+
+
+def _alike(one: torch.fx.Node, other: torch.fx.Node) -> bool:
+    a, b = one.meta["val"], other.meta["val"]
+    return a.dtype == b.dtype and a.stride() == b.stride()
+
+
+def _widened_from(node: torch.fx.Node) -> torch.fx.Node | None:
+    """What a cast's value was before it was widened; None where it lost digits on the way."""
+    dtype = node.meta["val"].dtype
+    while node.target is _CAST and _floats(node.args[0]):
+        node = node.args[0]
+        if node.meta["val"].dtype not in (dtype, *_WIDE):
+            return None
+    return node if node.meta["val"].dtype == dtype else None
+
+
 def undo_rounding(module: torch.fx.GraphModule) -> None:
     """Takes back every :func:`apply_rounding`."""
     for rounded in module.graph.find_nodes(op="call_function", target=identity(_NAME)):
@@ -168,17 +200,12 @@ def _keeps_digits(node: torch.fx.Node, exact: Set[str]) -> bool:
         return False
     dtype = node.meta["val"].dtype
     if node.target is _CAST:
-        # Narrowed to what it was widened from.
-        while node.target is _CAST and _floats(node.args[0]):
-            node = node.args[0]
-            if node.meta["val"].dtype not in (dtype, *_WIDE):
-                return False
-        sources = [node]
-    elif _named(node, _EXACT):
+        before = _widened_from(node)
+        return before is not None and before.name in exact
+    if _named(node, _EXACT):
         sources = [x for x in node.all_input_nodes if _floats(x)]
-    else:
-        return False
-    return all(x.meta["val"].dtype == dtype and x.name in exact for x in sources)
+        return all(x.meta["val"].dtype == dtype and x.name in exact for x in sources)
+    return False
 
 
 def _is_contracted(node: torch.fx.Node) -> bool:
