@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._inductor import lowering
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 
@@ -170,5 +171,14 @@ def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
         return "it is the subgraph of another graph"
     if arguments["is_const_graph"]:
         return "it folds constants and runs once"
-    failed = failed_pass()
-    return f"config.{failed} failed" if failed else ""
+    if failed := failed_pass():
+        return f"config.{failed} failed"
+    fuses = any(_is_lowered(node) for node in arguments["gm"].graph.nodes)
+    return "" if fuses else "it calls kernels of others only"
+
+
+def _is_lowered(node: torch.fx.Node) -> bool:
+    """Whether an FX node may become part of a kernel that Inductor writes; a view counts, too."""
+    if node.op != "call_function":
+        return False
+    return node.target in lowering.lowerings and node.target not in lowering.fallbacks

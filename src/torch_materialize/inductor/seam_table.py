@@ -359,16 +359,17 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.lowering:lowerings",
         Use.SETTING,
-        "a copy where the pinned tensor is written into later",
+        "whether anything in a graph is Inductor's to fuse; a copy where the pinned tensor is "
+        "written into later",
         _PINS_KNOWN,
-        _PINS,
+        ("policy", *_PINS),
     ),
     Seam(
         "torch._inductor.lowering:fallbacks",
         Use.SETTING,
-        "which operators read copies from memory, for the report of a pin",
+        "which operators are kernels of others; which read copies, for the report of a pin",
         _PINS_KNOWN,
-        _PINS,
+        ("policy", *_PINS),
     ),
     Seam(
         "torch._inductor.ir:StorageBox.realize",
