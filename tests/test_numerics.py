@@ -307,3 +307,16 @@ def test_eager_does_not_round_what_has_no_digits_to_lose():
         widened = set(re.findall(r"auto (\w+) = at::vec::convert<float,2,at::BFloat16,1>", kernel))
         narrowed = set(re.findall(r"= at::vec::convert<at::BFloat16,1,float,2>.(\w+)", kernel))
         assert not widened & narrowed
+
+
+@torch.no_grad()
+def test_views_of_what_is_written_are_views_of_what_was_stored():
+    def viewed(x, y):
+        total = x + y
+        return total, total.view(32, 2, 256).float() * 3, total.t().float() + 1
+
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 256, dtype=BF16), torch.randn(64, 256, dtype=BF16)
+    total, tripled, turned = answer_of(viewed, "plan", x, y)
+    assert torch.equal(tripled, total.view(32, 2, 256).float() * 3)
+    assert torch.equal(turned, total.t().float() + 1)

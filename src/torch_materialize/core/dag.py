@@ -23,6 +23,7 @@ __all__ = [
     "required",
     "used_where_written",
     "walk",
+    "written",
 ]
 
 
@@ -224,6 +225,11 @@ def walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int]) 
 def required(dag: Dag) -> frozenset[int]:
     """Values that are written whatever is decided: something besides fused kernels reads them."""
     return frozenset(value.index for value in dag.values if value.required)
+
+
+def written(dag: Dag) -> frozenset[int]:
+    """Values that kernels write to memory: a buffer that no other kernel reads is not."""
+    return frozenset(i for one in moved(dag, dag.homes()) for i in one.writes)
 
 
 def used_where_written(dag: Dag) -> frozenset[int]:

@@ -19,7 +19,7 @@ import torch
 from torch._inductor import ir, lowering
 from torch._inductor.virtualized import ops
 
-from ..core.dag import Dag, Kind, used_where_written
+from ..core.dag import Dag, Kind, used_where_written, written
 from ..core.policy import Policy
 from .narrow import program_order
 from .operators import identity
@@ -105,10 +105,10 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
 
     Those that some kernel of ``dag`` writes rounded and goes on with unrounded; and those that
     nobody writes, but somebody would if the graph were cut at an opaque operator, as vLLM cuts it
-    at attention.  What is written and only read from memory is rounded by that.
+    at attention.  What is written and then only read from memory is rounded by that.
     """
     used = dag.nodes(used_where_written(dag))
-    exact = _in_memory(dag) | (dag.nodes(dag.homes()) - used)
+    exact = _in_memory(dag) | (dag.nodes(written(dag)) - used)
     candidates = (used | across(module, dag)) - exact
     found = set()
     for node in module.graph.nodes:
