@@ -57,7 +57,7 @@ def clocks(monkeypatch):
 
 def made(dtype=torch.bfloat16):
     torch.manual_seed(0)
-    return Decoder(2, 64, None, dtype=dtype).eval(), torch.randn(32, 64, dtype=dtype)
+    return Decoder(2, 64, None, dtype=dtype).eval(), torch.randn(256, 64, dtype=dtype)
 
 
 def compiled(policy, model, *inputs, **how):
@@ -113,7 +113,7 @@ def test_a_choice_is_remembered_by_graph_shapes_and_settings(clocks):
     seconds |= {"plan": 3.0}
     assert compiled("tune", model, x)[1] == first
     assert len(seen) == 1
-    compiled("tune", model, x[:16])  # another shape
+    compiled("tune", model, x[:128])  # another shape
     compiled("tune:numerics=eager", model, x)
     assert len(seen) == 3
     with torch._inductor.config.patch(realize_reads_threshold=2):
