@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -22,3 +23,14 @@ def dynamo():
     yield torch._dynamo
     tm.disable()
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def lenient(monkeypatch, caplog):
+    """As users run it: surprises are logged once and not raised."""
+    from torch_materialize import events
+
+    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")
+    monkeypatch.setattr(events, "_seen", set())
+    caplog.set_level(logging.WARNING, logger="torch_materialize")
+    return caplog

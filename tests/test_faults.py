@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import signal
@@ -20,7 +19,6 @@ import torch
 from torch._inductor.codecache import PyCodeCache
 
 import torch_materialize as tm
-from torch_materialize import events
 from torch_materialize.inductor import (
     cache_key,
     dag_reader,
@@ -153,15 +151,6 @@ PIN_STAGES = {
 # Without an answer to these, a value may be written into later: it is copied, as Inductor
 # copies for `clone`.
 COPYING = {"what is written": (pins, "is_written"), "storages": (pin_nodes, "_storages")}
-
-
-@pytest.fixture
-def lenient(monkeypatch, caplog):
-    """As users run it: surprises are logged once and not raised."""
-    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")
-    monkeypatch.setattr(events, "_seen", set())
-    caplog.set_level(logging.WARNING, logger="torch_materialize")
-    return caplog
 
 
 def warned(caplog) -> list[str]:

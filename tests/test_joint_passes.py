@@ -5,8 +5,6 @@ What they do to casts they do on torch 2.11 and 2.12 alone.
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 from torch._inductor import config, custom_graph_pass
@@ -15,7 +13,6 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 import torch_materialize as tm
 from test_faults import Planted, raises, warned
 from test_plan import code
-from torch_materialize import events
 from torch_materialize.inductor import cache_key, narrow, patch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
@@ -35,14 +32,6 @@ def residuals(x, a, b):
 def arguments():
     torch.manual_seed(0)
     return [torch.randn(512, 256).bfloat16() for _ in range(3)]
-
-
-@pytest.fixture
-def lenient(monkeypatch, caplog):
-    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")
-    monkeypatch.setattr(events, "_seen", set())
-    caplog.set_level(logging.WARNING, logger="torch_materialize")
-    return caplog
 
 
 STAGES = {

@@ -32,12 +32,11 @@ class Decision:
     casts: frozenset[str] = frozenset()
 
 
-def prepare(
-    module: torch.fx.GraphModule, found: Decision | None, *, all_casts_round: bool = False
-) -> None:
+def prepare(module: torch.fx.GraphModule, found: Decision | None, numerics: str) -> None:
     """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers.
 
-    ``all_casts_round`` is whether Inductor rounds at every cast, at those that lose nothing, too.
+    ``numerics`` is the policy's: under "eager" Inductor rounds at every cast, at those that lose
+    nothing, too.
     """
     if found is None:
         fold(module)
@@ -45,7 +44,7 @@ def prepare(
     fold(module, keep=found.casts)
     instead = apply_rounding(module, found.rounded)
     mark(module, frozenset(instead.get(name, name) for name in found.marked))
-    if all_casts_round:
+    if numerics == "eager":
         skip_exact_casts(module)
 
 

@@ -118,7 +118,7 @@ def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision 
     with failures() as failed:
         try:
             found = _planned(kind, arguments, policy, failed)
-            prepare(module, found, all_casts_round=policy.numerics == "eager")
+            prepare(module, found, policy.numerics)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             if not failed:  # what failed with pins and is reported may well be what fails here
                 surprise(_SEAM, error)

@@ -42,7 +42,7 @@ def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -
     """
     found = outcome.found
     module = copy_graph(graph.module)
-    prepare(module, found)
+    prepare(module, found, policy.numerics)
     governing = policy if found is None else STOCK
     with contextlib.ExitStack() as stack:
         stack.enter_context(planned_device(device))

@@ -75,21 +75,21 @@ def made_up(graph: PostGrad) -> list[Any]:
         return [_make(x) for x in graph.inputs]
 
 
-def compiled(graph: PostGrad, decision: Decision, wide_casts: str) -> Callable[[list[Any]], Any]:
+def compiled(graph: PostGrad, decision: Decision, numerics: str) -> Callable[[list[Any]], Any]:
     """A function of a list of inputs, as ``decision`` wants the graph compiled.
 
-    ``wide_casts`` is the policy's numerics.  The graph itself is left as it is.
+    ``numerics`` is the policy's numerics.  The graph itself is left as it is.
 
     Raises:
         Exception: whatever Inductor raises.
     """
     copied = replace(graph, module=ungoverned_copy(graph.module))
-    prepare(copied.module, decision)
+    prepare(copied.module, decision, numerics)
     chosen: Any = contextlib.nullcontext() if decision.store is None else undecided()
     # What is written while the user debugs should be the user's own graph.
     settings = {"trace.enabled": False}
     with config.patch(settings), chosen, run_lowering(copied, GraphLowering) as lowering:
-        if wide_casts == "eager" or decision.rounded:
+        if numerics == "eager" or decision.rounded:
             keep_casts(lowering)
         with outside(graph):
             call: Callable[[list[Any]], Any] = lowering.compile_to_module().call

@@ -165,16 +165,13 @@ def skip_exact_casts(module: torch.fx.GraphModule) -> None:
     skipped = []
     for node in module.graph.find_nodes(op="call_function", target=_CAST):
         before = _widened_from(node) if is_narrow(node) else None
-        if before is not None and before is not node and _alike(before, node):
+        if before is None or before is node:
+            continue
+        if before.meta["val"].stride() == node.meta["val"].stride():
             skipped.append((node, before))
     for node, before in skipped:
         for user in [user for user in node.users if user.target is _CAST]:
             user.replace_input_with(node, before)
-
-
-def _alike(one: torch.fx.Node, other: torch.fx.Node) -> bool:
-    a, b = one.meta["val"], other.meta["val"]
-    return a.dtype == b.dtype and a.stride() == b.stride()
 
 
 def _widened_from(node: torch.fx.Node) -> torch.fx.Node | None:
