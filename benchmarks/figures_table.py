@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from torch_materialize import record
+from torch_materialize import comparison_record as record
 
 
 def main() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 import torch_materialize as tm
-from torch_materialize import record
+from torch_materialize import comparison_record as record
 from torch_materialize.cli.main import main
 from torch_materialize.compare import compare
 from torch_materialize.core.devices import DEVICES
@@ -189,7 +190,7 @@ def test_failed_write_keeps_the_old_record(small, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(record.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         record.save(small, path)
     assert path.read_bytes() == old

@@ -1,7 +1,7 @@
-"""The JSON record of a comparison: written whole or not at all, read with its version checked.
+"""The parts that every record is made of: files written whole or not at all, schemas, graphs.
 
-The schema is described in ``docs/record.md``.  Readers of version N read every file of
-version N; a change that they would misread raises :data:`VERSION`.
+The schemas are described in ``docs/record.md``.  Readers of version N read every file of
+version N; a change that they would misread raises the version of that schema.
 """
 
 from __future__ import annotations
@@ -14,112 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .compare import CapturedGraph, Comparison
 from .core.graph import Graph, Kernel, Tensor
 from .errors import RecordError
 
 __all__ = [
-    "SCHEMA",
-    "VERSION",
     "check_schema",
     "complete",
-    "from_json",
     "graph_from_json",
     "graph_to_json",
-    "load",
     "read_json",
-    "save",
-    "to_json",
+    "tensor_to_json",
     "write_json",
     "write_whole",
 ]
-
-SCHEMA = "torch-materialize/comparison"
-VERSION = 1
-
-
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """The record as plain JSON values; bytes are integers, times seconds."""
-    totals = {}
-    for policy in comparison.policies:
-        total = comparison.traffic(policy)
-        totals[policy] = {
-            "fused_kernels": total.kernels,
-            "other_kernels": total.other_kernels,
-            "read_bytes": total.read_bytes,
-            "write_bytes": total.write_bytes,
-            "bytes": total.bytes,
-            "units": _units(total.bytes, comparison.unit_bytes),
-            "bound_bytes": comparison.bound(policy),
-            "seconds": comparison.seconds[policy],
-        }
-    return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "target": comparison.target,
-        "size": dict(comparison.size),
-        "device": comparison.device,
-        "tracing": comparison.tracing,
-        "unit_bytes": comparison.unit_bytes,
-        "versions": dict(comparison.versions),
-        "seconds": dict(comparison.seconds),
-        "policies": list(comparison.policies),
-        "totals": totals,
-        "differences": [
-            {
-                "node": d.node,
-                "materialized_by": d.materialized_by,
-                "inlined_by": d.inlined_by,
-                "tensor": _tensor(d.tensor),
-            }
-            for d in comparison.differences()
-        ],
-        "graphs": [
-            {
-                "nodes": graph.nodes,
-                "bounds": dict(graph.bounds),
-                "scheduled": {name: graph_to_json(g) for name, g in graph.scheduled.items()},
-            }
-            for graph in comparison.graphs
-        ],
-    }
-
-
-def from_json(data: Any, where: str = "record") -> Comparison:
-    """Rebuilds a comparison from :func:`to_json`'s output.
-
-    Raises:
-        RecordError: it is another schema, a newer version, or something is missing.
-    """
-    check_schema(data, SCHEMA, VERSION, where)
-    with complete(where):
-        return Comparison(
-            target=data["target"],
-            device=data["device"],
-            tracing=data["tracing"],
-            unit_bytes=data["unit_bytes"],
-            policies=tuple(data["policies"]),
-            graphs=tuple(
-                CapturedGraph(
-                    g["nodes"],
-                    {name: graph_from_json(s) for name, s in g["scheduled"].items()},
-                    g["bounds"],
-                )
-                for g in data["graphs"]
-            ),
-            seconds=data["seconds"],
-            versions=data["versions"],
-            size=data["size"],
-        )
-
-
-def save(comparison: Comparison, path: str | Path) -> None:
-    """Writes the record; a reader sees the old file or the whole new one.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written.
-    """
-    write_json(Path(path), to_json(comparison))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -147,15 +54,6 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def load(path: str | Path) -> Comparison:
-    """Reads a record.
-
-    Raises:
-        RecordError: there is no such file, it is not JSON, or not a record that we read.
-    """
-    return from_json(read_json(Path(path)), str(path))
 
 
 def read_json(path: Path) -> Any:
@@ -203,17 +101,14 @@ def complete(where: str) -> Iterator[None]:
         ) from error
 
 
-def _units(size: int, unit: int) -> float | None:
-    return round(size / unit, 3) if unit else None
-
-
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
+def tensor_to_json(tensor: Tensor) -> dict[str, Any]:
+    """One buffer as plain JSON values."""
     return {
         "name": tensor.name,
         "node": tensor.node,
@@ -237,7 +132,7 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
             }
             for k in graph.kernels
         ],
-        "tensors": [_tensor(t) for t in graph.tensors.values()],
+        "tensors": [tensor_to_json(t) for t in graph.tensors.values()],
     }
 
 

@@ -48,7 +48,7 @@ def compare_command(
     vllm:MODEL is what an installed vLLM would compile: MODEL is llama-3.1-8b, qwen3-30b-a3b,
     qwen3-next-80b-a3b or a folder with a config.json; vllm:MODEL:piecewise cuts it at attention.
     """
-    from .. import record
+    from .. import comparison_record
     from ..compare import compare
     from ..report.text import print_comparison
 
@@ -66,5 +66,5 @@ def compare_command(
         )
     print_comparison(result, Console(), top)
     if json_path is not None:
-        record.save(result, json_path)
+        comparison_record.save(result, json_path)
         click.echo(f"record written to {json_path}", err=True)
