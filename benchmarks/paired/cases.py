@@ -121,7 +121,7 @@ def _of_geometry(g: Geometry, tokens: int, part: str, device: str, divisor: int)
 
         def pieces() -> nn.Module:
             other = copy.deepcopy(model)
-            other.cut_at_attention()
+            other.cut_at_attention(opaque=part == "fused")
             return other
 
         return Made(model, args, unit=tokens * sizes.hidden * 2, pieces=pieces)

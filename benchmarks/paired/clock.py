@@ -12,16 +12,30 @@ from .opaque import Spent
 # Inputs are rotated until they are this many times the last cache, or this many.
 _PAST_CACHE = 2.0
 _MOST_COPIES = 32
+# A sample on a CPU is as many steps as take this many seconds: one of microseconds is all noise.
+_SAMPLE, _MOST_STEPS = 5e-3, 200
 
 
 def on_cpu(step: Callable[[], Any]) -> Callable[[], float]:
-    """Seconds by :data:`Spent.clock`, without what the stand-ins for matmuls took."""
+    """Seconds of one step by :data:`Spent.clock`, without what the stand-ins for matmuls took.
 
-    def timed() -> float:
+    The first call finds out how many steps make a sample.
+    """
+    steps = 0
+
+    def sample(count: int) -> float:
         Spent.seconds = 0.0
         start = Spent.clock()
-        step()
+        for _ in range(count):
+            step()
         return Spent.clock() - start - Spent.seconds
+
+    def timed() -> float:
+        nonlocal steps
+        if not steps:
+            step()
+            steps = max(1, min(_MOST_STEPS, round(_SAMPLE / max(sample(3) / 3, 1e-9))))
+        return sample(steps) / steps
 
     return timed
 

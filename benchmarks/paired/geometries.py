@@ -64,12 +64,26 @@ HYBRID = Geometry(
 GEOMETRIES = {geometry.name: geometry for geometry in (LLAMA, QWEN_MOE, HYBRID)}
 
 Operator = Callable[..., torch.Tensor]
+_FAKES: dict[Operator, Operator] = {}
 
 
 def _operator(name: str, real: Operator, fake: Operator) -> Operator:
     torch.library.custom_op(f"{NAMESPACE}::{name}", real, mutates_args=()).register_fake(fake)
     made: Operator = getattr(getattr(torch.ops, NAMESPACE), name)
+    _FAKES[made] = fake
     return made
+
+
+def _stand_in(operator: Operator) -> Operator:
+    """What :class:`.opaque.Opaque` puts in the place of an operator, for where no graph has it."""
+
+    def fill(*reads: torch.Tensor) -> torch.Tensor:
+        like = _FAKES[operator](*reads)
+        layout = like.size(), like.stride(), like.dtype, like.device
+        filled: torch.Tensor = torch.ops.torch_materialize_bench.opaque(list(reads), *layout)
+        return filled
+
+    return fill
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -230,10 +244,14 @@ class Layers(nn.Module):
             x = mlp(x)
         return add_norm(x, residual, next(norms))[0]
 
-    def cut_at_attention(self) -> None:
-        """What stands between two attentions is compiled by itself from now on."""
+    def cut_at_attention(self, *, opaque: bool) -> None:
+        """What stands between two attentions is compiled by itself from now on.
+
+        ``opaque`` puts the stand-in in the place of the attentions.
+        """
         for mixer in self.mixers:
-            mixer.attend = torch.compiler.disable(mixer.attend)
+            attend = _stand_in(mixer.attend) if opaque else mixer.attend
+            mixer.attend = torch.compiler.disable(attend)
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torch_materialize.core.devices import CPU, DEVICES, Device
+from torch_materialize.core.devices import CPU, DEVICES, Device, recognized
 from torch_materialize.versions import processor
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -59,7 +59,7 @@ def planned(device: str) -> Device:
     if device == "cpu":
         return CPU
     name = torch.cuda.get_device_name()
-    for known in DEVICES.values():
-        if known.is_gpu and known.name in name.lower():
-            return known
+    known = recognized(name)
+    if known is not None:
+        return known
     raise LookupError(f"{name} is not among {', '.join(DEVICES)}, so no bytes can be predicted")
