@@ -6,7 +6,9 @@ import pytest
 
 from torch_materialize.core.cost import KINDS, Load, Rates, kind, loads, seconds
 from torch_materialize.core.dag import Dag, Fused, Kind, Value
+from torch_materialize.core.devices import DEVICES, recognized
 from torch_materialize.core.fits import FITS
+from torch_materialize.core.limits import Limits
 
 
 def chain(size: int) -> Dag:
@@ -60,8 +62,26 @@ def test_seconds_are_linear():
     assert seconds(doubled, rates) == pytest.approx(2 * seconds(work, rates))
 
 
+def test_limits_go_by_time_where_there_are_rates_and_by_bytes_elsewhere():
+    dag = chain(100)
+    assert Limits(balance=0.0).cost(dag) == dag.measured
+    rates = Rates({name: Load(launches=1e-6) for name in KINDS}, cache=0)
+    assert Limits(rates=rates).cost(dag) == pytest.approx(2e-6)
+
+
+def test_a_driver_s_name_for_a_device_of_the_table():
+    for title, name in (
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ):
+        assert recognized(title) == DEVICES[name]
+    assert recognized("Tesla T4") is None
+
+
 def test_no_rate_without_a_source():
     for device, rates in FITS.items():
+        assert device in DEVICES
         assert rates.source, f"the rates of {device} must come from results"
         assert set(rates.by_kind) == set(KINDS)
         assert all(getattr(load, f) >= 0 for load in rates.by_kind.values() for f in vars(load))

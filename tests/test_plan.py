@@ -17,8 +17,10 @@ import torch_materialize as tm
 from test_compile import Block, decides_nothing, mutation, softmax_and_norms, views_and_slices
 from torch_materialize import events
 from torch_materialize.compare import compare
+from torch_materialize.core.cost import KINDS, Load, Rates
 from torch_materialize.core.dag import moved
-from torch_materialize.core.devices import DEVICES
+from torch_materialize.core.devices import CPU, DEVICES
+from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import capture as capturing
@@ -65,13 +67,28 @@ def test_a_plan_that_promises_too_little_for_its_dry_run_is_not_tried():
 
     (graph,) = capturing.capture(many_readers, [x], {}, cpu, mode)
     with hooks_for(PLAN):
-        limits = planned.limits_for(is_gpu=False)
+        limits = planned.limits_for(CPU)
         assert limits.node_bytes > 0
         tried = search(graph, replace(limits, node_bytes=0.0, worth=-1.0), certify=False)
         left = search(graph, replace(limits, node_bytes=1e9, worth=-1.0), certify=False)
     assert tried.rounds > 1
     assert left.rounds == 1
     assert left.store is None
+
+
+def test_where_rates_were_measured_a_plan_goes_by_time():
+    mode = capturing.fake_mode()
+    with mode:
+        model, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
+    (graph,) = capturing.capture(model, [x], {}, CPU, mode)
+    by_bytes = Limits(node_bytes=0.0, launch_bytes=0, balance=0.0)
+    writes = Rates({kind: Load(write=1e-9) for kind in KINDS}, cache=0)
+    by_writes = replace(by_bytes, rates=writes)
+    with hooks_for(PLAN):
+        one, other = (search(graph, limits, certify=False) for limits in (by_bytes, by_writes))
+    assert other.dag.measured > one.dag.measured
+    assert by_writes.cost(other.dag) < by_writes.cost(one.dag)
+    assert by_writes.cost(other.dag) <= by_writes.cost(other.stock_dag)
 
 
 class SqueezeExcite(nn.Module):

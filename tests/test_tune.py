@@ -170,7 +170,7 @@ def test_real_clocks():
     out = compiled("tune", model, x)[0]
     torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
     (kept,) = store.entries()
-    plans = tune.variants(planned.limits_for(False), parse("tune"))
+    plans = tune.variants(planned.limits_for(CPU), parse("tune"))
     assert kept.choice in {"stock", "traffic", *plans}
     assert kept.seconds.keys() >= {"stock", "plan"}
     assert all(0 < seconds < 1 for seconds in kept.seconds.values())
@@ -211,7 +211,7 @@ def test_inputs_too_large_are_not_made(monkeypatch):
     monkeypatch.setattr(real, "_free", lambda device: 1000)
     graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 80))
     assert "do not fit" in real.why_not(graph)
-    assert tune.tuned(graph, planned.limits_for(False), parse("tune")) is None
+    assert tune.tuned(graph, planned.limits_for(CPU), parse("tune")) is None
 
 
 @e2e

@@ -189,7 +189,7 @@ class _Job:
             priced=self.priced,
             graphs=explained,
             unit_bytes=unit_bytes,
-            balance=limits_for(self.device.is_gpu).balance,
+            balance=limits_for(self.device).balance,
             seconds=self.clock.seconds,
             versions=installed_versions(),
             size=size or {},

@@ -94,6 +94,7 @@ class _Recent:
     def __init__(self, dag: Dag, size: int) -> None:
         self._dag = dag
         self._room = size
+        self._filled = 0
         self._held: OrderedDict[int, int] = OrderedDict()
         self._extern = list(self._results())
 
@@ -123,7 +124,7 @@ class _Recent:
         return found
 
     def _touch(self, index: int, nbytes: int) -> None:
+        self._filled += nbytes - self._held.pop(index, 0)
         self._held[index] = nbytes
-        self._held.move_to_end(index)
-        while self._held and sum(self._held.values()) > self._room:
-            self._held.popitem(last=False)
+        while self._filled > self._room:
+            self._filled -= self._held.popitem(last=False)[1]

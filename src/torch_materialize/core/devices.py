@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from ..errors import TargetError
 
-__all__ = ["CPU", "DEVICES", "Device", "find", "named"]
+__all__ = ["CPU", "DEVICES", "Device", "find", "named", "recognized"]
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -139,3 +139,9 @@ def find(name: str) -> Device:
 def named(name: str) -> Device:
     """A device that a record names: one of the table, or one that we know by name alone."""
     return DEVICES.get(name) or Device(name, name, "cuda")
+
+
+def recognized(title: str) -> Device | None:
+    """The GPU of the table that a driver calls ``title``; None for one that is not in it."""
+    known = (one for one in _TABLE if one.is_gpu and one.name in title.lower().replace(" ", ""))
+    return next(known, None)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .cost import Rates, loads, seconds
+from .dag import Dag
+
 __all__ = ["Limits"]
 
 
@@ -21,6 +24,7 @@ class Limits:
             dry run's decisions.
         peak_share: how much higher than stock's the estimated peak memory may be.
         balance: bytes that the device moves in the time of one operation.
+        rates: of the device, where they were measured; None: time goes by bytes.
         launch_bytes: what one more kernel must save to be worth its launch.
         rounds: plans that may be tried by a dry run.
         worth: share of the bytes that a plan must promise to be worth its dry run.
@@ -38,6 +42,7 @@ class Limits:
     solve_seconds: float = 5.0
     peak_share: float = 0.05
     balance: float = 0.02
+    rates: Rates | None = None
     launch_bytes: int = 4_000_000
     rounds: int = 12
     worth: float = 0.002
@@ -45,3 +50,12 @@ class Limits:
     node_bytes: float = 0.0
     patience: int = 2
     gap: float = 0.01
+
+    def cost(self, dag: Dag) -> float:
+        """What the fused kernels of a dry run cost, to be compared with another of the same graph.
+
+        The predicted seconds where the device has :attr:`rates`, else bytes (:meth:`.Dag.cost`).
+        """
+        if self.rates is None:
+            return dag.cost(self.balance)
+        return seconds(loads(dag, self.rates.cache), self.rates)

@@ -52,7 +52,7 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
     """
     with planned_device(device), config.patch(emulation(policy)), hooks_for(policy):
         if policy.plans:
-            found = search(graph, limits_for(device.is_gpu), policy)
+            found = search(graph, limits_for(device), policy)
             return Outcome(found.graph, found.dag, found.bound, found)
         return Outcome(*trial(folded(graph), None, policy))
 

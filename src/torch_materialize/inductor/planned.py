@@ -21,6 +21,8 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 
 from .. import activation
+from ..core.devices import CPU, Device, recognized
+from ..core.fits import FITS
 from ..core.limits import Limits
 from ..core.policy import Policy
 from ..events import log, surprise
@@ -100,11 +102,13 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
     return run
 
 
-def limits_for(is_gpu: bool) -> Limits:
-    """The limits that a plan respects on a kind of device."""
-    if is_gpu:
-        return Limits(launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE)
+def limits_for(device: Device | None) -> Limits:
+    """The limits that a plan respects on a device; None: a GPU that is not in our table."""
+    rates = FITS.get(device.name) if device else None
+    if device is None or device.is_gpu:
+        return Limits(launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE, rates=rates)
     return Limits(
+        rates=rates,
         launch_bytes=_CPU_LAUNCH_BYTES,
         balance=_CPU_BALANCE,
         least_bytes=_CPU_LAUNCH_BYTES,
@@ -136,7 +140,6 @@ def _planned(
         log.info("plan: left to stock: %s", reason)
         return None
     inputs = tuple(arguments["example_inputs"] or ())
-    is_gpu = any(isinstance(x, torch.Tensor) and x.device.type != "cpu" for x in inputs)
     graph = PostGrad(
         arguments["gm"],
         inputs,
@@ -146,7 +149,7 @@ def _planned(
         arguments["cpp_wrapper"],
         arguments["aot_mode"],
     )
-    limits = limits_for(is_gpu)
+    limits = limits_for(_device(inputs))
     if policy.name == "tune":
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
@@ -163,6 +166,16 @@ def _planned(
 
     tell(graph, policy, found, limits.balance)
     return found
+
+
+def _device(inputs: Sequence[Any]) -> Device | None:
+    """Where a graph will run; None where that is a GPU that is not in our table."""
+    placed = [x.device for x in inputs if isinstance(x, torch.Tensor) and x.device.type != "cpu"]
+    if not placed:
+        return CPU
+    if placed[0].type != "cuda" or not torch.cuda.is_available():
+        return None
+    return recognized(torch.cuda.get_device_name(placed[0]))
 
 
 def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:

@@ -152,7 +152,7 @@ def _bound(dag: Dag, limits: Limits) -> float:
     A plan that materializes what this dry run did, but in other kernels, asks for fusions
     that Inductor was just seen not to make.
     """
-    only_bytes = replace(limits, balance=0.0)
+    only_bytes = replace(limits, balance=0.0, rates=None)
     banned: set[tuple[int, int]] = set()
     together = _Together(dag, dag)
     for _ in range(_BOUNDS):
@@ -247,7 +247,7 @@ class _Hunt:
             store = self.short.spread(dag.nodes(planned.store)) | self._kept
             known = self.forced
             after = self._tried.get(store) or self._measure(store)
-            if self._cost(after.dag) < self._cost(dag) * (1 - _PROGRESS):
+            if self._limits.cost(after.dag) < self._limits.cost(dag) * (1 - _PROGRESS):
                 current, banned, failed = after, set(), 0
                 continue
             failed += 1
@@ -291,9 +291,6 @@ class _Hunt:
             self._best = after
         return after
 
-    def _cost(self, dag: Dag) -> float:
-        return dag.cost(self._limits.balance)
-
     def _is_better(self, new: _State) -> bool:
         """Fewer bytes than stock, launches and work worth it, arguments and peak as allowed."""
         ours, stock = traffic(new.graph), traffic(self.stock.graph)
@@ -301,7 +298,7 @@ class _Hunt:
         saved = stock.bytes - ours.bytes
         if saved <= 0 or saved < launches * self._limits.launch_bytes:
             return False
-        if self._cost(new.dag) >= self._cost(self._best.dag):
+        if self._limits.cost(new.dag) >= self._limits.cost(self._best.dag):
             return False
         if self._bitwise and delicate(new.dag) != delicate(self.stock.dag):
             return False
