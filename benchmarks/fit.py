@@ -55,8 +55,9 @@ class Sample:
     measured: float
 
     def row(self) -> list[float]:
-        """The model's columns, kind by kind."""
-        return [getattr(self.work.get(k, Load()), name) for k in KINDS for name in _NAMES]
+        """The model's columns, kind by kind, then the call itself."""
+        each = (getattr(self.work.get(k, Load()), name) for k in KINDS for name in _NAMES)
+        return [*each, 1.0]
 
 
 def main() -> None:
@@ -88,6 +89,7 @@ def main() -> None:
     rates = _fit(samples, cache, tuple(path.name for path in chosen.files), error)
     for kind in KINDS:
         sys.stdout.write(f"{kind}: {rates.by_kind[kind]}\n")
+    sys.stdout.write(f"a call: {rates.call}\n")
     if chosen.write:
         _write(chosen.device, rates)
 
@@ -121,7 +123,7 @@ def _fit(
         kind: Load(*(float(f"{x:.4g}") for x in found[i * len(_NAMES) : (i + 1) * len(_NAMES)]))
         for i, kind in enumerate(KINDS)
     }
-    return Rates(by_kind, cache, source, round(error, 3))
+    return Rates(by_kind, cache, float(f"{found[-1]:.4g}"), source, round(error, 3))
 
 
 def _table(samples: Sequence[Sample], guesses: Sequence[float]) -> Iterator[str]:
@@ -155,7 +157,7 @@ def _write(device: str, rates: Rates) -> None:
         for kind, load in one.by_kind.items():
             inside = ", ".join(f"{k}={v!r}" for k, v in asdict(load).items())
             text += f'            "{kind}": Load({inside}),\n'
-        text += f"        }},\n        cache={one.cache},\n"
+        text += f"        }},\n        cache={one.cache},\n        call={one.call!r},\n"
         text += f"        source={one.source!r},\n        error={one.error},\n    ),\n"
     _TARGET.write_text(text + "}\n", encoding="utf-8")
     sys.stdout.write(f"written to {_TARGET}; run `ruff format` over it\n")

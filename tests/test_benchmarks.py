@@ -61,6 +61,28 @@ def test_results_that_are_kept_make_tables():
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_a_fit_finds_the_rates_that_times_were_made_of():
+    from fit import Sample, _fit
+    from torch_materialize.core.cost import KINDS, Load, Rates, seconds
+
+    true = Rates(
+        {kind: Load(2e-6, 1e-10 * (1 + i), 5e-11, 2e-10, 1e-11) for i, kind in enumerate(KINDS)},
+        cache=1 << 20,
+        call=1e-4,
+    )
+    draw = torch.Generator().manual_seed(0)
+
+    def load(kernels):
+        each = (torch.rand(4, generator=draw).double() * 1e8).tolist()
+        return Load(float(kernels), *each)
+
+    works = [{kind: load(1 + (n + i) % 5) for i, kind in enumerate(KINDS)} for n in range(40)]
+    found = _fit([Sample(str(n), "stock", w, seconds(w, true)) for n, w in enumerate(works)], 0)
+    for work in works:
+        assert seconds(work, found) == pytest.approx(seconds(work, true), rel=1e-2)
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_a_gpu_run_says_what_is_missing(monkeypatch):
     import gpu
 

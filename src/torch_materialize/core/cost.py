@@ -45,12 +45,14 @@ class Rates:
 
     Attributes:
         cache: bytes that the device's last cache holds.
+        call: seconds of one call beside its fused kernels: guards, the wrapper, calls of others.
         source: the files of results that the rates were fitted to.
         error: median distance of a predicted from a measured time, as a share.
     """
 
     by_kind: Mapping[str, Load]
     cache: int
+    call: float = 0.0
     source: tuple[str, ...] = ()
     error: float = 0.0
 
@@ -80,8 +82,8 @@ def loads(dag: Dag, cache: int) -> dict[str, Load]:
 
 
 def seconds(work: Mapping[str, Load], rates: Rates) -> float:
-    """The time that the fused kernels should take."""
-    total = 0.0
+    """The time that one call should take, without the kernels of others."""
+    total = rates.call
     for name, load in work.items():
         each = rates.by_kind[name]
         total += sum(getattr(load, f.name) * getattr(each, f.name) for f in fields(load))

@@ -100,6 +100,8 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
         "plan, little recomputed": (replace(limits, balance=_DEAR * limits.balance), plan),
         "plan, no more kernels": (replace(limits, launch_bytes=_NO_LAUNCH), plan),
     }
+    if limits.rates is not None:
+        found["plan, fewest bytes"] = (replace(limits, rates=None), plan)
     if policy.numerics == "stored":
         found["plan, rounded as stock"] = (limits, parse("plan", {"numerics": "stock"}))
     return found
