@@ -9,6 +9,7 @@ Order Statistics, 2003, 7.1).
 from __future__ import annotations
 
 import math
+import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,17 +80,16 @@ def faster(times: Mapping[str, Sequence[float]], base: str, again: str) -> str:
 def interleaved(
     runs: Mapping[str, Callable[[], float]], rounds: int, enough: Callable[[int], bool]
 ) -> Iterator[dict[str, float]]:
-    """One dict for each round: what every run took, in seconds, in an order that rotates.
+    """One dict for each round: what every run took, in seconds, in an order drawn anew.
 
     ``enough`` is asked after each round, with the rounds so far, whether to stop before
     ``rounds``.
     """
     names = list(runs)
+    draw = random.Random(0)  # the same order in every process
     for done in range(rounds):
-        start = done % len(names)
-        order = names[start:] + names[:start]
-        # Each pair of neighbours stands in either order: who comes second finds warm caches.
-        took = {name: runs[name]() for name in (order if done % 2 else reversed(order))}
+        # What ran before leaves the caches as it does: nobody has a neighbour of his own.
+        took = {name: runs[name]() for name in draw.sample(names, len(names))}
         yield {name: took[name] for name in names}
         if enough(done + 1):
             return
