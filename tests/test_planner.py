@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from torch_materialize.core import program
+from torch_materialize.core.cost import KINDS, Load, Rates
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved, peak_bytes
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.planner import misplaced, plan
@@ -174,13 +175,17 @@ def test_a_body_larger_than_allowed_is_kept_where_the_dry_run_has_it():
     assert found.bound == pytest.approx(dag.measured, rel=1e-2)
 
 
-def heavy_chain(work: int) -> tuple[Dag, int]:
-    """Two kernels that need one value, which is dear to compute and cheap to read again."""
+def heavy_chain(work: int, other: int = 8) -> tuple[Dag, int]:
+    """Two kernels that need one value, which is dear to compute and cheap to read again.
+
+    Each reads ``other`` bytes beside it.
+    """
     build = Builder()
     x = build.value(Kind.SOURCE, NARROW)
     dear = build.value(Kind.POINTWISE, WIDE, x, work=work)
     for _ in range(2):
-        build.kernel(build.value(Kind.POINTWISE, NARROW, dear, required=True))
+        beside = build.value(Kind.SOURCE, other)
+        build.kernel(build.value(Kind.POINTWISE, NARROW, dear, beside, required=True))
     return build.dag(), dear
 
 
@@ -191,6 +196,15 @@ def test_what_is_dear_to_compute_is_computed_once():
     assert value in plan(dear, Limits(balance=0.02)).store
     # The bound is about bytes alone.
     assert value not in plan(dear, Limits(balance=0.0)).store
+
+
+def test_measured_rates_hide_no_computing_behind_bytes():
+    dag, value = heavy_chain(1500, other=10_000)
+    assert value not in plan(dag, Limits(balance=0.5)).store
+    one = Load(read=1.0, write=1.0, operations=0.5)
+    rates = Rates(dict.fromkeys(KINDS, one), cache=0)
+    assert rates.balance == 0.5
+    assert value in plan(dag, Limits(balance=rates.balance, rates=rates)).store
 
 
 def test_a_kernel_costs_what_it_moves_or_computes_whichever_is_longer():

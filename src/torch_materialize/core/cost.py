@@ -56,6 +56,13 @@ class Rates:
     source: tuple[str, ...] = ()
     error: float = 0.0
 
+    @property
+    def balance(self) -> float:
+        """Bytes that are read or written in the time of one operation of a pointwise kernel."""
+        one = self.by_kind["pointwise"]
+        each = (one.read + one.write) / 2
+        return one.operations / each if each else 0.0
+
 
 def kind(kernel: Fused) -> str:
     """One of :data:`KINDS`."""

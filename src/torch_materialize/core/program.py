@@ -197,7 +197,8 @@ class Program:
             for ways in self._needs(values[i], k):
                 terms = [(way, 1.0) for way in ways if way is not None]
                 self._at_least([*terms, (self._compute[k, i], -1.0)])
-        self._add_excess(cone, taken)
+        if self._limits.rates is None:
+            self._add_excess(cone, taken)
         room = max(self._limits.arguments, cone.buffers)
         if len(taken) > room:
             self._at_least([(column, -1.0) for column, _ in taken], -float(room))
@@ -239,7 +240,9 @@ class Program:
     def _recompute(self, value: Value) -> float:
         if value.kind is not Kind.POINTWISE:
             return 0.0  # a reduction is computed in one place, a view costs nothing
-        return max(_RECOMPUTE * value.nbytes, _OVERLAP * self._limits.balance * value.work)
+        # Measured rates are of bytes and operations that take their time one after the other.
+        share = _OVERLAP if self._limits.rates is None else 1.0
+        return max(_RECOMPUTE * value.nbytes, share * self._limits.balance * value.work)
 
     def _readable(self, index: int, kernel: int) -> bool:
         base = self._dag.values[index].base

@@ -110,7 +110,7 @@ def limits_for(device: Device | None) -> Limits:
     return Limits(
         rates=rates,
         launch_bytes=_CPU_LAUNCH_BYTES,
-        balance=_CPU_BALANCE,
+        balance=rates.balance if rates else _CPU_BALANCE,
         least_bytes=_CPU_LAUNCH_BYTES,
         node_bytes=_CPU_NODE_BYTES,
     )
