@@ -4,28 +4,34 @@
     python benchmarks/fit.py cpu results/bench-cpu-*.json --write   # into core/fits.py
 
 Non-negative least squares over shares: being wrong by a tenth counts the same for a graph of
-microseconds and one of seconds.  Beside each measured time stands what the model says of it when
-that case was left out of the fit.  Only files of the same device, torch, threads and clock go
-together.
+microseconds and one of seconds.  Few cases tell little about many rates, so those of one thing
+(a byte read, in the three kinds of kernel; a byte read or written, in one kind) are held together,
+as strongly as predicts best what was left out.  Beside each measured time stands what the model
+says of it when that case was left out of the fit.  Only files of the same device, torch, threads
+and clock go together.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import nnls
 
 from torch_materialize.core.cost import KINDS, Load, Rates, seconds
 from torch_materialize.record import read_json
 
 _TARGET = Path(__file__).parents[1] / "src" / "torch_materialize" / "core" / "fits.py"
+#: How strongly rates are held together; the one that predicts best is taken.
+_STRENGTHS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _NAMES = tuple(field.name for field in fields(Load))
 _HEAD = '''"""Rates of the cost model, by device, as `benchmarks/fit.py --write` fitted them.
 
@@ -77,16 +83,13 @@ def main() -> None:
             f"a fit needs at least 3 cases of fused kernels; found {len(samples)} rows"
         )
     cache = next(iter(read.values()))["machine"]["cache_bytes"]
-    unseen = {
-        case: _fit([s for s in samples if s.case != case], cache)
-        for case in dict.fromkeys(s.case for s in samples)
-    }
-    guesses = [seconds(s.work, unseen[s.case]) for s in samples]
+    tried = {strength: _left_out(samples, cache, strength) for strength in _STRENGTHS}
+    strength, guesses = min(tried.items(), key=lambda one: _error(samples, one[1]))
     sys.stdout.write("\n".join(_table(samples, guesses)) + "\n")
-    error = statistics.median(
-        abs(guess / s.measured - 1) for s, guess in zip(samples, guesses, strict=True)
-    )
-    rates = _fit(samples, cache, tuple(path.name for path in chosen.files), error)
+    for one, each in tried.items():
+        sys.stdout.write(f"held together by {one:g}: median error {_error(samples, each):.1%}\n")
+    source, error = tuple(path.name for path in chosen.files), _error(samples, guesses)
+    rates = replace(_fit(samples, cache, strength), source=source, error=round(error, 3))
     for kind in KINDS:
         sys.stdout.write(f"{kind}: {rates.by_kind[kind]}\n")
     sys.stdout.write(f"a call: {rates.call}\n")
@@ -111,19 +114,56 @@ def _samples(name: str, data: Mapping[str, Any]) -> Iterator[Sample]:
             yield Sample(case, policy, work, row["ways"][policy]["seconds"])
 
 
-def _fit(
-    samples: Sequence[Sample], cache: int, source: tuple[str, ...] = (), error: float = 0.0
-) -> Rates:
+def _left_out(samples: Sequence[Sample], cache: int, strength: float) -> list[float]:
+    """What is said of each sample by a fit to all other cases."""
+    unseen = {
+        case: _fit([s for s in samples if s.case != case], cache, strength)
+        for case in dict.fromkeys(s.case for s in samples)
+    }
+    return [seconds(s.work, unseen[s.case]) for s in samples]
+
+
+def _error(samples: Sequence[Sample], guesses: Sequence[float]) -> float:
+    return statistics.median(
+        abs(guess / s.measured - 1) for s, guess in zip(samples, guesses, strict=True)
+    )
+
+
+def _fit(samples: Sequence[Sample], cache: int, strength: float) -> Rates:
     rows = np.array([sample.row() for sample in samples])
     shares = rows / np.array([[sample.measured] for sample in samples])
+    alike = _held_together(shares)
+    full = np.vstack([shares, np.sqrt(strength * len(samples)) * alike])
     # Columns of like size: launches are in units, bytes in millions.
     scale = np.where(shares.max(axis=0) > 0, shares.max(axis=0), 1.0)
-    found = nnls(shares / scale, np.ones(len(samples)))[0] / scale
+    wanted = np.concatenate([np.ones(len(samples)), np.zeros(len(alike))])
+    found = nnls(full / scale, wanted)[0] / scale
     by_kind = {
         kind: Load(*(float(f"{x:.4g}") for x in found[i * len(_NAMES) : (i + 1) * len(_NAMES)]))
         for i, kind in enumerate(KINDS)
     }
-    return Rates(by_kind, cache, float(f"{found[-1]:.4g}"), source, round(error, 3))
+    return Rates(by_kind, cache, float(f"{found[-1]:.4g}"))
+
+
+def _held_together(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rows that say of two rates that they are one, in shares of a usual sample's time."""
+    width = len(_NAMES)
+    bytes_moved = [_NAMES.index(name) for name in ("read", "reread", "write")]
+    pairs = [
+        (a * width + i, b * width + i)
+        for i in range(width)
+        for a, b in itertools.combinations(range(len(KINDS)), 2)
+    ] + [
+        (kind * width + i, kind * width + j)
+        for kind in range(len(KINDS))
+        for i, j in itertools.combinations(bytes_moved, 2)
+    ]
+    usual = shares.mean(axis=0)
+    rows = np.zeros((len(pairs), shares.shape[1]))
+    for row, (one, other) in zip(rows, pairs, strict=True):
+        row[one] = (usual[one] + usual[other]) / 2
+        row[other] = -row[one]
+    return rows
 
 
 def _table(samples: Sequence[Sample], guesses: Sequence[float]) -> Iterator[str]:

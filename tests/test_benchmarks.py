@@ -77,7 +77,9 @@ def test_a_fit_finds_the_rates_that_times_were_made_of():
         return Load(float(kernels), *each)
 
     works = [{kind: load(1 + (n + i) % 5) for i, kind in enumerate(KINDS)} for n in range(40)]
-    found = _fit([Sample(str(n), "stock", w, seconds(w, true)) for n, w in enumerate(works)], 0)
+    found = _fit(
+        [Sample(str(n), "stock", w, seconds(w, true)) for n, w in enumerate(works)], 0, 0.0
+    )
     for work in works:
         assert seconds(work, found) == pytest.approx(seconds(work, true), rel=1e-2)
 

@@ -201,10 +201,34 @@ def test_what_is_dear_to_compute_is_computed_once():
 def test_measured_rates_hide_no_computing_behind_bytes():
     dag, value = heavy_chain(1500, other=10_000)
     assert value not in plan(dag, Limits(balance=0.5)).store
-    one = Load(read=1.0, write=1.0, operations=0.5)
+    one = Load(read=1.0, reread=1.0, write=1.0, operations=0.5)
     rates = Rates(dict.fromkeys(KINDS, one), cache=0)
     assert rates.balance == 0.5
     assert value in plan(dag, Limits(balance=rates.balance, rates=rates)).store
+
+
+def test_a_kernel_that_reads_twice_is_left_less_to_read():
+    """A pointwise kernel could write the sum that a reduction needs of two of its tensors."""
+    build = Builder()
+    sources = [build.value(Kind.SOURCE, NARROW) for _ in range(2)]
+    total = build.value(Kind.POINTWISE, WIDE - 50, *sources)
+    build.kernel(build.value(Kind.POINTWISE, NARROW, total, required=True))
+    build.kernel(build.value(Kind.PINNED, 1, total, required=True))
+    dag = build.dag()
+    pointwise, summing = dag.kernels
+    dag = Dag(dag.values, (pointwise, replace(summing, reduced=100)))
+    assert total not in plan(dag, Limits()).store
+    twice = Load(read=2.0, reread=2.0, write=1.0)
+    once = Load(read=1.0, reread=1.0, write=1.0)
+    rates = Rates({"pointwise": once, "persistent": twice, "looped": twice}, cache=0)
+    found = plan(dag, Limits(rates=rates, balance=rates.balance))
+    assert total not in found.store, "350 written and twice 350 read are more than twice 400"
+    thrice = replace(twice, read=8.0, reread=8.0)
+    rates = Rates({"pointwise": once, "persistent": thrice, "looped": thrice}, cache=0)
+    found = plan(dag, Limits(rates=rates, balance=rates.balance))
+    assert total in found.store
+    # Stock: 3 * 200 and 8 * 400 and a byte; then 3 * 200 + 350 and 8 * 350.
+    assert found.saves == pytest.approx(1 - (600 + 350 + 2800 + 1) / (600 + 3200 + 1))
 
 
 def test_a_kernel_costs_what_it_moves_or_computes_whichever_is_longer():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 from .dag import Dag, Fused, Kind, Moved, moved
 
-__all__ = ["KINDS", "Load", "Rates", "kind", "loads", "seconds"]
+__all__ = ["KINDS", "Load", "Rates", "Weights", "kind", "loads", "seconds"]
 
 #: Kinds of fused kernel.
 KINDS = ("pointwise", "persistent", "looped")
@@ -58,10 +58,27 @@ class Rates:
 
     @property
     def balance(self) -> float:
-        """Bytes that are read or written in the time of one operation of a pointwise kernel."""
-        one = self.by_kind["pointwise"]
-        each = (one.read + one.write) / 2
-        return one.operations / each if each else 0.0
+        """Bytes that pointwise kernels move in the time of one of their operations."""
+        return self.weights("pointwise").operation
+
+    def weights(self, name: str) -> Weights:
+        """What a kernel of a kind (:data:`KINDS`) does, against bytes of pointwise kernels."""
+        usual, one = self.by_kind["pointwise"], self.by_kind[name]
+        byte = ((usual.read + usual.reread) / 2 + usual.write) / 2
+        if not byte:
+            return Weights()
+        # Whether a cache will hold what is read is not known before there is a dry run.
+        read = (one.read + one.reread) / 2
+        return Weights(read / byte, one.write / byte, one.operations / byte)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a byte read, a byte written and an operation cost, in bytes of some usual kernel."""
+
+    read: float = 1.0
+    write: float = 1.0
+    operation: float = 0.0
 
 
 def kind(kernel: Fused) -> str:

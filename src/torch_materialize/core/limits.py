@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .cost import Rates, loads, seconds
-from .dag import Dag
+from .cost import Rates, Weights, kind, loads, seconds
+from .dag import Dag, Fused
 
 __all__ = ["Limits"]
 
@@ -59,3 +59,14 @@ class Limits:
         if self.rates is None:
             return dag.cost(self.balance)
         return seconds(loads(dag, self.rates.cache), self.rates)
+
+    def weights(self, kernel: Fused) -> Weights:
+        """What planning takes a byte and an operation of a kernel to cost.
+
+        Without :attr:`rates` operations cost nothing here: most of their time hides behind bytes.
+        """
+        if self.rates is None:
+            return Weights()
+        usual, one = self.rates.balance, self.rates.weights(kind(kernel))
+        share = one.operation / usual if usual else 1.0
+        return replace(one, operation=self.balance * share)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from .cones import components, cones
-from .dag import Dag, Kind, moved
+from .dag import Dag, Kind, Moved, moved
 from .limits import Limits
 from .program import Program, Solved
 
@@ -28,9 +28,12 @@ class Plan:
         store: values to materialize that need not be.
         homes: every materialized value -> the kernel that should write it.
         predicted: bytes that the plan should move, with what the model misses of the dry run.
+        saves: share of the dry run's cost that it should save: of its bytes, or of its time where
+            ``limits`` has rates.
         bound: certified by the solver: with these kernels, their order, their required
             outputs, what each can reach (:mod:`.cones`) and the limits held fixed, no choice
-            of what to materialize moves fewer bytes.
+            of what to materialize moves fewer bytes.  Of limits without rates; with them it is
+            no number of bytes.
         unsolved: the first kernel of each group that had no solution in time; the whole
             group is held fixed then, in the plan and in the bound.
     """
@@ -38,6 +41,7 @@ class Plan:
     store: frozenset[int]
     homes: dict[int, int]
     predicted: int
+    saves: float
     bound: float
     unsolved: tuple[str, ...] = ()
 
@@ -81,9 +85,22 @@ def plan(
         else:
             bound += solution.bound
             homes |= solution.homes
-    predicted = sum(one.total(dag) for one in moved(dag, homes)) + sum(missed)
+    then = moved(dag, homes)
+    predicted = sum(one.total(dag) for one in then) + sum(missed)
+    cost, least = (_weighed(dag, limits, each) + sum(missed) for each in (now, then))
     store = frozenset(i for i in homes if not dag.fixed(i))
-    return Plan(store, homes, predicted, bound, tuple(unsolved))
+    return Plan(store, homes, predicted, 1 - least / cost if cost else 0.0, bound, tuple(unsolved))
+
+
+def _weighed(dag: Dag, limits: Limits, each: Sequence[Moved]) -> float:
+    """What kernels cost that move and compute as told, in bytes of a usual kernel."""
+    total = 0.0
+    for kernel, one in zip(dag.kernels, each, strict=True):
+        weights, written = limits.weights(kernel), sum(one.writes.values())
+        work = sum(dag.values[i].work for i in one.computes)
+        read = one.total(dag) - written
+        total += weights.read * read + weights.write * written + weights.operation * work
+    return total
 
 
 def _undecided(dag: Dag, group: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 """The integer program behind a plan: which values become buffers, and where.
 
-Columns, all 0 or 1: kernel ``k`` computes value ``i``; ``k`` reads ``i`` from memory; ``k``
-writes ``i``.  The cost is bytes read and written, and what computing takes
-away from them.  Rows say what a fused kernel can do: an
-input is computed or read; a read needs a write in an earlier kernel; one kernel writes a
-value, and it computes it; no kernel recomputes what is in memory, since Inductor's loaders
-read a buffer where there is one.  Held fixed: the kernels of one dry run, their order, what
-they must produce, and which values each could compute at all (:mod:`.cones`).
+Columns, all 0 or 1: kernel ``k`` computes value ``i``; ``k`` reads ``i`` from memory; ``k`` writes
+``i``.  The cost is bytes read and written, and what computing takes away from them; where a
+device's rates were measured, the time of all three.  Rows say what a fused kernel can do: an input
+is computed or read; a read needs a write in an earlier kernel; one kernel writes a value, and it
+computes it; no kernel recomputes what is in memory, since Inductor's loaders read a buffer where
+there is one.  Held fixed: the kernels of one dry run, their order, what they must produce, and
+which values each could compute at all (:mod:`.cones`).
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Program:
                 for one in {i, base}:
                     seen[one] = seen.get(one, 0) + 1
         for cone in self._group:
-            kernel = cone.kernel
+            kernel, byte = cone.kernel, self._limits.weights(cone.kernel).write
             for i in sorted(cone.inside):
                 value = self._dag.values[i]
                 if value.kind in (Kind.VIEW, Kind.SOURCE):
@@ -164,10 +164,10 @@ class Program:
                     continue
                 if self._dag.fixed(i):
                     if self._homes.get(i) == kernel.index:
-                        column = self._column(value.nbytes, int(value.required))
+                        column = self._column(byte * value.nbytes, int(value.required))
                         self._write.setdefault(i, {})[kernel.index] = column
                 elif self._may_write(i, cone):
-                    column = self._column(value.nbytes)
+                    column = self._column(byte * value.nbytes)
                     self._write.setdefault(i, {})[kernel.index] = column
 
     def _may_write(self, index: int, cone: Cone) -> bool:
@@ -179,9 +179,10 @@ class Program:
 
     def _add_kernel(self, cone: Cone) -> None:
         values, k = self._dag.values, cone.kernel.index
+        weights = self._limits.weights(cone.kernel)
         inside = sorted(cone.inside)  # so that equal layers make equal programs
         for i in inside:
-            cost = self._recompute(values[i])
+            cost = self._recompute(values[i], weights.operation)
             self._compute[k, i] = self._column(cost, int(i in cone.roots))
             self._slack += cost
         # Every buffer that the kernel may take: its column, its bytes.
@@ -191,7 +192,7 @@ class Program:
         reach = cone.inside | cone.edge | cone.cut
         for i in sorted(reach | {values[i].base for i in reach}):
             if self._readable(i, k):
-                self._read[k, i] = self._column(values[i].nbytes)
+                self._read[k, i] = self._column(weights.read * values[i].nbytes)
                 taken.append((self._read[k, i], values[i].nbytes))
         for i in inside:
             for ways in self._needs(values[i], k):
@@ -237,12 +238,13 @@ class Program:
         terms = [(c, w / _GIGA) for c, w in taken] + [(c, -w / _GIGA) for c, w in work]
         self._at_least([(excess, 1.0), *terms])
 
-    def _recompute(self, value: Value) -> float:
+    def _recompute(self, value: Value, operation: float) -> float:
         if value.kind is not Kind.POINTWISE:
             return 0.0  # a reduction is computed in one place, a view costs nothing
         # Measured rates are of bytes and operations that take their time one after the other.
-        share = _OVERLAP if self._limits.rates is None else 1.0
-        return max(_RECOMPUTE * value.nbytes, share * self._limits.balance * value.work)
+        hidden = self._limits.rates is None
+        each = _OVERLAP * self._limits.balance if hidden else operation
+        return max(_RECOMPUTE * value.nbytes, each * value.work)
 
     def _readable(self, index: int, kernel: int) -> bool:
         base = self._dag.values[index].base

@@ -235,13 +235,12 @@ class _Hunt:
             if self._bitwise:
                 dag = dag.with_delicate_closed()
             planned = self._plan(dag, banned)
-            best = self._best.dag.measured
-            if not best:
+            if not self._best.dag.measured:
                 self._left = 0.0
                 break  # only views, or kernels of others: nothing is left to save
             # What was learned from a refusal may show more than the plan promises.
             if not banned:
-                self._left = 1 - planned.predicted / best
+                self._left = 1 - self._promised(planned, dag)
                 if self._left < self._limits.worth or not self._may_go_on(failed):
                     break
             store = self.short.spread(dag.nodes(planned.store)) | self._kept
@@ -272,6 +271,13 @@ class _Hunt:
 
     def _plan(self, dag: Dag, banned: set[tuple[int, int]]) -> Plan:
         return plan(dag, self._limits, banned, tuple(self._alike(dag)), self._solved)
+
+    def _promised(self, planned: Plan, dag: Dag) -> float:
+        """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
+        if self._limits.rates is None:
+            return planned.predicted / self._best.dag.measured
+        best = self._limits.cost(self._best.dag)
+        return (1 - planned.saves) * self._limits.cost(dag) / best if best else 1.0
 
     def _alike(self, dag: Dag) -> Iterator[tuple[int, ...]]:
         """The values that stand for counterparts in repeated layers."""
