@@ -152,7 +152,7 @@ class _Reader:
         if kind is Kind.SOURCE and node.op == "call_function":
             self._require(inputs)
         numel = elements(sympy_product(result.get_size()))
-        name = buffer_name(box)
+        name = self._name(box)
         # Filled by one kernel and then scattered into by another: not ours to inline.
         scattered = (
             kind is Kind.POINTWISE
@@ -262,7 +262,7 @@ class _Reader:
 
     def _kind(self, box: ir.StorageBox) -> Kind:
         data = box.data
-        if isinstance(data, ir.Pointwise):
+        if isinstance(data, ir.Pointwise) or self._is_unread(data):
             return Kind.POINTWISE
         if isinstance(data, ir.Reduction | ir.Scan | ir.Sort):
             return Kind.PINNED
@@ -271,6 +271,16 @@ class _Reader:
             plain = type(data.data) is ir.Pointwise and not mutated
             return Kind.POINTWISE if plain else Kind.PINNED
         return Kind.SOURCE
+
+    def _is_unread(self, data: Any) -> bool:
+        """Whether a buffer came too late: its users had inlined it, and it was dropped."""
+        if not isinstance(data, ir.ComputedBuffer) or type(data.data) is not ir.Pointwise:
+            return False
+        return data.get_name() not in self.schedule.position
+
+    def _name(self, box: ir.StorageBox) -> str | None:
+        """The buffer that a box is in, None where it is inlined."""
+        return None if self._is_unread(box.data) else buffer_name(box)
 
     # Second pass: buffers inside of lowerings.
 
@@ -360,7 +370,7 @@ class _Reader:
         index = self.values[index]["base"]
         if index not in self.touched:
             box = self.boxes[index]
-            name = buffer_name(box)
+            name = self._name(box)
             self.touched[index] = {name} if name else buffer_reads(box)
         return self.touched[index]
 
