@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from test_gathers import captured, indices
 from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.devices import DEVICES
-from torch_materialize.core.policy import STOCK
+from torch_materialize.core.policy import STOCK, Policy
+from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor.dry_run import dry_run
 
 pytestmark = pytest.mark.e2e
@@ -74,3 +76,38 @@ def test_a_buffer_that_nobody_reads_is_no_source():
     assert {v.node for v in dag.values if v.kind is Kind.SOURCE} == inputs
     for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
         assert one.total(dag) == kernel.measured
+
+
+@torch.library.custom_op("torch_materialize_mutation::normed", mutates_args=("residual",))
+def fused_norm(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+fused_norm.register_fake(lambda x, weight, residual: torch.empty_like(x))
+
+
+def _normed(x, weight, residual):
+    """As vLLM's fused norm: writes into one argument and returns another tensor."""
+    normed = fused_norm(x * 2, weight, residual)
+    y = torch.nn.functional.silu(normed) * residual
+    again = fused_norm(y, weight, residual)
+    return again + normed
+
+
+def _largest(x, ids, source):
+    """On a CPU an extern kernel fills in the largest; another runs before their last use."""
+    largest = torch.scatter_reduce(x * 2, 1, ids, source, "amax")
+    return fused_norm(largest, source, source) + largest
+
+
+@pytest.mark.parametrize("function", [_normed, _largest])
+def test_what_others_wrote_to_memory_is_not_rounded_again(function):
+    """It was, in a kernel of its own that the dry run knew nothing of: more bytes than stock."""
+    mode = capturing.fake_mode()
+    with mode:
+        a, b, c = (torch.empty(64, 32, dtype=torch.bfloat16) for _ in range(3))
+        if function is _largest:
+            b = torch.zeros(64, 32, dtype=torch.long)
+    (graph,) = capturing.capture(function, [a, b, c], {}, DEVICES["cpu"], mode)
+    found = dry_run(graph, Policy("plan"), DEVICES["cpu"]).found
+    assert not {name for name in found.rounded if name.startswith(("normed", "scatter"))}

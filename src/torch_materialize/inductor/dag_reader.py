@@ -127,7 +127,7 @@ class _Reader:
         box = storage_of(result)
         if box is not None and mutates(node) and self._add_version(node, box, inputs):
             return
-        if box is None or mutates(node):
+        if box is None or (mutates(node) and not self._is_made_by_others(box)):
             self.of_node[node] = inputs
             if self._is_opaque(node, result):
                 self._require(inputs)
@@ -160,7 +160,8 @@ class _Reader:
             and not any(mutates(user) for user in node.users)
         )
         if scattered:
-            kind, name = Kind.PINNED, self.schedule.last_version(str(name))
+            name = self.schedule.last_version(str(name))
+            kind = Kind.PINNED if name in self.schedule.fused else Kind.SOURCE
         if kind is Kind.SOURCE or (reads_nothing(box) and not scattered):
             inputs = ()
         elif is_gather(node) and inputs:
@@ -271,6 +272,10 @@ class _Reader:
             plain = type(data.data) is ir.Pointwise and not mutated
             return Kind.POINTWISE if plain else Kind.PINNED
         return Kind.SOURCE
+
+    def _is_made_by_others(self, box: ir.StorageBox) -> bool:
+        """Whether an extern kernel made a new buffer, whatever it wrote into besides."""
+        return id(box) not in self.of_box and self._kind(box) is Kind.SOURCE
 
     def _is_unread(self, data: Any) -> bool:
         """Whether a buffer came too late: its users had inlined it, and it was dropped."""
