@@ -78,7 +78,7 @@ def test_a_buffer_that_nobody_reads_is_no_source():
         assert one.total(dag) == kernel.measured
 
 
-@torch.library.custom_op("torch_materialize_mutation::normed", mutates_args=("residual",))
+@torch.library.custom_op("torch_materialize_written::normed", mutates_args=("residual",))
 def fused_norm(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(x)
 
@@ -95,9 +95,10 @@ def _normed(x, weight, residual):
 
 
 def _largest(x, ids, source):
-    """On a CPU an extern kernel fills in the largest; another runs before their last use."""
-    largest = torch.scatter_reduce(x * 2, 1, ids, source, "amax")
-    return fused_norm(largest, source, source) + largest
+    """On a CPU an extern kernel fills in the largest, before another kernel writes into x."""
+    largest = torch.scatter_reduce(source * 2, 1, ids, source, "amax")
+    x[:, ids[0]] = 3
+    return largest, x * 2
 
 
 @pytest.mark.parametrize("function", [_normed, _largest])
@@ -111,3 +112,20 @@ def test_what_others_wrote_to_memory_is_not_rounded_again(function):
     (graph,) = capturing.capture(function, [a, b, c], {}, DEVICES["cpu"], mode)
     found = dry_run(graph, Policy("plan"), DEVICES["cpu"]).found
     assert not {name for name in found.rounded if name.startswith(("normed", "scatter"))}
+
+
+def test_what_a_scatter_fills_in_is_in_memory_whoever_reads_it():
+    """An operator that read it, and wrote into another argument, hid that."""
+
+    def read_by_another(x, ids, source):
+        largest = torch.scatter_reduce(x * 2, 1, ids, source, "amax")
+        return fused_norm(largest, source, source) + largest
+
+    mode = capturing.fake_mode()
+    with mode:
+        x, source = torch.empty(64, 32), torch.empty(64, 32)
+        ids = torch.zeros(64, 32, dtype=torch.long)
+    (graph,) = capturing.capture(read_by_another, [x, ids, source], {}, DEVICES["cpu"], mode)
+    dag = dry_run(graph, STOCK, DEVICES["cpu"]).dag
+    (largest,) = (value for value in dag.values if value.node == "scatter_reduce")
+    assert largest.kind is Kind.SOURCE

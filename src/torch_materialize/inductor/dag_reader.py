@@ -18,7 +18,7 @@ from torch._inductor.utils import get_dtype_size, sympy_product
 
 from ..core.dag import Dag, Fused, Kind, Value
 from ..core.graph import Graph
-from .pin_nodes import pinned
+from .pin_nodes import is_written, pinned
 from .reader import is_fused
 from .storage import (
     buffer_name,
@@ -155,9 +155,7 @@ class _Reader:
         name = self._name(box)
         # Filled by one kernel and then scattered into by another: not ours to inline.
         scattered = (
-            kind is Kind.POINTWISE
-            and name in self.schedule.next_version
-            and not any(mutates(user) for user in node.users)
+            kind is Kind.POINTWISE and name in self.schedule.next_version and not is_written(node)
         )
         if scattered:
             name = self.schedule.last_version(str(name))
