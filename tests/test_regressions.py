@@ -10,8 +10,12 @@ from fuzzing.compiled import check
 from fuzzing.programs import Input, Program
 from test_planner import NARROW, WIDE, Builder
 from torch_materialize.core.dag import Kind, moved
+from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.planner import plan
+from torch_materialize.core.policy import STOCK
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor.dry_run import dry_run
 
 
 def test_what_is_written_later_is_recomputed_and_not_read():
@@ -74,3 +78,22 @@ def test_numerics_stock_keeps_sums_as_stock_adds_them():
         at_random=True,
     )
     assert not check(program, ("stock", "plan:numerics=stock")).failures
+
+
+@pytest.mark.e2e
+def test_an_assertion_is_no_value_that_could_be_stored():
+    """One hot looks at its indices; a mark on what does the looking failed where a plan had one."""
+
+    def routed(x, ids):
+        return torch.nn.functional.one_hot(ids, 4).to(x.dtype) @ x
+
+    mode = capturing.fake_mode()
+    with mode:
+        x, ids = torch.empty(4, 16), torch.zeros(32, dtype=torch.long)
+    (graph,) = capturing.capture(routed, [x, ids], {}, DEVICES["cpu"], mode)
+    assert graph.module.graph.find_nodes(
+        op="call_function", target=torch.ops.aten._assert_async.msg
+    )
+    dag = dry_run(graph, STOCK, DEVICES["cpu"]).dag
+    storable = {v.node for v in dag.values if v.kind is Kind.POINTWISE}
+    assert not {name for name in storable if "assert" in name}

@@ -160,6 +160,8 @@ class _Reader:
         if scattered:
             name = self.schedule.last_version(str(name))
             kind = Kind.PINNED if name in self.schedule.fused else Kind.SOURCE
+        if kind is Kind.POINTWISE and name is not None and not _has_value(node):
+            kind = Kind.PINNED  # an assertion: its kernel makes it, and nobody can ask for it
         if kind is Kind.SOURCE or (reads_nothing(box) and not scattered):
             inputs = ()
         elif is_gather(node) and inputs:
@@ -410,12 +412,22 @@ class _Reader:
             name = node.name if node is not None else ""
             values.append(Value(**{"node": name, "label": name, **fields}))
         kept, never = pinned(self.of_node, values)
+        never |= {
+            value.index
+            for value, node in zip(values, self.nodes, strict=True)
+            if node is not None and value.kind is Kind.POINTWISE and not _has_value(node)
+        }
         dag = Dag(tuple(values), kernels, kept & held, never)
         return dag.with_forced(frozenset(self.forced))
 
     def _written(self, kernel: Any) -> tuple[int, ...]:
         names = (name for m in kernel.get_nodes() for name in m.get_buffer_names())
         return tuple(dict.fromkeys(self.of_buffer[name] for name in names))
+
+
+def _has_value(node: torch.fx.Node) -> bool:
+    """Whether a node notes what it computes, without which Inductor cannot be asked to store it."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def _numels(kernel: Any) -> frozenset[int]:
