@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 import torch_materialize as tm
 from fuzzing.compiled import check
@@ -97,3 +98,18 @@ def test_an_assertion_is_no_value_that_could_be_stored():
     dag = dry_run(graph, STOCK, DEVICES["cpu"]).dag
     storable = {v.node for v in dag.values if v.kind is Kind.POINTWISE}
     assert not {name for name in storable if "assert" in name}
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.parametrize("policy", ["traffic", "plan", "plan:numerics=eager"])
+def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
+    """Its template takes no epilogue; what a policy stored of its result became one."""
+
+    def attend(q, k, v):
+        residual = flex_attention(q, k, v) + q
+        return residual.softmax(-1), residual.mean(1), residual.mean(2)
+
+    q, k, v = torch.randn(3, 2, 4, 512, 16)
+    compiled = torch.compile(attend, options=tm.options(policy))
+    torch.testing.assert_close(compiled(q, k, v), attend(q, k, v), rtol=2e-5, atol=2e-5)
