@@ -57,7 +57,8 @@ def _kernel(node: Any, outputs: set[str]) -> Kernel:
         for dep in into:
             # What is added to is read where it is written; what is overwritten is not read.
             if dep.mode is not None:
-                gathered[_written_into(dep.name)] = sum(map(_elements, member.read_writes.writes))
+                real, touched = _written_into(dep.name), map(_elements, member.read_writes.writes)
+                gathered[real] = gathered.get(real, 0) + sum(touched)
         # Extern kernels and templates have no body that could be looked at.
         if getattr(member, "_body", None) is not None and any(map(_is_indirect, deps)):
             gathers.add(member)
