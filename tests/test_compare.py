@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+import torch.nn.attention.flex_attention
 from click.testing import CliRunner
 
 import torch_materialize as tm
@@ -297,3 +298,17 @@ def test_doctor_names_the_active_policy_and_who_set_it_and_a_foreign_patch(tmp_p
     row = rows["torch._inductor.ir:StorageBox.should_realize_on_reuse"]
     assert "rival" in row["replaced_by"]
     assert row["problem"]
+
+
+def test_flex_attention_can_be_planned_for_a_gpu_that_is_not_here():
+    """Its template asks Triton for its backend, which looks for the driver's library."""
+
+    def attend(x):
+        return torch.nn.attention.flex_attention.flex_attention(x, x, x) + 1
+
+    mode = capturing.fake_mode()
+    with mode:
+        x = torch.empty(1, 2, 128, 16)
+    (graph,) = capturing.capture(attend, [x], {}, DEVICES["h200"], mode)
+    kernels = dry_run(graph, STOCK, DEVICES["h200"]).graph.kernels
+    assert [kernel.kind for kernel in kernels].count("template") == 1

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 import torch_materialize as tm
 from fuzzing.compiled import check
 from fuzzing.programs import Input, Program
 from test_planner import NARROW, WIDE, Builder
 from torch_materialize.core.dag import Kind, moved
+from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.planner import plan
+from torch_materialize.core.policy import STOCK
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor.dry_run import dry_run
 
 
 def test_what_is_written_later_is_recomputed_and_not_read():
@@ -74,3 +79,38 @@ def test_numerics_stock_keeps_sums_as_stock_adds_them():
         at_random=True,
     )
     assert not check(program, ("stock", "plan:numerics=stock")).failures
+
+
+@pytest.mark.e2e
+def test_an_assertion_is_no_value_that_could_be_stored():
+    """From torch 2.13 one hot has some, too; a mark on one failed where a plan had it."""
+
+    def routed(x, ids):
+        torch._assert_async((ids < 4).all(), "too large")
+        return torch.nn.functional.one_hot(ids, 4).to(x.dtype) @ x
+
+    mode = capturing.fake_mode()
+    with mode:
+        x, ids = torch.empty(4, 16), torch.zeros(32, dtype=torch.long)
+    (graph,) = capturing.capture(routed, [x, ids], {}, DEVICES["cpu"], mode)
+    assert graph.module.graph.find_nodes(
+        op="call_function", target=torch.ops.aten._assert_async.msg
+    )
+    dag = dry_run(graph, STOCK, DEVICES["cpu"]).dag
+    storable = {v.node for v in dag.values if v.kind is Kind.POINTWISE}
+    assert not {name for name in storable if "assert" in name}
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.parametrize("policy", ["traffic", "plan", "plan:numerics=eager"])
+def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
+    """Its template takes no epilogue; what a policy stored of its result became one."""
+
+    def attend(q, k, v):
+        residual = flex_attention(q, k, v) + q
+        return residual.softmax(-1), residual.mean(1), residual.mean(2)
+
+    q, k, v = torch.randn(3, 2, 4, 512, 16)
+    compiled = torch.compile(attend, options=tm.options(policy))
+    torch.testing.assert_close(compiled(q, k, v), attend(q, k, v), rtol=2e-5, atol=2e-5)

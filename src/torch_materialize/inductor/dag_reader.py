@@ -18,7 +18,7 @@ from torch._inductor.utils import get_dtype_size, sympy_product
 
 from ..core.dag import Dag, Fused, Kind, Value
 from ..core.graph import Graph
-from .pin_nodes import pinned
+from .pin_nodes import is_written, pinned
 from .reader import is_fused
 from .storage import (
     buffer_name,
@@ -127,7 +127,7 @@ class _Reader:
         box = storage_of(result)
         if box is not None and mutates(node) and self._add_version(node, box, inputs):
             return
-        if box is None or mutates(node):
+        if box is None or (mutates(node) and not self._is_made_by_others(box)):
             self.of_node[node] = inputs
             if self._is_opaque(node, result):
                 self._require(inputs)
@@ -152,15 +152,16 @@ class _Reader:
         if kind is Kind.SOURCE and node.op == "call_function":
             self._require(inputs)
         numel = elements(sympy_product(result.get_size()))
-        name = buffer_name(box)
+        name = self._name(box)
         # Filled by one kernel and then scattered into by another: not ours to inline.
         scattered = (
-            kind is Kind.POINTWISE
-            and name in self.schedule.next_version
-            and not any(mutates(user) for user in node.users)
+            kind is Kind.POINTWISE and name in self.schedule.next_version and not is_written(node)
         )
         if scattered:
-            kind, name = Kind.PINNED, self.schedule.last_version(str(name))
+            name = self.schedule.last_version(str(name))
+            kind = Kind.PINNED if name in self.schedule.fused else Kind.SOURCE
+        if kind is Kind.POINTWISE and name is not None and not _has_value(node):
+            kind = Kind.PINNED  # an assertion: its kernel makes it, and nobody can ask for it
         if kind is Kind.SOURCE or (reads_nothing(box) and not scattered):
             inputs = ()
         elif is_gather(node) and inputs:
@@ -262,7 +263,7 @@ class _Reader:
 
     def _kind(self, box: ir.StorageBox) -> Kind:
         data = box.data
-        if isinstance(data, ir.Pointwise):
+        if isinstance(data, ir.Pointwise) or self._is_unread(data):
             return Kind.POINTWISE
         if isinstance(data, ir.Reduction | ir.Scan | ir.Sort):
             return Kind.PINNED
@@ -271,6 +272,20 @@ class _Reader:
             plain = type(data.data) is ir.Pointwise and not mutated
             return Kind.POINTWISE if plain else Kind.PINNED
         return Kind.SOURCE
+
+    def _is_made_by_others(self, box: ir.StorageBox) -> bool:
+        """Whether an extern kernel made a new buffer, whatever it wrote into besides."""
+        return id(box) not in self.of_box and self._kind(box) is Kind.SOURCE
+
+    def _is_unread(self, data: Any) -> bool:
+        """Whether a buffer came too late: its users had inlined it, and it was dropped."""
+        if not isinstance(data, ir.ComputedBuffer) or type(data.data) is not ir.Pointwise:
+            return False
+        return data.get_name() not in self.schedule.position
+
+    def _name(self, box: ir.StorageBox) -> str | None:
+        """The buffer that a box is in, None where it is inlined."""
+        return None if self._is_unread(box.data) else buffer_name(box)
 
     # Second pass: buffers inside of lowerings.
 
@@ -360,7 +375,7 @@ class _Reader:
         index = self.values[index]["base"]
         if index not in self.touched:
             box = self.boxes[index]
-            name = buffer_name(box)
+            name = self._name(box)
             self.touched[index] = {name} if name else buffer_reads(box)
         return self.touched[index]
 
@@ -397,12 +412,22 @@ class _Reader:
             name = node.name if node is not None else ""
             values.append(Value(**{"node": name, "label": name, **fields}))
         kept, never = pinned(self.of_node, values)
+        never |= {
+            value.index
+            for value, node in zip(values, self.nodes, strict=True)
+            if node is not None and value.kind is Kind.POINTWISE and not _has_value(node)
+        }
         dag = Dag(tuple(values), kernels, kept & held, never)
         return dag.with_forced(frozenset(self.forced))
 
     def _written(self, kernel: Any) -> tuple[int, ...]:
         names = (name for m in kernel.get_nodes() for name in m.get_buffer_names())
         return tuple(dict.fromkeys(self.of_buffer[name] for name in names))
+
+
+def _has_value(node: torch.fx.Node) -> bool:
+    """Whether a node notes what it computes, without which Inductor cannot be asked to store it."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def _numels(kernel: Any) -> frozenset[int]:

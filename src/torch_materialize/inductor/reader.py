@@ -48,9 +48,17 @@ def _kernel(node: Any, outputs: set[str]) -> Kernel:
     members = list(node.get_nodes())
     made = {name for member in members for name in member.get_buffer_names()}
     reads: dict[str, list[Any]] = {}
+    gathered: dict[str, int] = {}
     gathers = Gathers()
     for member in members:
         deps = [dep for dep in member.read_writes.reads if dep.name not in made]
+        into = [dep for dep in deps if _is_written_into(dep, member)]
+        deps = [dep for dep in deps if dep not in into]
+        for dep in into:
+            # What is added to is read where it is written; what is overwritten is not read.
+            if dep.mode is not None:
+                real, touched = _written_into(dep.name), map(_elements, member.read_writes.writes)
+                gathered[real] = gathered.get(real, 0) + sum(touched)
         # Extern kernels and templates have no body that could be looked at.
         if getattr(member, "_body", None) is not None and any(map(_is_indirect, deps)):
             gathers.add(member)
@@ -59,7 +67,6 @@ def _kernel(node: Any, outputs: set[str]) -> Kernel:
             # A weak dependency orders kernels and reads nothing.
             if not isinstance(dep, WeakDep):
                 reads.setdefault(_written_into(dep.name), []).append(dep)
-    gathered: dict[str, int] = {}
     for name in sorted(gathers.names() - made):
         real = _written_into(name)
         gathered[real] = gathered.get(real, 0) + gathers.elements(name)
@@ -80,6 +87,19 @@ def _read(name: str, deps: list[Any], gathered: int) -> tuple[str, int]:
         # The whole of it under its earlier name is there for the order of kernels alone.
         deps = [dep for dep in deps if dep.name != name or not isinstance(dep, StarDep)]
     return later[-1].name if later else name, _bytes(name, deps, gathered)
+
+
+def _is_written_into(dep: Any, member: Any) -> bool:
+    """Whether a dependency stands for the buffer that a kernel of Inductor's writes into.
+
+    It is on the whole of it, for the order of kernels: what such a kernel loads of the buffer it
+    says beside that.
+    """
+    if not isinstance(dep, StarDep) or getattr(member, "_body", None) is None:
+        return False
+    real = V.graph.scheduler.mutation_real_name
+    into = {name for buffer in member.get_outputs() for name in buffer.get_mutations()}
+    return real.get(dep.name, dep.name) in {real.get(name, name) for name in into}
 
 
 def is_fused(node: Any) -> bool:

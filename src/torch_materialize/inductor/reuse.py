@@ -85,6 +85,8 @@ def patch_should_realize_on_reuse(upstream: _Upstream) -> _Upstream:
                 return False
             if _is_pinned_inline():
                 return False
+            if _reads_lone_template(self):
+                return upstream(self, users, **kwargs)
             reuse = _facts(self, users, upstream, **kwargs)
             verdict = local.decide(reuse)
         except Exception as error:  # noqa: BLE001 - whatever it is, the compile must go on
@@ -102,6 +104,17 @@ def _is_pinned_inline() -> bool:
     """Whether the node that is being lowered is pinned as inlined: its box does not know yet."""
     node = V.current_node
     return isinstance(node, torch.fx.Node) and any(is_pin(user, INLINE) for user in node.users)
+
+
+def _reads_lone_template(box: ir.StorageBox) -> bool:
+    """Whether a value is computed from what the CPU's template for flex attention made.
+
+    The scheduler fuses it there once it is a buffer, and then code generation fails ("Unsupported
+    for `epilogue_nodes`", torch 2.11 to 2.15): in stock, too, but only where stock stores it.
+    """
+    buffers = (V.graph.try_get_buffer(dep.name) for dep in box.get_reads())
+    templates = (b.template for b in buffers if isinstance(b, ir.CppTemplateBuffer))
+    return any(type(template).__name__ == "CppFlexAttentionTemplate" for template in templates)
 
 
 def _facts(

@@ -308,6 +308,8 @@ class _Hunt:
             return False
         if self._bitwise and delicate(new.dag) != delicate(self.stock.dag):
             return False
+        if _templates(new.graph) != _templates(self.stock.graph):
+            return False
         # A plan keeps to this, but where a search starts is no plan.
         if most_arguments(new.graph) > max(
             self._limits.arguments, most_arguments(self.stock.graph)
@@ -320,6 +322,11 @@ class _Hunt:
     def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> _State:
         self.trials += 1
         return _State(store, *trial(graph, store, policy))
+
+
+def _templates(graph: Graph) -> set[frozenset[str]]:
+    """What templates compute, with what is fused to them: some take nothing, and fail."""
+    return {frozenset(kernel.computes) for kernel in graph.kernels if kernel.kind == "template"}
 
 
 class _Together:

@@ -71,6 +71,7 @@ def _answers(device: Device) -> list[tuple[Any, str, Any]]:
         (torch.cuda, "get_device_properties", lambda _device=None: properties),
         (torch.cuda, "get_device_capability", lambda _device=None: device.capability),
         (torch._subclasses.fake_tensor, "init_gpu_context", lambda *_: None),
+        (torch.utils._triton, "triton_hash_with_backend", lambda: "planned"),
         (torch._C, "_select_conv_backend", _conv_backend),
         (torch._C, "_conv_determine_backend_memory_format", _conv_memory_format),
     ]
