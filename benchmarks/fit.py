@@ -71,13 +71,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("device", help="name of the entry, as in core/devices.py")
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--without", action="append", default=[], help="cases that begin so")
     parser.add_argument("--write", action="store_true", help=f"into {_TARGET.name}")
     chosen = parser.parse_args()
     read = {path: read_json(path) for path in chosen.files}
     machines = set(map(_conditions, read.values()))
     if len(machines) != 1:
         raise SystemExit(f"files made alike go together; found {sorted(machines)}")
-    samples = [s for path, data in read.items() for s in _samples(path.name, data)]
+    every = [s for path, data in read.items() for s in _samples(path.name, data)]
+    samples = [s for s in every if not s.case.startswith(tuple(chosen.without))]
     if len({s.case for s in samples}) < 3:
         raise SystemExit(
             f"a fit needs at least 3 cases of fused kernels; found {len(samples)} rows"

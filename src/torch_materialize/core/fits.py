@@ -8,8 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .cost import Rates
+from .cost import Load, Rates
 
 __all__ = ["FITS"]
 
-FITS: Mapping[str, Rates] = {}
+FITS: Mapping[str, Rates] = {
+    "cpu": Rates(
+        {
+            "pointwise": Load(
+                launches=8.259e-06,
+                read=2.876e-11,
+                reread=2.662e-11,
+                write=2.77e-11,
+                operations=1.093e-11,
+            ),
+            "persistent": Load(
+                launches=9.857e-06,
+                read=3.281e-11,
+                reread=2.725e-11,
+                write=2.758e-11,
+                operations=9.993e-12,
+            ),
+            "looped": Load(
+                launches=9.421e-06,
+                read=2.041e-11,
+                reread=2.694e-11,
+                write=2.172e-11,
+                operations=9.563e-12,
+            ),
+        },
+        cache=33554432,
+        call=0.0002317,
+        source=("bench-cpu-fit-a-2026-11-25.json", "bench-cpu-fit-b-2026-11-25.json"),
+        error=0.133,
+    ),
+}
