@@ -34,6 +34,9 @@ class Limits:
             are lowered to try it; ten times as much where another plan was tried before.
         patience: dry runs from one starting point that may fail to find anything better.
         gap: share of the bytes that must seem to be left for another starting point.
+        locally: the local rule (policy `traffic`) always has a dry run, and is started from where
+            it moves fewer bytes than the best plan: what seems to be left depends on what Inductor
+            was seen to materialize on the way there.
     """
 
     arguments: int = 128
@@ -50,6 +53,7 @@ class Limits:
     node_bytes: float = 0.0
     patience: int = 2
     gap: float = 0.01
+    locally: bool = False
 
     def cost(self, dag: Dag) -> float:
         """What the fused kernels of a dry run cost, to be compared with another of the same graph.

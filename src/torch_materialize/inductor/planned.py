@@ -106,7 +106,10 @@ def limits_for(device: Device | None) -> Limits:
     """The limits that a plan respects on a device; None: a GPU that is not in our table."""
     rates = FITS.get(device.name) if device else None
     if device is None or device.is_gpu:
-        return Limits(launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE, rates=rates)
+        # Next to compiling for a GPU one more dry run is nothing.
+        return Limits(
+            launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE, rates=rates, locally=True
+        )
     return Limits(
         rates=rates,
         launch_bytes=_CPU_LAUNCH_BYTES,

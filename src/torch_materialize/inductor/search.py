@@ -8,6 +8,7 @@ stock unless something is strictly better.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from ..core.dag import Dag, delicate, in_delicate, peak_bytes, required
+from ..core.dag import Dag, Kind, delicate, in_delicate, peak_bytes, required
 from ..core.graph import Graph
 from ..core.limits import Limits
 from ..core.planner import Plan, misplaced, plan
@@ -214,16 +215,36 @@ class _Hunt:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._may_go_on(0):
                     self._climb(start())
+        if self._limits.locally:
+            best = self._best.dag.measured
+            if self._local.measured < best * (1 - _PROGRESS):
+                self._climb(self._by_traffic())
         return self._best
+
+    def _needed(self, dag: Dag) -> frozenset[str]:
+        """What a dry run wrote because something besides fused kernels reads it.
+
+        It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
+        expanded to all heads, say, and the kernels would not be those that were planned with.
+        """
+        homes = dag.homes()
+        values = (i for i in required(dag) if i in homes and dag.values[i].kind is Kind.POINTWISE)
+        return self.short.spread(dag.nodes(values))
 
     # Where a search starts decides where it may end.
 
     def _everything_inlined(self) -> _State:
         return self._measure(self._kept)
 
+    @functools.cached_property
+    def _local(self) -> Dag:
+        """What the local rule makes of the graph."""
+        return self._try(folded(self.short.graph, self.written), None, Policy("traffic")).dag
+
     def _by_traffic(self) -> _State:
-        local = self._try(folded(self.short.graph, self.written), None, Policy("traffic")).dag
-        store = self.short.spread(local.nodes(local.chosen()) - self._as_stock) | self._kept
+        local = self._local
+        store = self.short.spread(local.nodes(local.chosen()) - self._as_stock)
+        store |= self._kept | self._needed(local)
         return self._tried.get(store) or self._measure(store)
 
     def _climb(self, current: _State) -> None:
@@ -243,7 +264,7 @@ class _Hunt:
                 self._left = 1 - self._promised(planned, dag)
                 if self._left < self._limits.worth or not self._may_go_on(failed):
                     break
-            store = self.short.spread(dag.nodes(planned.store)) | self._kept
+            store = self.short.spread(dag.nodes(planned.store)) | self._kept | self._needed(dag)
             known = self.forced
             after = self._tried.get(store) or self._measure(store)
             if self._limits.cost(after.dag) < self._limits.cost(dag) * (1 - _PROGRESS):
