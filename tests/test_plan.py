@@ -281,8 +281,8 @@ def test_an_operator_that_copies_its_argument_hides_no_value():
     three, four = run(3, PLAN), run(4, PLAN)
     bytes_of = [traffic(found.graph).bytes for found in (three, four)]
     assert three.bound <= bytes_of[0]
-    # Two read and two written before the experts and after them: x, once it is in memory, is given to
-    # both arguments as the model gives it, without a copy.
+    # Two read and two written before the experts and after them: x, once it is in memory, is
+    # given to both arguments as the model gives it, without a copy.
     assert bytes_of[1] - bytes_of[0] == (4 + 4) * tokens * width * 2
 
 
