@@ -20,6 +20,7 @@ from ..core.dag import Dag, Fused, Kind, Value
 from ..core.graph import Graph
 from .pin_nodes import is_written, pinned
 from .reader import is_fused
+from .schedule import Schedule, numels, reduced
 from .storage import (
     buffer_name,
     buffer_reads,
@@ -62,38 +63,12 @@ def read_dag(lowered: Recording, scheduled: Graph) -> Dag:
     return reader.finish(bytes_of)
 
 
-class _Schedule:
-    """Where each buffer is made, and which buffer stands for a mutated one."""
-
-    def __init__(self, lowered: GraphLowering) -> None:
-        self.kernels = list(lowered.scheduler.nodes)
-        self.outputs = set(lowered.get_output_names())
-        self.position: dict[str, int] = {}
-        self.fused: set[str] = set()
-        self.fused_members: set[str] = set()
-        self.next_version: dict[str, str] = {}
-        for position, kernel in enumerate(self.kernels):
-            self.position |= dict.fromkeys(kernel.get_buffer_names(), position)
-            if is_fused(kernel):
-                self.fused |= set(kernel.get_buffer_names())
-                self.fused_members |= {m.get_name() for m in kernel.get_nodes()}
-            for member in kernel.get_nodes():
-                for buffer in member.get_outputs():
-                    for old in buffer.get_mutations():
-                        self.next_version[old] = buffer.get_name()
-
-    def last_version(self, name: str) -> str:
-        while name in self.next_version:
-            name = self.next_version[name]
-        return name
-
-
 class _Reader:
     """Two passes: FX nodes in program order, then buffers that no FX node stands for."""
 
     def __init__(self, lowered: Recording) -> None:
         self.order = {node: place for place, node in enumerate(lowered.results)}
-        self.schedule = _Schedule(lowered)
+        self.schedule = Schedule(lowered)
         self.values: list[dict[str, Any]] = []
         self.nodes: list[torch.fx.Node | None] = []
         self.forced: set[str] = set()
@@ -394,11 +369,11 @@ class _Reader:
                 name=kernel.get_name(),
                 position=position,
                 writes=self._written(kernel),
-                numels=_numels(kernel),
+                numels=numels(kernel),
                 measured=bytes_of[kernel.get_name()],
                 work=kernel_operations(kernel),
                 delicate=is_delicate(kernel),
-                reduced=_reduced(kernel),
+                reduced=reduced(kernel),
             )
             for index, (position, kernel) in enumerate(fused)
         )
@@ -428,18 +403,3 @@ class _Reader:
 def _has_value(node: torch.fx.Node) -> bool:
     """Whether a node notes what it computes, without which Inductor cannot be asked to store it."""
     return isinstance(node.meta.get("val"), torch.Tensor)
-
-
-def _numels(kernel: Any) -> frozenset[int]:
-    """Sizes that a kernel's loops can compute: without and with its reduction."""
-    sizes = set()
-    for member in kernel.get_nodes():
-        loops, *reductions = (elements(sympy_product(r)) for r in member.get_ranges())
-        sizes |= {loops, loops * (reductions[0] if reductions else 1)}
-    return frozenset(sizes)
-
-
-def _reduced(kernel: Any) -> int:
-    """The most elements that one loop of a kernel sums up into one, 1 where none does."""
-    extents = [elements(sympy_product(r)) for m in kernel.get_nodes() for r in m.get_ranges()[1:]]
-    return max(extents, default=1)

@@ -1,0 +1,62 @@
+"""What the planner's reader asks of Inductor's schedule: buffers, their kernels, loop sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch._inductor.graph import GraphLowering
+from torch._inductor.utils import sympy_product
+
+from .reader import is_fused
+from .storage import elements
+
+__all__ = ["Schedule", "numels", "reduced"]
+
+
+class Schedule:
+    """Where each buffer is made, and which buffer stands for a mutated one.
+
+    Attributes:
+        kernels: scheduled nodes, those of others among them, in their order.
+        position: buffer -> the place in that order of the kernel that makes it.
+        fused: buffers that Inductor's own kernels make; ``fused_members`` are those kernels' parts.
+        next_version: buffer -> the one that it is after somebody has written into it.
+    """
+
+    def __init__(self, lowered: GraphLowering) -> None:
+        self.kernels = list(lowered.scheduler.nodes)
+        self.outputs = set(lowered.get_output_names())
+        self.position: dict[str, int] = {}
+        self.fused: set[str] = set()
+        self.fused_members: set[str] = set()
+        self.next_version: dict[str, str] = {}
+        for position, kernel in enumerate(self.kernels):
+            self.position |= dict.fromkeys(kernel.get_buffer_names(), position)
+            if is_fused(kernel):
+                self.fused |= set(kernel.get_buffer_names())
+                self.fused_members |= {m.get_name() for m in kernel.get_nodes()}
+            for member in kernel.get_nodes():
+                for buffer in member.get_outputs():
+                    for old in buffer.get_mutations():
+                        self.next_version[old] = buffer.get_name()
+
+    def last_version(self, name: str) -> str:
+        """The buffer that ``name`` is when the last kernel has written into it."""
+        while name in self.next_version:
+            name = self.next_version[name]
+        return name
+
+
+def numels(kernel: Any) -> frozenset[int]:
+    """Sizes that a kernel's loops can compute: without and with its reduction."""
+    sizes = set()
+    for member in kernel.get_nodes():
+        loops, *reductions = (elements(sympy_product(r)) for r in member.get_ranges())
+        sizes |= {loops, loops * (reductions[0] if reductions else 1)}
+    return frozenset(sizes)
+
+
+def reduced(kernel: Any) -> int:
+    """The most elements that one loop of a kernel sums up into one, 1 where none does."""
+    extents = [elements(sympy_product(r)) for m in kernel.get_nodes() for r in m.get_ranges()[1:]]
+    return max(extents, default=1)
