@@ -56,6 +56,13 @@ SEAMS: tuple[Seam, ...] = (
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.ir:CppTemplateBuffer",
+        Use.SETTING,
+        "the CPU's template for flex attention, known by its name, fails with anything fused to it",
+        "that template takes an epilogue, or the scheduler keeps one from it",
+        _POLICY,
+    ),
+    Seam(
         "torch._inductor.graph:GraphLowering.get_dep_size_hint",
         Use.CALLED,
         "step 3 of the rule: bytes of one read",
