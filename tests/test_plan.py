@@ -297,6 +297,27 @@ def residual_chain(x, weight):
     return x, residual
 
 
+def test_what_is_concatenated_stays_a_part_of_it():
+    """The halves of a rotated query are written where they belong on a CPU; marked as what must be
+    written they would have buffers of their own, and be copied.
+    """
+
+    def rotated(x, weight):
+        y, residual = residual_chain(x, weight)
+        one, other = y.view(-1, 4, 64).chunk(2, -1)
+        halves = one * 0.8 - other * 0.6, other * 0.8 + one * 0.6
+        return torch.cat(halves, -1).reshape(-1, 256) @ weight, residual
+
+    mode = capturing.fake_mode()
+    with mode:
+        made = [torch.empty(s, dtype=torch.bfloat16) for s in ((4096, 256), (256, 256))]
+    (graph,) = capturing.capture(rotated, made, {}, CPU, mode)
+    found = dry_run(graph, PLAN, CPU)
+    assert sum(value.placed for value in found.dag.values) == 2
+    assert not any(value.label.startswith("cat#") for value in found.dag.values)  # no copies
+    assert traffic(found.graph).bytes < traffic(dry_run(graph, STOCK, CPU).graph).bytes
+
+
 def chain_inputs():
     torch.manual_seed(0)
     x, weight = torch.randn(512, 256), torch.randn(256, 256) / 16

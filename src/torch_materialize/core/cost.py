@@ -61,10 +61,15 @@ class Rates:
         """Bytes that pointwise kernels move in the time of one of their operations."""
         return self.weights("pointwise").operation
 
+    @property
+    def byte(self) -> float:
+        """Seconds in which pointwise kernels move one byte."""
+        usual = self.by_kind["pointwise"]
+        return ((usual.read + usual.reread) / 2 + usual.write) / 2
+
     def weights(self, name: str) -> Weights:
         """What a kernel of a kind (:data:`KINDS`) does, against bytes of pointwise kernels."""
-        usual, one = self.by_kind["pointwise"], self.by_kind[name]
-        byte = ((usual.read + usual.reread) / 2 + usual.write) / 2
+        one, byte = self.by_kind[name], self.byte
         if not byte:
             return Weights()
         # Whether a cache will hold what is read is not known before there is a dry run.

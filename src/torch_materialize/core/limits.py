@@ -64,6 +64,12 @@ class Limits:
             return dag.cost(self.balance)
         return seconds(loads(dag, self.rates.cache), self.rates)
 
+    def worth_bytes(self, share: float, dag: Dag) -> float:
+        """A share of a dry run's cost, as bytes that could be moved meanwhile."""
+        if self.rates is None or not self.rates.byte:
+            return share * dag.measured
+        return share * self.cost(dag) / self.rates.byte
+
     def weights(self, kernel: Fused) -> Weights:
         """What planning takes a byte and an operation of a kernel to cost.
 

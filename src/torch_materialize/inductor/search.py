@@ -226,10 +226,12 @@ class _Hunt:
 
         It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
         expanded to all heads, say, and the kernels would not be those that were planned with.
+        What is laid out otherwise than in eager is not: marked it would be copied.
         """
         homes = dag.homes()
-        values = (i for i in required(dag) if i in homes and dag.values[i].kind is Kind.POINTWISE)
-        return self.short.spread(dag.nodes(values))
+        values = [dag.values[i] for i in required(dag) if i in homes]
+        owned = (v.index for v in values if v.kind is Kind.POINTWISE and not v.placed)
+        return self.short.spread(dag.nodes(owned))
 
     # Where a search starts decides where it may end.
 
@@ -281,7 +283,7 @@ class _Hunt:
 
         A dry run takes as long as the graph is large, so what it must promise grows with that.
         """
-        promised = self._left * self._best.dag.measured
+        promised = self._limits.worth_bytes(self._left, self._best.dag)
         least = self._limits.node_bytes * self.short.graph.nodes
         if not self._tried:
             return promised >= least
