@@ -31,7 +31,7 @@ class Limits:
         least_bytes: what a plan after the first must promise to save: less is not worth the time
             of a dry run, which is that of lowering the graph.
         node_bytes: what a plan must promise to save for each FX node of the graph, since that many
-            are lowered to try it; ten times as much where another plan was tried before.
+            are lowered to try it; ten times as much for each plan that was tried before.
         patience: dry runs from one starting point that may fail to find anything better.
         gap: share of the bytes that must seem to be left for another starting point.
         locally: the local rule (policy `traffic`) always has a dry run, and is started from where

@@ -46,9 +46,11 @@ _PLANNED = "_torch_materialize_planned"
 # microsecond of an H200's or ten of a CPU's bandwidth.
 _GPU_LAUNCH_BYTES = 4_000_000
 _CPU_LAUNCH_BYTES = 100_000
-# A dry run takes some 1.7 ms for each node, which two cores should win back, at 10 GB/s, within
-# 50,000 calls.  On a GPU, where code takes far longer to compile, the first plan is always tried.
-_CPU_NODE_BYTES = 340.0
+# A dry run takes some 1.7 ms for each node, which should be won back within 50,000 calls.  On a
+# GPU, where code takes far longer to compile, the first plan is always tried.
+_CPU_NODE_SECONDS = 1.7e-3 / 50_000
+# Of two cores, where no rates were measured.
+_CPU_BYTE_SECONDS = 1e-10
 # What one operation costs in the same coin.  An H200 moves 4.8 TB/s and does some 50 T simple
 # operations a second; a CPU core with vectors of 8 moves 10 GB/s and does some 50 G.  A
 # fraction of that, since a loop body shows more than what is executed (index arithmetic, values
@@ -115,7 +117,8 @@ def limits_for(device: Device | None) -> Limits:
         launch_bytes=_CPU_LAUNCH_BYTES,
         balance=rates.balance if rates else _CPU_BALANCE,
         least_bytes=_CPU_LAUNCH_BYTES,
-        node_bytes=_CPU_NODE_BYTES,
+        node_bytes=_CPU_NODE_SECONDS / (rates.byte if rates else _CPU_BYTE_SECONDS),
+        patience=1,
     )
 
 

@@ -38,7 +38,8 @@ PLAN = parse("plan")
 _BOUNDS = 6
 # Share of the cost that a dry run must save to count as a step forward.
 _PROGRESS = 5e-4
-# A plan after the first improves on one that is there: it must promise this many times more.
+# A plan after the first improves on one that is there: it must promise this many times more for
+# each dry run that there was.
 _AGAIN = 10.0
 
 
@@ -135,7 +136,7 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits:
             best = _State(found.store, *trial(planned, found.store))
     elif found.store is None:
         best = hunt.start
-    bound = _bound(best.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
+    bound = _bound(best.dag.with_forced(hunt.short.expand(frozenset(hunt.forced))), limits)
     after = stock if found.store is None else best
     return replace(
         found,
@@ -172,17 +173,18 @@ class _Hunt:
         stock: what stock makes of the graph.
         start: the kernels of the graph that is planned; those of stock, except where held
             casts make it another graph.
-        forced: nodes that Inductor was seen to materialize unasked.
+        forced: nodes that Inductor was seen to materialize unasked, on the way to the best.
         trials: dry runs made.
     """
 
     def __init__(self, short: Shortened, limits: Limits, policy: Policy, started: float) -> None:
         self.short = short
-        self.forced: frozenset[str] = frozenset()
+        self.forced: set[str] = set()
         self.trials = 0
         self._limits = limits
         self._deadline = started + limits.seconds
         self._tried: dict[frozenset[str], _State] = {}
+        self._climbed: set[frozenset[str] | None] = set()
         self._solved: Solved = {}
         casts = held_names(short.graph)
         self.stock = self._try(folded(short.graph), None)
@@ -205,6 +207,8 @@ class _Hunt:
             self._as_stock |= in_delicate(self.stock.dag)
         self._kept = self._as_stock & self.start.dag.nodes(self.start.dag.chosen())
         self._best = as_stock
+        # What is materialized unasked depends on what is decided besides: another start forgets it.
+        self._forced = self.forced
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
         self._left = 1.0
 
@@ -215,10 +219,10 @@ class _Hunt:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._may_go_on(0):
                     self._climb(start())
-        if self._limits.locally:
-            best = self._best.dag.measured
-            if self._local.measured < best * (1 - _PROGRESS):
-                self._climb(self._by_traffic())
+        if self._limits.locally and self._local.measured < self._best.dag.measured * (
+            1 - _PROGRESS
+        ):
+            self._climb(self._by_traffic())
         return self._best
 
     def _needed(self, dag: Dag) -> frozenset[str]:
@@ -250,11 +254,18 @@ class _Hunt:
         return self._tried.get(store) or self._measure(store)
 
     def _climb(self, current: _State) -> None:
-        """Plans, tries and learns until nothing better is found from ``current``."""
+        """Plans, tries and learns until nothing better is found from ``current``; once from it."""
+        if current.store in self._climbed:
+            return
+        self._climbed.add(current.store)
         banned: set[tuple[int, int]] = set()
         failed = 0
+        self._forced = set(self._unasked(current))
+        if current is self._best:
+            self.forced = self._forced
         while self._may_go_on(failed):
-            dag = current.dag.with_forced(self.forced).with_stocks(self._as_stock, self._kept)
+            forced = frozenset(self._forced)
+            dag = current.dag.with_forced(forced).with_stocks(self._as_stock, self._kept)
             if self._bitwise:
                 dag = dag.with_delicate_closed()
             planned = self._plan(dag, banned)
@@ -267,14 +278,17 @@ class _Hunt:
                 if self._left < self._limits.worth or not self._may_go_on(failed):
                     break
             store = self.short.spread(dag.nodes(planned.store)) | self._kept | self._needed(dag)
-            known = self.forced
             after = self._tried.get(store) or self._measure(store)
-            if self._limits.cost(after.dag) < self._limits.cost(dag) * (1 - _PROGRESS):
+            self._forced |= self._unasked(after)
+            now, then = self._limits.cost(after.dag), self._limits.cost(dag)
+            if now < then * (1 - _PROGRESS):
                 current, banned, failed = after, set(), 0
+                if self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
+                    self._left -= 1 - now / then
                 continue
             failed += 1
             wrong = misplaced(dag, planned.homes, _Together(dag, after.dag))
-            if wrong <= banned and self.forced == known:
+            if wrong <= banned and self._forced == forced:
                 break  # nothing was learned
             banned |= wrong
 
@@ -287,7 +301,7 @@ class _Hunt:
         least = self._limits.node_bytes * self.short.graph.nodes
         if not self._tried:
             return promised >= least
-        if promised < max(self._limits.least_bytes, _AGAIN * least):
+        if promised < max(self._limits.least_bytes, _AGAIN * least * len(self._tried)):
             return False
         in_time = time.monotonic() < self._deadline
         return in_time and failed < self._limits.patience and len(self._tried) < self._limits.rounds
@@ -313,12 +327,16 @@ class _Hunt:
     def _measure(self, store: frozenset[str]) -> _State:
         """What Inductor makes of a plan; remembered if it is the best so far."""
         after = self._try(folded(self.short.graph, store | self.written), store)
-        unasked = after.dag.nodes(after.dag.chosen()) - store
-        self.forced |= self.short.spread(unasked)
         self._tried[store] = after
         if self._is_better(after):
-            self._best = after
+            self._best, self.forced = after, self._forced
         return after
+
+    def _unasked(self, state: _State) -> frozenset[str]:
+        """What Inductor materializes on its own in a dry run that follows a plan."""
+        if state.store is None:
+            return frozenset()
+        return self.short.spread(state.dag.nodes(state.dag.chosen()) - state.store)
 
     def _is_better(self, new: _State) -> bool:
         """Fewer bytes than stock, launches and work worth it, arguments and peak as allowed."""
