@@ -50,9 +50,6 @@ class Value:
         required: something besides fused kernels reads it, so it must be written.
         ready: for a SOURCE, the schedule position after which it exists; -1 for inputs.
         work: operations that computing it takes, where it is inlined once more.
-        placed: its memory is where and as its reader wants it (a part of a concatenation, the
-            channels-last input of a convolution), not as eager lays it out; asked for by a mark
-            it would be written as in eager, and copied.
         label: what it is called from one dry run to the next; the FX node, or that node and
             a number for a buffer inside its lowering.
     """
@@ -67,7 +64,6 @@ class Value:
     required: bool = False
     ready: int = -1
     work: int = 0
-    placed: bool = False
     label: str = ""
 
 

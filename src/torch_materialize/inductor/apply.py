@@ -1,9 +1,12 @@
 """A plan -> Inductor, in both directions and without a monkeypatch.
 
-To materialize, Inductor offers ``node.meta["inductor_realize_to_strides"]``; it works on any
-node.  To inline there is no such mark, but the rules that materialize by counting are plain
-settings: with those out of reach for one lowering, what is not marked stays inlined, except
-where Inductor must have a buffer (inputs of matmuls, outputs, very large bodies).
+To materialize, Inductor offers ``node.meta["inductor_realize_to_strides"]``, which also fixes the
+strides to those of eager: behind a convolution and a transposition the whole residual stream of a
+vision tower would be laid out by channels, with its norms along the long way.  So nodes carry a
+mark of ours, and the one lowering that they are for realizes them as it realizes on its own, in a
+layout that is still to be chosen.  To inline there is no mark, but the rules that materialize by
+counting are plain settings: with those out of reach for one lowering, what is not marked stays
+inlined, except where Inductor must have a buffer (inputs of matmuls, outputs, very large bodies).
 """
 
 from __future__ import annotations
@@ -14,12 +17,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch._inductor import config
+from torch._inductor import config, ir
+from torch._inductor.graph import GraphLowering
 
-__all__ = ["as_stock", "mark", "undecided", "unmark"]
+__all__ = ["as_stock", "mark", "materializing", "undecided", "unmark"]
 
-_META = "inductor_realize_to_strides"
-_OURS = "torch_materialize_marked"
+_MARK = "torch_materialize_marked"
 _NEVER = 1 << 20
 # Those of a later torch than ours are skipped; has_large_inner_fn(threshold=100), which
 # guards against deep recursion, is no setting and stays.
@@ -57,14 +60,35 @@ def as_stock() -> Iterator[None]:
 
 
 def mark(module: torch.fx.GraphModule, store: frozenset[str]) -> None:
-    """Asks Inductor to materialize the nodes named in ``store``."""
+    """Marks the nodes named in ``store``, for :func:`materializing`."""
     for node in module.graph.nodes:
-        if node.name in store and not node.meta.get(_META):
-            node.meta |= {_META: True, _OURS: True}
+        if node.name in store:
+            node.meta[_MARK] = True
 
 
 def unmark(module: torch.fx.GraphModule) -> None:
-    """Takes back every :func:`mark`; marks that others made stay."""
+    """Takes back every :func:`mark`."""
     for node in module.graph.nodes:
-        if node.meta.pop(_OURS, False):
-            del node.meta[_META]
+        node.meta.pop(_MARK, None)
+
+
+@contextlib.contextmanager
+def materializing(lowering: GraphLowering) -> Iterator[None]:
+    """Inside the block this lowering materializes every node with a :func:`mark`."""
+    nodes = lowering.module.graph.nodes
+    if "call_function" in vars(lowering) or not any(_MARK in node.meta for node in nodes):
+        yield
+        return
+    upstream = lowering.call_function
+
+    def call_function(*args: Any, **kwargs: Any) -> Any:
+        result = upstream(*args, **kwargs)
+        if _MARK in lowering.current_node.meta and isinstance(result, ir.TensorBox):
+            result.realize()
+        return result
+
+    lowering.call_function = call_function
+    try:
+        yield
+    finally:
+        del lowering.call_function

@@ -27,7 +27,6 @@ from .storage import (
     buffer_size,
     elements,
     is_gather,
-    is_placed,
     mutates,
     reads_nothing,
     storage_of,
@@ -150,7 +149,6 @@ class _Reader:
             inputs=inputs,
             ready=self.schedule.position.get(str(name), -1) if kind is Kind.SOURCE else -1,
             work=numel * weight(node),
-            placed=is_placed(node, result),
         )
         self.of_box[id(box)] = index
         self.boxes[index] = box

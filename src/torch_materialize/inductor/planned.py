@@ -26,7 +26,7 @@ from ..core.fits import FITS
 from ..core.limits import Limits
 from ..core.policy import Policy
 from ..events import log, surprise
-from .apply import as_stock, undecided
+from .apply import as_stock, materializing, undecided
 from .cpp_casts import keep_casts
 from .decision import Decision, give_back, prepare
 from .narrow import failed_pass
@@ -82,7 +82,7 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
 
 
 def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``GraphLowering.run``: what a plan does not mark stays inlined."""
+    """Wraps ``GraphLowering.run``: what a plan marks is materialized, the rest stays inlined."""
 
     @functools.wraps(upstream)
     def run(self: GraphLowering, *args: Any) -> Any:
@@ -92,7 +92,7 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
         elif getattr(self, "parent", None) is not None:
             chosen = as_stock()  # the subgraph of a planned graph has no marks
         try:
-            with chosen:
+            with chosen, materializing(self):
                 return upstream(self, *args)
         finally:
             # Now that the graph is lowered, the hooks that were held for it may go.

@@ -116,6 +116,14 @@ SEAMS: tuple[Seam, ...] = (
         {"4aa0d42183908d7d": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.graph:GraphLowering.call_function",
+        Use.CALLED,
+        "wrapped on the one lowering that a plan is for: what is marked is realized",
+        "a node's mark to be realized leaves the strides open",
+        _POLICY,
+        {"db901ca47ce54614": "2.11 to 2.15"},
+    ),
+    Seam(
         "torch._inductor.graph:GraphLowering.run_node",
         Use.CALLED,
         "extended in a subclass, to remember what each FX node became",

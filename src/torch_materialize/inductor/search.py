@@ -230,12 +230,10 @@ class _Hunt:
 
         It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
         expanded to all heads, say, and the kernels would not be those that were planned with.
-        What is laid out otherwise than in eager is not: marked it would be copied.
         """
         homes = dag.homes()
-        values = [dag.values[i] for i in required(dag) if i in homes]
-        owned = (v.index for v in values if v.kind is Kind.POINTWISE and not v.placed)
-        return self.short.spread(dag.nodes(owned))
+        values = (i for i in required(dag) if i in homes and dag.values[i].kind is Kind.POINTWISE)
+        return self.short.spread(dag.nodes(values))
 
     # Where a search starts decides where it may end.
 

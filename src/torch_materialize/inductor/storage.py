@@ -15,7 +15,6 @@ __all__ = [
     "buffer_size",
     "elements",
     "is_gather",
-    "is_placed",
     "mutates",
     "reads_nothing",
     "storage_of",
@@ -86,25 +85,3 @@ def mutates(node: torch.fx.Node) -> bool:
 def is_gather(node: torch.fx.Node) -> bool:
     """Whether an FX node reads its first argument at indices that a tensor holds."""
     return str(node.target).rsplit(".", 1)[0] in _GATHERS
-
-
-def is_placed(node: torch.fx.Node, result: Any) -> bool:
-    """Whether a value is in memory otherwise than eager would lay it out, because of its reader.
-
-    So are parts of a concatenation, and what a channels-last convolution takes.
-    """
-    box = storage_of(result)
-    if box is None or buffer_name(box) is None:
-        return False
-    if isinstance(getattr(box.data, "layout", None), ir.NonOwningLayout):
-        return True
-    val, strides = node.meta.get("val"), result.maybe_get_stride()
-    if not isinstance(val, torch.Tensor) or strides is None:
-        return False
-    # Whatever its stride, a dimension of one element has no place in the order.
-    wide = [d for d, size in enumerate(val.shape) if elements(size) != 1]
-    return _order(strides, wide) != _order(val.stride(), wide)
-
-
-def _order(strides: Any, dimensions: list[int]) -> list[int]:
-    return sorted(dimensions, key=lambda d: elements(strides[d]))

@@ -26,7 +26,7 @@ from torch.utils._ordered_set import OrderedSet
 from ..core.dag import Dag
 from ..core.graph import Graph
 from ..core.policy import STOCK, Policy
-from .apply import mark, undecided
+from .apply import mark, materializing, undecided
 from .dag_reader import Recording, read_dag
 from .pins import quiet
 from .reader import read_scheduled
@@ -150,7 +150,8 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
         )
         stack.enter_context(V.set_graph_handler(lowering))
         stack.enter_context(V.set_extern_kernel_nodes([]))
-        lowering.run(*graph.inputs)
+        with materializing(lowering):
+            lowering.run(*graph.inputs)
         yield lowering
 
 
