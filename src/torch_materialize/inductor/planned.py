@@ -118,7 +118,6 @@ def limits_for(device: Device | None) -> Limits:
         balance=rates.balance if rates else _CPU_BALANCE,
         least_bytes=_CPU_LAUNCH_BYTES,
         node_bytes=_CPU_NODE_SECONDS / (rates.byte if rates else _CPU_BYTE_SECONDS),
-        patience=1,
     )
 
 
