@@ -50,6 +50,8 @@ class Value:
         required: something besides fused kernels reads it, so it must be written.
         ready: for a SOURCE, the schedule position after which it exists; -1 for inputs.
         work: operations that computing it takes, where it is inlined once more.
+        early: it became a buffer of its own, no part of another's, as soon as it was lowered and
+            not when a reader had to have one.
         label: what it is called from one dry run to the next; the FX node, or that node and
             a number for a buffer inside its lowering.
     """
@@ -64,6 +66,7 @@ class Value:
     required: bool = False
     ready: int = -1
     work: int = 0
+    early: bool = False
     label: str = ""
 
 

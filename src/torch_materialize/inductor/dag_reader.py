@@ -37,16 +37,20 @@ __all__ = ["Recording", "read_dag"]
 
 
 class Recording(GraphLowering):
-    """A lowering that remembers what every FX node became."""
+    """A lowering that remembers what every FX node became, and which were buffers at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.results: dict[torch.fx.Node, Any] = {}
+        self.early: set[torch.fx.Node] = set()
         super().__init__(*args, **kwargs)
 
     def run_node(self, n: torch.fx.Node) -> object:
         """Lowers one node as upstream does, and keeps the result."""
         result = super().run_node(n)
         self.results[n] = result
+        box = storage_of(result)
+        if box is not None and buffer_name(box) is not None:
+            self.early.add(n)
         return result
 
 
@@ -68,6 +72,7 @@ class _Reader:
 
     def __init__(self, lowered: Recording) -> None:
         self.order = {node: place for place, node in enumerate(lowered.results)}
+        self.early = lowered.early
         self.schedule = Schedule(lowered)
         self.values: list[dict[str, Any]] = []
         self.nodes: list[torch.fx.Node | None] = []
@@ -149,6 +154,8 @@ class _Reader:
             inputs=inputs,
             ready=self.schedule.position.get(str(name), -1) if kind is Kind.SOURCE else -1,
             work=numel * weight(node),
+            early=node in self.early
+            and not isinstance(getattr(box.data, "layout", None), ir.NonOwningLayout),
         )
         self.of_box[id(box)] = index
         self.boxes[index] = box

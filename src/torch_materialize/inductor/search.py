@@ -226,14 +226,16 @@ class _Hunt:
         return self._best
 
     def _needed(self, dag: Dag) -> frozenset[str]:
-        """What a dry run wrote because something besides fused kernels reads it.
+        """What a dry run wrote at once, and something besides fused kernels reads.
 
         It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
         expanded to all heads, say, and the kernels would not be those that were planned with.
+        What only its reader made a buffer (a part of a concatenation, say) is left to it again.
         """
         homes = dag.homes()
-        values = (i for i in required(dag) if i in homes and dag.values[i].kind is Kind.POINTWISE)
-        return self.short.spread(dag.nodes(values))
+        values = [dag.values[i] for i in required(dag) if i in homes]
+        at_once = (v.index for v in values if v.kind is Kind.POINTWISE and v.early)
+        return self.short.spread(dag.nodes(at_once))
 
     # Where a search starts decides where it may end.
 
