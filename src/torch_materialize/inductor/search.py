@@ -219,14 +219,28 @@ class _Hunt:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._may_go_on(0):
                     self._climb(start())
-        if self._limits.locally and self._local.measured < self._best.dag.measured * (
-            1 - _PROGRESS
-        ):
-            self._climb(self._by_traffic())
+        if self._limits.locally:
+            if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
+                self._climb(self._by_traffic())
+            self._needed_at_once()
         return self._best
 
-    def _needed(self, dag: Dag) -> frozenset[str]:
-        """What a dry run wrote at once, and something besides fused kernels reads.
+    def _needed_at_once(self) -> None:
+        """Tries the best plan with all that is read by others written before they ask.
+
+        An operator gets no copy of an argument then; but kernels may fuse less well.
+        """
+        store = self._best.store
+        if store is None:
+            return
+        dag = self._best.dag
+        store |= self._needed(dag, early=False)
+        after = self._tried.get(store) or self._measure(store)
+        if after is self._best:
+            self._climb(after)
+
+    def _needed(self, dag: Dag, *, early: bool = True) -> frozenset[str]:
+        """What a dry run wrote, or wrote ``early``, and something besides fused kernels reads.
 
         It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
         expanded to all heads, say, and the kernels would not be those that were planned with.
@@ -234,8 +248,8 @@ class _Hunt:
         """
         homes = dag.homes()
         values = [dag.values[i] for i in required(dag) if i in homes]
-        at_once = (v.index for v in values if v.kind is Kind.POINTWISE and v.early)
-        return self.short.spread(dag.nodes(at_once))
+        chosen = (v.index for v in values if v.kind is Kind.POINTWISE and (v.early or not early))
+        return self.short.spread(dag.nodes(chosen))
 
     # Where a search starts decides where it may end.
 
