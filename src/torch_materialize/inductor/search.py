@@ -207,8 +207,6 @@ class _Hunt:
             self._as_stock |= in_delicate(self.stock.dag)
         self._kept = self._as_stock & self.start.dag.nodes(self.start.dag.chosen())
         self._best = as_stock
-        # What is materialized unasked depends on what is decided besides: another start forgets it.
-        self._forced = self.forced
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
         self._left = 1.0
 
@@ -230,12 +228,10 @@ class _Hunt:
 
         An operator gets no copy of an argument then; but kernels may fuse less well.
         """
-        store = self._best.store
-        if store is None:
+        best = self._best
+        if best.store is None:
             return
-        dag = self._best.dag
-        store |= self._needed(dag, early=False)
-        after = self._tried.get(store) or self._measure(store)
+        after = self._measure(best.store | self._needed(best.dag, early=False))
         if after is self._best:
             self._climb(after)
 
@@ -265,7 +261,7 @@ class _Hunt:
         local = self._local
         store = self.short.spread(local.nodes(local.chosen()) - self._as_stock)
         store |= self._kept | self._needed(local)
-        return self._tried.get(store) or self._measure(store)
+        return self._measure(store)
 
     def _climb(self, current: _State) -> None:
         """Plans, tries and learns until nothing better is found from ``current``; once from it."""
@@ -274,12 +270,13 @@ class _Hunt:
         self._climbed.add(current.store)
         banned: set[tuple[int, int]] = set()
         failed = 0
-        self._forced = set(self._unasked(current))
+        # It depends on what is decided besides, so another start knows nothing of it.
+        forced = set(self._unasked(current))
         if current is self._best:
-            self.forced = self._forced
+            self.forced = forced
         while self._may_go_on(failed):
-            forced = frozenset(self._forced)
-            dag = current.dag.with_forced(forced).with_stocks(self._as_stock, self._kept)
+            dag = current.dag.with_forced(frozenset(forced))
+            dag = dag.with_stocks(self._as_stock, self._kept)
             if self._bitwise:
                 dag = dag.with_delicate_closed()
             planned = self._plan(dag, banned)
@@ -292,8 +289,11 @@ class _Hunt:
                 if self._left < self._limits.worth or not self._may_go_on(failed):
                     break
             store = self.short.spread(dag.nodes(planned.store)) | self._kept | self._needed(dag)
-            after = self._tried.get(store) or self._measure(store)
-            self._forced |= self._unasked(after)
+            best, after = self._best, self._measure(store)
+            if self._best is not best:
+                self.forced = forced
+            news = self._unasked(after) - forced
+            forced |= news
             now, then = self._limits.cost(after.dag), self._limits.cost(dag)
             if now < then * (1 - _PROGRESS):
                 current, banned, failed = after, set(), 0
@@ -302,7 +302,7 @@ class _Hunt:
                 continue
             failed += 1
             wrong = misplaced(dag, planned.homes, _Together(dag, after.dag))
-            if wrong <= banned and self._forced == forced:
+            if wrong <= banned and not news:
                 break  # nothing was learned
             banned |= wrong
 
@@ -339,12 +339,13 @@ class _Hunt:
                 yield values
 
     def _measure(self, store: frozenset[str]) -> _State:
-        """What Inductor makes of a plan; remembered if it is the best so far."""
-        after = self._try(folded(self.short.graph, store | self.written), store)
-        self._tried[store] = after
-        if self._is_better(after):
-            self._best, self.forced = after, self._forced
-        return after
+        """What Inductor makes of a plan, tried once; remembered if it is the best so far."""
+        if store not in self._tried:
+            after = self._try(folded(self.short.graph, store | self.written), store)
+            self._tried[store] = after
+            if self._is_better(after):
+                self._best = after
+        return self._tried[store]
 
     def _unasked(self, state: _State) -> frozenset[str]:
         """What Inductor materializes on its own in a dry run that follows a plan."""
