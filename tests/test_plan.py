@@ -245,6 +245,15 @@ def test_a_broken_planner_leaves_stocks_code(monkeypatch, caplog):
         torch.compile(decoder, options=tm.options("plan"))(x)
 
 
+def captured(function, shapes, device):
+    """The one post-grad graph of a function of bf16 tensors."""
+    mode = capturing.fake_mode()
+    with mode:
+        made = [torch.empty(shape, dtype=torch.bfloat16) for shape in shapes]
+    (graph,) = capturing.capture(function, made, {}, device, mode)
+    return graph
+
+
 def test_an_operator_that_copies_its_argument_hides_no_value():
     """vLLM's expert kernels take one tensor twice, may write into it and so get a copy of it. What
     makes the copy is known to the planner value by value; else a residual is not written, and
@@ -269,10 +278,7 @@ def test_an_operator_that_copies_its_argument_hides_no_value():
                 x, residual = norm(torch.ops.torch_materialize_experts.experts(x, x), residual)
             return x
 
-        mode = capturing.fake_mode()
-        with mode:
-            made = [torch.empty(s, dtype=torch.bfloat16) for s in ((tokens, width), (width, width))]
-        (graph,) = capturing.capture(model, made, {}, DEVICES["h200"], mode)
+        graph = captured(model, ((tokens, width), (width, width)), DEVICES["h200"])
         return dry_run(graph, policy, DEVICES["h200"])
 
     dag = run(3, STOCK).dag
@@ -308,10 +314,7 @@ def test_what_is_concatenated_stays_a_part_of_it():
         halves = one * 0.8 - other * 0.6, other * 0.8 + one * 0.6
         return torch.cat(halves, -1).reshape(-1, 256) @ weight, residual
 
-    mode = capturing.fake_mode()
-    with mode:
-        made = [torch.empty(s, dtype=torch.bfloat16) for s in ((4096, 256), (256, 256))]
-    (graph,) = capturing.capture(rotated, made, {}, CPU, mode)
+    graph = captured(rotated, ((4096, 256), (256, 256)), CPU)
     found = dry_run(graph, PLAN, CPU)
     assert not any(value.label.startswith("cat#") for value in found.dag.values)  # no copies
     assert traffic(found.graph).bytes < traffic(dry_run(graph, STOCK, CPU).graph).bytes
@@ -328,11 +331,8 @@ def test_what_eager_lays_out_by_channels_is_written_for_its_norms():
             x = x + torch.layer_norm(x, (768,)) @ weight
         return torch.layer_norm(x, (768,))
 
-    mode = capturing.fake_mode()
-    with mode:
-        shapes = (1, 80, 1500), (768, 80, 1), (1500, 768), (768, 768)
-        made = [torch.empty(s, dtype=torch.bfloat16) for s in shapes]
-    (graph,) = capturing.capture(tower, made, {}, DEVICES["h200"], mode)
+    shapes = (1, 80, 1500), (768, 80, 1), (1500, 768), (768, 768)
+    graph = captured(tower, shapes, DEVICES["h200"])
     policies = PLAN, tm.Policy("traffic"), STOCK
     plan, local, stock = (traffic(dry_run(graph, p, DEVICES["h200"]).graph) for p in policies)
     assert plan.kernels <= stock.kernels

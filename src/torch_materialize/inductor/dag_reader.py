@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch._inductor import ir
-from torch._inductor.graph import GraphLowering
 from torch._inductor.utils import get_dtype_size, sympy_product
 
 from ..core.dag import Dag, Fused, Kind, Value
 from ..core.graph import Graph
 from .pin_nodes import is_written, pinned
 from .reader import is_fused
+from .recording import Recording
 from .schedule import Schedule, numels, reduced
 from .storage import (
     buffer_name,
@@ -33,25 +33,7 @@ from .storage import (
 )
 from .work import is_delicate, kernel_operations, weight
 
-__all__ = ["Recording", "read_dag"]
-
-
-class Recording(GraphLowering):
-    """A lowering that remembers what every FX node became, and which were buffers at once."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.results: dict[torch.fx.Node, Any] = {}
-        self.early: set[torch.fx.Node] = set()
-        super().__init__(*args, **kwargs)
-
-    def run_node(self, n: torch.fx.Node) -> object:
-        """Lowers one node as upstream does, and keeps the result."""
-        result = super().run_node(n)
-        self.results[n] = result
-        box = storage_of(result)
-        if box is not None and buffer_name(box) is not None:
-            self.early.add(n)
-        return result
+__all__ = ["read_dag"]
 
 
 def read_dag(lowered: Recording, scheduled: Graph) -> Dag:

@@ -27,9 +27,10 @@ from ..core.dag import Dag
 from ..core.graph import Graph
 from ..core.policy import STOCK, Policy
 from .apply import mark, materializing, undecided
-from .dag_reader import Recording, read_dag
+from .dag_reader import read_dag
 from .pins import quiet
 from .reader import read_scheduled
+from .recording import Recording
 from .reuse import MARK
 
 __all__ = ["PostGrad", "copy_graph", "lowered", "run_lowering", "trial", "ungoverned_copy"]
