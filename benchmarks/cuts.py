@@ -43,8 +43,9 @@ class Answers:
     def __init__(self, model: Model, ids: torch.Tensor, steps: int) -> None:
         with torch.no_grad():
             self.logits = model(ids).double()
+        device = ids.device.type
         self.tokens = [
-            token for prompt in PROMPTS for token in greedy(model, prompt, steps, WINDOW)[0]
+            token for prompt in PROMPTS for token in greedy(model, prompt, steps, WINDOW, device)[0]
         ]
 
     def same_logits(self, other: Answers) -> float:
@@ -59,7 +60,7 @@ class Answers:
 
 
 def measure(model: Language, policies: list[str], steps: int) -> dict[str, dict]:
-    ids = torch.arange(WINDOW) * 37 % model.embedding.shape[0]
+    ids = torch.arange(WINDOW, device=model.embedding.device) * 37 % model.embedding.shape[0]
     eager = Answers(model, ids, steps)
     exact = Answers(model.copy(torch.float64), ids, steps)
     found: dict[str, dict] = {
@@ -89,13 +90,16 @@ def main() -> None:
     parser.add_argument("--policy", action="append", help=f"default: {', '.join(POLICIES)}")
     parser.add_argument("--steps", type=int, default=256, help="tokens after each prompt")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.manual_seed(0)
-    model = Language(chosen.layers, hidden=128)
+    model = Language(chosen.layers, hidden=128).to(chosen.device)
     found = measure(model, chosen.policy or list(POLICIES), chosen.steps)
     tokens = found["eager"]["tokens"]
-    table = Table(title=f"torch {torch.__version__}, {tokens} tokens, {chosen.layers} layers, CPU")
+    table = Table(
+        title=f"torch {torch.__version__}, {tokens} tokens, {chosen.layers} layers, {chosen.device}"
+    )
     columns = [column for row in found.values() for column in row if column != "tokens"]
     columns = list(dict.fromkeys(columns))
     for heading in ("", *columns):
@@ -104,7 +108,13 @@ def main() -> None:
         table.add_row(name, *(str(row.get(column, "")) for column in columns))
     Console(width=140).print(table)
     if chosen.json:
-        save(chosen.json, steps=chosen.steps, layers=chosen.layers, results=found)
+        save(
+            chosen.json,
+            device=chosen.device,
+            steps=chosen.steps,
+            layers=chosen.layers,
+            results=found,
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Random programs under every policy, or random graphs for the planner alone.
 
-``python benchmarks/fuzz.py compiled --examples 200 --minutes 10`` compiles programs on CPU and
-compares them with eager, with stock and with exact results; ``python benchmarks/fuzz.py
-planner --examples 20000`` needs no torch.  Prints each failure with what makes it again, then
-what was seen.  Exit status: 1 if something of ours failed.
+``python benchmarks/fuzz.py compiled --examples 200 --minutes 10`` compiles programs (on a CPU, or
+``--device cuda``) and compares them with eager, with stock and with exact results; ``python
+benchmarks/fuzz.py planner --examples 20000`` needs no torch.  Prints each failure with what makes
+it again, then what was seen.  Exit status: 1 if something of ours failed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,16 @@ from fuzzing.hunt import Tally, hunt
 @click.option("--seed", default=0, show_default=True)
 @click.option("--minutes", default=float("inf"), type=click.FloatRange(0, min_open=True))
 @click.option("--lines", default=14, show_default=True, help="Most lines of a program.")
+@click.option("--device", default="cpu", show_default=True, help="That programs run on.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    what: str, examples: int, seed: int, minutes: float, lines: int, path: Path | None
+    what: str,
+    examples: int,
+    seed: int,
+    minutes: float,
+    lines: int,
+    device: str,
+    path: Path | None,
 ) -> None:
     warnings.simplefilter("ignore")
     if what == "planner":
@@ -43,7 +51,7 @@ def main(
         from fuzzing.compiled import program_fails
         from fuzzing.programs import programs
 
-        one, strategy = program_fails, programs(lines)
+        one, strategy = partial(program_fails, device=device), programs(lines)
 
     def shown(example: Any, tally: Tally) -> None:
         before = len(tally.failures)
@@ -65,6 +73,7 @@ def main(
             path,
             {
                 "what": what,
+                "device": device,
                 "seed": seed,
                 "examples": tally.ran,
                 "seconds": round(tally.seconds, 1),

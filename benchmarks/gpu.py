@@ -2,12 +2,14 @@
 
     python benchmarks/gpu.py --json FILE                       # on a GPU
     python benchmarks/gpu.py --json FILE --device cpu --quick  # the same path, small, on a CPU
+    python benchmarks/predict.py FILE                          # bytes beside times; needs no GPU
 
 First whether the answers are right, against fp64 and beside eager's; then times, by CUDA events
-over replayed CUDA graphs, with inputs rotated past the last cache.  The file is rewritten after
-every case: a run that is cut short leaves what it has.  Nothing is installed or downloaded; what
-it needs beside torch is named where it is missing (``pip download scipy rich -d wheels`` where
-there is a network, ``pip install --no-index --target site wheels/*`` and ``PYTHONPATH=site`` where
+over replayed CUDA graphs, with inputs rotated past the last cache.  Cases are compiled side by
+side, each in a process of its own, and timed one at a time.  The file is rewritten after every
+case: a run that is cut short leaves what it has.  Nothing is installed or downloaded; what it
+needs beside torch is named where it is missing (``pip download scipy rich -d wheels`` where there
+is a network, ``pip install --no-index --target site wheels/*`` and ``PYTHONPATH=site`` where
 there is none).
 """
 
@@ -15,32 +17,52 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paired.apart import Job
 
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
 _NEEDED = ("torch", "triton", "numpy", "scipy", "rich")
-#: What is timed on a GPU, so that the first minutes hold what matters most.
+#: What is timed on a GPU.
 _WAYS = ("traffic", "plan", "eager", "piecewise")
 _QUICK = ("plan", "piecewise")
+# Cores for each case that is compiled, and how many cases the memory of one GPU holds.
+_CORES, _MOST = 1.5, 10
 
 
 def main() -> None:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--json", type=Path, required=True, help="where the results go")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="few and small cases")
-    parser.add_argument("--seconds", type=float, default=540.0, help="for everything")
-    chosen = parser.parse_args()
+    chosen = _arguments()
     deadline = time.monotonic() + chosen.seconds
     _require(chosen.device)
     if not chosen.json.resolve().parent.is_dir():
         raise SystemExit(f"--json: there is no folder {chosen.json.resolve().parent}")
-    correctness = _correctness(chosen, deadline)
-    _times(chosen, deadline, correctness)
+    _one_thread_compiles()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
+        # A quarter of the time at most: times are what a GPU is needed for.
+        right = [] if chosen.only == "times" else _correctness(chosen, deadline)
+        if chosen.only != "answers":
+            _times(chosen, deadline, right)
+
+
+def _arguments() -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("names", nargs="*", help="cases whose name begins so; default: all")
+    parser.add_argument("--json", type=Path, required=True, help="where the results go")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--part", choices=("fused", "whole"), help="to be timed; default: both")
+    parser.add_argument("--only", choices=("answers", "times"), help="default: both")
+    parser.add_argument("--way", action="append", help="to be timed, beside stock")
+    parser.add_argument("--quick", action="store_true", help="few and small cases")
+    parser.add_argument("--seconds", type=float, default=540.0, help="for everything")
+    return parser.parse_args()
 
 
 def _require(device: str) -> None:
@@ -64,49 +86,75 @@ def _require(device: str) -> None:
         )
 
 
-def _correctness(chosen: argparse.Namespace, deadline: float) -> list[dict[str, Any]]:
+def _one_thread_compiles() -> None:
+    """Each case has a process; a pool of compile workers for each would only be in the way."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+
+def _at_once(device: str) -> int:
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(_MOST, int(cores / _CORES))) if device == "cuda" else 1
+
+
+def _jobs(chosen: argparse.Namespace, tokens: tuple[int, ...], divisor: int) -> list[Job]:
+    from paired.apart import Job
     from paired.cases import cases
-    from paired.correct import check
+
+    return [
+        Job(case.label, chosen.device, tokens, divisor, ())
+        for case in cases(chosen.device, tokens, divisor)
+        if not chosen.names or case.name.startswith(tuple(chosen.names))
+    ]
+
+
+def _correctness(chosen: argparse.Namespace, deadline: float) -> list[dict[str, Any]]:
+    from dataclasses import replace
+
+    from paired.apart import rows
     from paired.machine import describe
     from saving import save
 
-    # A quarter of the time at most: times are what a GPU is needed for.
     deadline -= 0.75 * chosen.seconds
     ways: tuple[str, ...] = ("traffic", "plan", "piecewise")
     if not chosen.quick:
         ways = (*ways, "plan:numerics=eager", "plan:numerics=stock", "tune")
-    rows: list[dict[str, Any]] = []
-    for case in cases(chosen.device, (64,), divisor=16 if chosen.quick else 8):
-        if case.part != "whole" or (chosen.quick and case.tokens != 64):
-            continue
-        if time.monotonic() > deadline:
-            break
-        try:
-            row = check(case, ways, chosen.device)
-        except Exception as error:  # noqa: BLE001 - the others are worth having
-            row = {"name": case.name, "error": f"{type(error).__name__}: {error}"}
-        rows.append(row)
+    every = _jobs(chosen, (64,), 16 if chosen.quick else 8)
+    wanted = [replace(job, ways=ways) for job in every if job.label.endswith(", whole")]
+    if chosen.quick:
+        wanted = [job for job in wanted if ", 64 tokens" in job.label]
+    found: list[dict[str, Any]] = []
+    for job, row in rows(wanted, _at_once(chosen.device), deadline):
+        found.append(row)
         verdict = row.get("wrong") or row.get("error") or "right"
-        sys.stdout.write(f"{case.name}: {verdict}\n")
+        sys.stdout.write(f"{job.label}: {verdict}\n")
         sys.stdout.flush()
-        save(chosen.json, machine=describe(chosen.device), correctness=rows)
-    return rows
+        save(chosen.json, machine=describe(chosen.device), correctness=found)
+    return found
 
 
 def _times(chosen: argparse.Namespace, deadline: float, correctness: list[dict[str, Any]]) -> None:
-    from paired.cases import cases
-    from paired.measure import Effort
-    from run import run
+    from dataclasses import replace
+
+    from paired.apart import rows
+    from paired.cases import TOKENS
+    from paired.measure import AGAIN, STOCK, Effort
+    from run import Kept
 
     if chosen.quick:
         effort = Effort(rounds=5, least=3, seconds=2.0)
-        wanted = [c for c in cases(chosen.device, (1, 64), divisor=16) if c.tokens in (1, 64)]
+        wanted = _jobs(chosen, (1, 64), 16)
+        wanted = [job for job in wanted if ", 1 tokens" in job.label or ", 64 tok" in job.label]
     else:
-        effort = Effort(rounds=31, least=7, seconds=4.0)
-        wanted = list(cases(chosen.device))
-    seconds = deadline - time.monotonic()
-    ways = _QUICK if chosen.quick else _WAYS
-    run(wanted, ways, chosen.device, effort, seconds, chosen.json, correctness=correctness)
+        effort = Effort(rounds=31, least=7, seconds=3.0)
+        wanted = _jobs(chosen, TOKENS, 0)
+    if chosen.part:
+        wanted = [job for job in wanted if job.label.endswith(f", {chosen.part}")]
+    ways = tuple(chosen.way or (_QUICK if chosen.quick else _WAYS))
+    ways = tuple(dict.fromkeys((STOCK, AGAIN, *ways)))
+    wanted = [replace(job, ways=ways, effort=effort) for job in wanted]
+    kept = Kept(chosen.json, chosen.device, ways, [job.label for job in wanted])
+    for job, row in rows(wanted, _at_once(chosen.device), deadline):
+        kept.add(job.label, row, correctness=correctness)
 
 
 if __name__ == "__main__":

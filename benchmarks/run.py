@@ -98,6 +98,26 @@ def select(chosen: argparse.Namespace) -> list[Case]:
     ]
 
 
+class Kept:
+    """Rows as they are made: shown, and always on disk."""
+
+    def __init__(self, path: Path | None, device: str, ways: tuple[str, ...], labels: list[str]):
+        self.rows: list[dict[str, Any]] = []
+        self._path = path
+        self._here = describe(device)
+        self._ways = ways
+        self._left = labels
+
+    def add(self, label: str, row: dict[str, Any], **more: Any) -> None:
+        """One more row, of the case ``label``; ``more`` goes into the file beside the rows."""
+        self.rows.append(row)
+        self._left.remove(label)
+        show(label, row)
+        if self._path is not None:
+            figures = {"machine": self._here, "ways": self._ways, "rows": self.rows}
+            save(self._path, **figures, not_reached=self._left, **more)
+
+
 def run(
     wanted: list[Case],
     ways: tuple[str, ...],
@@ -111,9 +131,7 @@ def run(
     # Ratios are taken against stock, and noise from its second timing.
     ways = tuple(dict.fromkeys((STOCK, AGAIN, *ways)))
     deadline = time.monotonic() + seconds
-    here = describe(device)
-    rows: list[dict[str, Any]] = []
-    left = [case.label for case in wanted]
+    kept = Kept(path, device, ways, [case.label for case in wanted])
     for case in wanted:
         if time.monotonic() > deadline:
             break
@@ -121,20 +139,17 @@ def run(
         try:
             row = measure(case, ways, device, effort)
         except Exception as error:  # noqa: BLE001 - the other cases are worth having
-            row = {"name": case.name, "part": case.part, "tokens": case.tokens}
+            row = {"name": case.name, "part": case.part, "tokens": case.tokens, "note": case.note}
             row["error"] = f"{type(error).__name__}: {error}"
         row["took"] = round(time.monotonic() - start, 1)
-        rows.append(row)
-        left.remove(case.label)
-        show(case, row)
-        if path is not None:
-            figures = {"machine": here, "ways": ways, "rows": rows, "not_reached": left}
-            save(path, **{**figures, **more})
-    return rows
+        kept.add(case.label, row, **more)
+    return kept.rows
 
 
-def show(case: Case, row: dict[str, Any]) -> None:
-    table = Table(title=f"{case.label} ({case.note}), {row['took']:.0f} s", title_justify="left")
+def show(label: str, row: dict[str, Any]) -> None:
+    """One case as a table."""
+    took = f", {row['took']:.0f} s" if "took" in row else ""
+    table = Table(title=f"{label} ({row['note']}){took}", title_justify="left")
     for heading in ("way", "ms", "of stock", "interval", "kernels", "MB", "GB/s", "of copy"):
         table.add_column(heading, justify="left" if heading == "way" else "right")
     for way, found in row.get("ways", {}).items():
@@ -157,7 +172,7 @@ def show(case: Case, row: dict[str, Any]) -> None:
             sys.stdout.write(f"{key}: {row[key]}\n")
 
 
-__all__ = ["EAGER", "run", "select"]
+__all__ = ["EAGER", "Kept", "run", "select"]
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,15 @@ Fake = FakeTensorMode | None
 
 TOKENS = (1, 16, 256, 1024, 8192)
 #: Models of the corpus that stand for the kinds that people compile.
-MODELS = ("gpt2", "bert-base", "vit-base", "efficientnet-b0", "resnet50", "ddpm-unet")
+MODELS = (
+    "gpt2",
+    "bert-base",
+    "vit-base",
+    "efficientnet-b0",
+    "timm-efficientnetv2_rw_t",
+    "resnet50",
+    "ddpm-unet",
+)
 
 
 @dataclass
@@ -158,9 +166,9 @@ def _of_corpus(name: str, part: str, device: str) -> Case:
         if fake is not None:
             return Made(module, args, kwargs)
         _fill(module)
-        moved = [x.to(where) if isinstance(x, torch.Tensor) else x for x in args]
-        named = {k: x.to(where) if isinstance(x, torch.Tensor) else x for k, x in kwargs.items()}
-        return Made(module.to(where), tuple(moved), named)
+        moved = tuple(_drawn(x, where) for x in args)
+        named = {name: _drawn(x, where) for name, x in kwargs.items()}
+        return Made(module.to(where), moved, named)
 
     return Case(name, part, 0, note, make)
 
@@ -176,6 +184,15 @@ def _smaller(model: Model, share: int = 4) -> tuple[Model, int]:
     else:
         inputs = {name: cut(spec) for name, spec in inputs.items()}
     return replace(model, inputs=inputs, dtype="float32"), share
+
+
+def _drawn(value: Any, where: str) -> Any:
+    """What a corpus input of zeros stands for: numbers, token ids that every vocabulary has."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.is_floating_point():
+        return torch.randn(value.shape, device=where).to(value.dtype)
+    return torch.randint(0, 100, value.shape, device=where, dtype=value.dtype)
 
 
 def _fill(module: nn.Module) -> None:

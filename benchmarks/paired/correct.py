@@ -49,15 +49,16 @@ def _answer(made: Made, way: str) -> list[torch.Tensor]:
     torch._dynamo.reset()
     if made.training:
         model = made.run
-        ((_, step),) = steps(made, (way,), "whole", keep_gradients=True)
+        ((_, compiled),) = steps(made, (way,), "whole", keep_gradients=True)
+        step = compiled()
         model.zero_grad()  # type: ignore[attr-defined]
         step()
         gradients = [p.grad for p in model.parameters()]  # type: ignore[attr-defined]
         found = [g.detach().clone() for g in gradients if g is not None]
         model.zero_grad()  # type: ignore[attr-defined]
         return found
-    ((_, step),) = steps(made, (way,), "whole")
-    return [x.detach().clone() for x in _tensors(step())]
+    ((_, compiled),) = steps(made, (way,), "whole")
+    return [x.detach().clone() for x in _tensors(compiled()())]
 
 
 def _tensors(result: Any) -> Iterator[torch.Tensor]:

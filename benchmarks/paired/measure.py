@@ -6,11 +6,12 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from torch_materialize.core.devices import Device
 from torch_materialize.core.paired import interleaved, median_interval, ratios
 from torch_materialize.core.policy import PREDICTED
 
@@ -32,8 +33,34 @@ class Effort:
     seconds: float = 20.0
 
 
+@dataclass
+class Prepared:
+    """A case that is built and compiled in every way, and can be timed at once."""
+
+    row: dict[str, Any]
+    runs: dict[str, Callable[[], float]]
+    memory: dict[str, int]
+    compiled: dict[str, float]
+    device: str
+
+
 def measure(case: Case, ways: tuple[str, ...], device: str, effort: Effort) -> dict[str, Any]:
     """One row of results.
+
+    Raises:
+        Exception: whatever the model, Inductor or the device raises.
+    """
+    row = timed(prepared(case, ways, device), effort)
+    gc.collect()
+    try:
+        known = planned(device)
+    except LookupError as error:
+        return {**row, "not_predicted": str(error)}
+    return row | predicted(case, known, last_cache(device), row)
+
+
+def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
+    """Builds and compiles a case.
 
     Raises:
         Exception: whatever the model, Inductor or the device raises.
@@ -43,45 +70,46 @@ def measure(case: Case, ways: tuple[str, ...], device: str, effort: Effort) -> d
         "part": case.part,
         "tokens": case.tokens,
         "note": case.note,
-        "load_before": _load(),
     }
     with torch.device(device):
         made = case.make(None)
     row["unit_bytes"] = made.unit
-    runs, memory, missing = _runs(made, ways, case.part, device)
-    if missing:
-        row["missing"] = missing
-    copying, moved = clock.copy_of(device)
-    runs[COPY] = _timed([copying], device)
+    found = Prepared(row, {}, {}, {}, device)
+    _compile(found, made, ways, case.part)
+    return found
+
+
+def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
+    """Times what is compiled; nothing else should run meanwhile."""
+    row = {**found.row, "load_before": _load()}
+    copying, moved = clock.copy_of(found.device)
+    runs = {**found.runs, COPY: _timed([copying], found.device)}
+    if found.device == "cuda":
+        clock.warm_up()
     times = _times(runs, effort)
-    row["ways"] = _figures(times, memory)
+    row["ways"] = _figures(times, found)
     row["rounds"] = len(times[COPY])
     row["copy_bandwidth"] = moved / statistics.median(times[COPY])
     row["load_after"] = _load()
-    del made, runs
-    gc.collect()
-    row |= _predicted(case, ways, device, row)
     return row
 
 
-def _runs(
-    made: Made, ways: tuple[str, ...], part: str, device: str
-) -> tuple[dict[str, Callable[[], float]], dict[str, int], dict[str, str]]:
-    """Way -> its clock, way -> bytes allocated on a GPU, way -> why it is not there."""
-    runs: dict[str, Callable[[], float]] = {}
-    memory: dict[str, int] = {}
-    missing: dict[str, str] = {}
-    others = _rotated(made, device)
-    for way, step in steps(made, ways, part):
+def _compile(found: Prepared, made: Made, ways: tuple[str, ...], part: str) -> None:
+    """Fills in each way's clock, or why it is not there."""
+    others = _rotated(made, found.device)
+    for way, compiled in steps(made, ways, part):
+        start = time.perf_counter()
         try:
-            if device == "cuda":
-                memory[way] = _allocated(step)
-            runs[way] = _timed([_with(made, other, step) for other in others], device)
+            step = compiled()
+            found.compiled[way] = time.perf_counter() - start
+            if found.device == "cuda":
+                found.memory[way] = _allocated(step)
+            found.runs[way] = _timed([_with(made, other, step) for other in others], found.device)
         except Exception as error:
-            missing[way] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            found.row.setdefault("missing", {})[way] = said
             if way == STOCK:
                 raise
-    return runs, memory, missing
 
 
 def _rotated(made: Made, device: str) -> list[tuple[Any, ...]]:
@@ -132,7 +160,7 @@ def _times(runs: dict[str, Callable[[], float]], effort: Effort) -> dict[str, li
     return {name: [one[name] for one in rounds] for name in runs}
 
 
-def _figures(times: dict[str, list[float]], memory: dict[str, int]) -> dict[str, dict[str, Any]]:
+def _figures(times: dict[str, list[float]], made: Prepared) -> dict[str, dict[str, Any]]:
     found = {}
     for way, own in times.items():
         if way == COPY:
@@ -144,24 +172,25 @@ def _figures(times: dict[str, list[float]], memory: dict[str, int]) -> dict[str,
             "of_stock": {k: round(v, 4) for k, v in asdict(of_stock).items()},
             "samples": [float(f"{one:.4g}") for one in own],
         }
-        if way in memory:
-            found[way]["max_memory_allocated"] = memory[way]
+        if way in made.compiled:
+            found[way]["compile_seconds"] = round(made.compiled[way], 2)
+        if way in made.memory:
+            found[way]["max_memory_allocated"] = made.memory[way]
     return found
 
 
-def _predicted(
-    case: Case, ways: tuple[str, ...], device: str, row: dict[str, Any]
-) -> dict[str, Any]:
-    """Bytes beside times; of a device that is not in our table only the reason."""
-    policies = [way for way in ways if way.partition(":")[0] in PREDICTED]
+def predicted(case: Case, device: Device, cache: int, row: dict[str, Any]) -> dict[str, Any]:
+    """Bytes beside a row's times: ``predicted``, or ``not_predicted`` with the reason.
+
+    ``device`` need not be here; ``cache`` is its last cache, in bytes.
+    """
+    policies = [way for way in row["ways"] if way.partition(":")[0] in PREDICTED]
     try:
-        known = planned(device)
-        cache = last_cache(device)
-        found = predict(case, policies, replace(known) if known.is_gpu else known, cache)
+        found = predict(case, policies, device, cache)
     except Exception as error:  # noqa: BLE001 - times stand without a prediction
         return {"not_predicted": f"{type(error).__name__}: {error}"}
     for policy, figures in found.items():
-        if case.part == "fused" and policy in row["ways"]:
+        if case.part == "fused":
             figures["achieved_bandwidth"] = figures["bytes"] / row["ways"][policy]["seconds"]
     return {"predicted": found}
 
@@ -171,4 +200,16 @@ def _load() -> float:
         return float(file.read().split()[0])
 
 
-__all__ = ["AGAIN", "COPY", "EAGER", "PIECES", "STOCK", "Effort", "measure"]
+__all__ = [
+    "AGAIN",
+    "COPY",
+    "EAGER",
+    "PIECES",
+    "STOCK",
+    "Effort",
+    "Prepared",
+    "measure",
+    "predicted",
+    "prepared",
+    "timed",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,14 +24,15 @@ WAYS = (EAGER, STOCK, AGAIN, "traffic", "plan", PIECES)
 
 def steps(
     made: Made, ways: tuple[str, ...], part: str, *, keep_gradients: bool = False
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Each way with what runs one step of it, compiled; those that a case has not are left out."""
+) -> Iterator[tuple[str, Callable[[], Callable[[], Any]]]]:
+    """Each way with what compiles it, which returns what runs one step; without those that a
+    case has not."""
     for way in ways:
         if way == EAGER and part == "fused":
             continue  # eager has no fused kernels
         if way == PIECES and made.pieces is None:
             continue
-        yield way, _step(made, way, part, keep_gradients)
+        yield way, partial(_step, made, way, part, keep_gradients)
 
 
 @contextlib.contextmanager

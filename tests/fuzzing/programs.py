@@ -92,10 +92,10 @@ class Program:
         exec(compile(self.source, "<fuzz>", "exec"), scope)
         return scope["f"]  # type: ignore[no-any-return]
 
-    def arguments(self) -> list[torch.Tensor]:
+    def arguments(self, device: str = "cpu") -> list[torch.Tensor]:
         """Fresh arguments; the same numbers each time."""
         generator = torch.Generator().manual_seed(len(self.source))
-        made = [one.make(generator) for one in self.inputs]
+        made = [one.make(generator).to(device) for one in self.inputs]
         for tensor, one in zip(made, self.inputs, strict=True):
             tensor.requires_grad_(one.grad)
         return made

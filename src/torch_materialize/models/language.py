@@ -114,16 +114,17 @@ class Language(nn.Module):
         """One pass over all tokens."""
         x = self.embedding[ids]
         residual = torch.zeros_like(x)
-        cos, sin = self._angles(len(ids))
+        cos, sin = self._angles(len(ids), ids.device)
         for layer in self.layers:
             if self.breaks:
                 torch._dynamo.graph_break()
             x, residual = layer(x, residual, cos, sin)
         return add_norm(x, residual, self.norm)[0] @ self.head
 
-    def _angles(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        powers = torch.arange(0, self.width, 2, dtype=torch.float32) / self.width
-        angles = torch.outer(torch.arange(tokens, dtype=torch.float32), 10000.0**-powers)
+    def _angles(self, tokens: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        powers = torch.arange(0, self.width, 2, dtype=torch.float32, device=device) / self.width
+        places = torch.arange(tokens, dtype=torch.float32, device=device)
+        angles = torch.outer(places, 10000.0**-powers)
         return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
 
@@ -172,7 +173,11 @@ def cut(model: Language, where: str, **how: Any) -> Callable[[torch.Tensor], tor
 
 
 def greedy(
-    model: Callable[[torch.Tensor], torch.Tensor], prompt: Sequence[int], steps: int, window: int
+    model: Callable[[torch.Tensor], torch.Tensor],
+    prompt: Sequence[int],
+    steps: int,
+    window: int,
+    device: str = "cpu",
 ) -> tuple[list[int], torch.Tensor]:
     """``steps`` tokens after ``prompt``, and the logits of each, ``(steps, vocabulary)``.
 
@@ -182,7 +187,7 @@ def greedy(
     seen = []
     for _ in range(steps):
         known = ids[-window:]
-        padded = torch.tensor(known + [0] * (window - len(known)))
+        padded = torch.tensor(known + [0] * (window - len(known)), device=device)
         with torch.no_grad():
             logits = model(padded)[len(known) - 1]
         seen.append(logits.clone())
