@@ -54,7 +54,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("names", nargs="*", help="cases whose name begins so; default: all")
+    parser.add_argument("names", nargs="*", help="cases whose label begins so; default: all")
     parser.add_argument("--json", type=Path, required=True, help="where the results go")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--part", choices=("fused", "whole"), help="to be timed; default: both")
@@ -103,7 +103,7 @@ def _jobs(chosen: argparse.Namespace, tokens: tuple[int, ...], divisor: int) -> 
     return [
         Job(case.label, chosen.device, tokens, divisor, ())
         for case in cases(chosen.device, tokens, divisor)
-        if not chosen.names or case.name.startswith(tuple(chosen.names))
+        if not chosen.names or case.label.startswith(tuple(chosen.names))
     ]
 
 
@@ -145,7 +145,7 @@ def _times(chosen: argparse.Namespace, deadline: float, correctness: list[dict[s
         wanted = _jobs(chosen, (1, 64), 16)
         wanted = [job for job in wanted if ", 1 tokens" in job.label or ", 64 tok" in job.label]
     else:
-        effort = Effort(rounds=31, least=7, seconds=3.0)
+        effort = Effort(rounds=15, least=5, seconds=0.5)
         wanted = _jobs(chosen, TOKENS, 0)
     if chosen.part:
         wanted = [job for job in wanted if job.label.endswith(f", {chosen.part}")]

@@ -168,7 +168,7 @@ def show(label: str, row: dict[str, Any]) -> None:
         )
     Console().print(table)
     for key in ("error", "not_predicted", "missing"):
-        if key in row:
+        if row.get(key):
             sys.stdout.write(f"{key}: {row[key]}\n")
 
 

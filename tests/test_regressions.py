@@ -114,3 +114,21 @@ def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
     q, k, v = torch.randn(3, 2, 4, 512, 16)
     compiled = torch.compile(attend, options=tm.options(policy))
     torch.testing.assert_close(compiled(q, k, v), attend(q, k, v), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+def test_what_is_written_over_an_argument_gets_no_buffer_first():
+    """Rounded for both sides of an operator, it was marked, and then copied."""
+    program = Program(
+        (Input((3, 16), "float16"), Input((3, 1), "float16")),
+        (
+            "a0.mul_(a0)",
+            "v1 = torch.where(a0 > a1, a0, a1)",
+            "v3 = opaque(v1.tanh())",
+            "v5 = opaque(v3.softmax(-1))",
+            "v6 = v1 * v5",
+        ),
+        ("v6",),
+    )
+    assert not check(program, ["plan"]).failures

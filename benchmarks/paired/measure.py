@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,17 +17,23 @@ from torch_materialize.core.paired import interleaved, median_interval, ratios
 from torch_materialize.core.policy import PREDICTED
 
 from . import clock
+from .autotuned import kernel_times, tuned_again
 from .cases import Case, Made
 from .machine import last_cache, planned
 from .predicted import predict
 from .ways import AGAIN, EAGER, PIECES, STOCK, steps
 
 COPY = "copy"
+# How often CUDA graphs are captured, each time into other memory.
+_PLACES = 3
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time a case may take: rounds at most and at least, seconds of timing."""
+    """How much time a case may take: rounds at most and at least, seconds of timing.
+
+    On a GPU it is taken anew for each of the places in memory that are tried.
+    """
 
     rounds: int = 25
     least: int = 5
@@ -35,13 +42,19 @@ class Effort:
 
 @dataclass
 class Prepared:
-    """A case that is built and compiled in every way, and can be timed at once."""
+    """A case that is built and compiled in every way.
+
+    Attributes:
+        row: what is known of it so far.
+        steps: way -> what runs one step.
+        inputs: sets of positional inputs, as many as it takes to get past the cache of a GPU.
+    """
 
     row: dict[str, Any]
-    runs: dict[str, Callable[[], float]]
-    memory: dict[str, int]
-    compiled: dict[str, float]
+    made: Made
     device: str
+    steps: dict[str, Callable[[], Any]]
+    inputs: list[tuple[Any, ...]]
 
 
 def measure(case: Case, ways: tuple[str, ...], device: str, effort: Effort) -> dict[str, Any]:
@@ -73,47 +86,58 @@ def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
     }
     with torch.device(device):
         made = case.make(None)
-    row["unit_bytes"] = made.unit
-    found = Prepared(row, {}, {}, {}, device)
-    _compile(found, made, ways, case.part)
+    row |= {"unit_bytes": made.unit, "compile_seconds": {}, "missing": {}}
+    found = Prepared(row, made, device, {}, _rotated(made, device))
+    for way, compiled in steps(made, ways, case.part):
+        start = time.perf_counter()
+        with _told(row, way):
+            found.steps[way] = compiled()
+        row["compile_seconds"][way] = round(time.perf_counter() - start, 2)
     return found
 
 
 def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
     """Times what is compiled; nothing else should run meanwhile."""
     row = {**found.row, "load_before": _load()}
-    copying, moved = clock.copy_of(found.device)
-    runs = {**found.runs, COPY: _timed([copying], found.device)}
+    memory: dict[str, int] = {}
     if found.device == "cuda":
         clock.warm_up()
-    times = _times(runs, effort)
-    row["ways"] = _figures(times, found)
+        row["configurations"] = {way: tuned_again(step) for way, step in found.steps.items()}
+        if row["part"] == "fused":
+            row["kernels"] = {way: kernel_times(step) for way, step in found.steps.items()}
+        memory = {way: _allocated(step) for way, step in found.steps.items()}
+    copying, moved = clock.copy_of(found.device)
+    times: dict[str, list[float]] = {}
+    kept = []
+    # Which buffers share a set of the cache is a matter of where they come to lie.
+    for _ in range(_PLACES if found.device == "cuda" else 1):
+        runs = {COPY: _timed([copying], found.device)}
+        for way, step in found.steps.items():
+            with _told(row, way):
+                each = [_with(found.made, inputs, step) for inputs in found.inputs]
+                runs[way] = _timed(each, found.device)
+        kept.append(runs)
+        for way, own in _times(runs, effort).items():
+            times.setdefault(way, []).extend(own)
+    row["ways"] = _figures(times, memory)
     row["rounds"] = len(times[COPY])
     row["copy_bandwidth"] = moved / statistics.median(times[COPY])
     row["load_after"] = _load()
     return row
 
 
-def _compile(found: Prepared, made: Made, ways: tuple[str, ...], part: str) -> None:
-    """Fills in each way's clock, or why it is not there."""
-    others = _rotated(made, found.device)
-    for way, compiled in steps(made, ways, part):
-        start = time.perf_counter()
-        try:
-            step = compiled()
-            found.compiled[way] = time.perf_counter() - start
-            if found.device == "cuda":
-                found.memory[way] = _allocated(step)
-            found.runs[way] = _timed([_with(made, other, step) for other in others], found.device)
-        except Exception as error:
-            said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            found.row.setdefault("missing", {})[way] = said
-            if way == STOCK:
-                raise
+@contextlib.contextmanager
+def _told(row: dict[str, Any], way: str) -> Iterator[None]:
+    """A way that fails is told in the row, and the others go on; without stock there is no row."""
+    try:
+        yield
+    except Exception as error:
+        if way == STOCK:
+            raise
+        row["missing"][way] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 def _rotated(made: Made, device: str) -> list[tuple[Any, ...]]:
-    """Sets of positional inputs, as many as it takes to get past the cache of a GPU."""
     nbytes = sum(x.numel() * x.element_size() for x in made.args if isinstance(x, torch.Tensor))
     if device == "cpu" or not nbytes:
         return [made.args]
@@ -160,7 +184,7 @@ def _times(runs: dict[str, Callable[[], float]], effort: Effort) -> dict[str, li
     return {name: [one[name] for one in rounds] for name in runs}
 
 
-def _figures(times: dict[str, list[float]], made: Prepared) -> dict[str, dict[str, Any]]:
+def _figures(times: dict[str, list[float]], memory: dict[str, int]) -> dict[str, dict[str, Any]]:
     found = {}
     for way, own in times.items():
         if way == COPY:
@@ -172,10 +196,8 @@ def _figures(times: dict[str, list[float]], made: Prepared) -> dict[str, dict[st
             "of_stock": {k: round(v, 4) for k, v in asdict(of_stock).items()},
             "samples": [float(f"{one:.4g}") for one in own],
         }
-        if way in made.compiled:
-            found[way]["compile_seconds"] = round(made.compiled[way], 2)
-        if way in made.memory:
-            found[way]["max_memory_allocated"] = made.memory[way]
+        if way in memory:
+            found[way]["max_memory_allocated"] = memory[way]
     return found
 
 

@@ -17,7 +17,7 @@ from torch._inductor.scheduler import Scheduler
 from torch.utils import _pytree as pytree
 
 import torch_materialize as tm
-from torch_materialize.core.dag import Kind
+from torch_materialize.core.dag import Kind, delicate
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import planned, search
 from torch_materialize.inductor.reader import read_scheduled
@@ -226,7 +226,10 @@ class _AtRandom(search._Hunt):
         # From the names, which differ from graph to graph and not from run to run.
         dice = random.Random(" ".join(sorted(free)))
         store = frozenset(name for name in sorted(free) if dice.randrange(2))
-        return self._measure(self.short.spread(store) | self._kept)
+        found = self._measure(self.short.spread(store) | self._kept)
+        if self._bitwise and delicate(found.dag) != delicate(self.stock.dag):
+            return self.stock  # no plan would be taken that builds a sum otherwise
+        return found
 
 
 def _outside(results: list[torch.Tensor], limits: list[Bounded]) -> dict[int, str]:

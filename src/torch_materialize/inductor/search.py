@@ -87,6 +87,12 @@ def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
     )
 
 
+def _copied(module: torch.fx.GraphModule) -> frozenset[str]:
+    """Nodes that are written over a tensor: marked, they would get a buffer of their own first."""
+    nodes = module.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+    return frozenset(node.args[1].name for node in nodes if isinstance(node.args[1], torch.fx.Node))
+
+
 def search(
     graph: PostGrad, limits: Limits, policy: Policy = PLAN, *, certify: bool = True
 ) -> Found:
@@ -103,7 +109,7 @@ def search(
     best = hunt.run()
     store = None if best.store is None else short.expand(best.store)
     rounded = short.expand(_rounded(short.graph, policy, best.dag))
-    chosen = short.expand(best.dag.nodes(best.dag.chosen()))
+    chosen = short.expand(best.dag.nodes(best.dag.chosen()) - _copied(short.graph.module))
     found = Found(
         store=store,
         graph=best.graph,

@@ -1,0 +1,61 @@
+"""What Inductor's autotuner chose for each kernel, making it choose again, and each one's time.
+
+Cases are compiled side by side, and a choice that was timed while others used the GPU may be a bad
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+from torch.autograd import DeviceType
+
+
+def tuned_again(step: Callable[[], Any]) -> dict[str, str]:
+    """Kernel -> its configuration, of the kernels that ``step`` launches, chosen anew."""
+    tuners = _launched(step)
+    for tuner in tuners:
+        if len(tuner.compile_results) > 1:
+            tuner.launchers = []
+            tuner._make_launchers()
+    step()
+    return {tuner.fn.__name__: str(tuner.launchers[0].config) for tuner in tuners}
+
+
+def _launched(step: Callable[[], Any]) -> list[CachingAutotuner]:
+    found = []
+    launch = CachingAutotuner.run
+
+    def run(self: CachingAutotuner, *args: Any, **kwargs: Any) -> Any:
+        found.append(self)
+        return launch(self, *args, **kwargs)
+
+    with mock.patch.object(CachingAutotuner, "run", run):
+        step()
+    return list(dict.fromkeys(found))
+
+
+def kernel_times(step: Callable[[], Any], repeats: int = 5) -> list[tuple[str, float]]:
+    """Every kernel on the GPU that one step launches, in order, and its mean seconds.
+
+    Empty where the profiler did not see the same kernels in each step.
+    """
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as seen:
+        for _ in range(repeats):
+            step()
+        torch.cuda.synchronize()
+    events = [e for e in seen.events() if e.device_type == DeviceType.CUDA]
+    events.sort(key=lambda event: event.time_range.start)
+    count, rest = divmod(len(events), repeats)
+    turns = [events[i * count : (i + 1) * count] for i in range(repeats)]
+    if rest or any([e.name for e in turn] != [e.name for e in turns[0]] for turn in turns):
+        return []
+    return [
+        (each[0].name, 1e-6 * sum(e.time_range.elapsed_us() for e in each) / repeats)
+        for each in zip(*turns, strict=True)
+    ]
