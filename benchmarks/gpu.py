@@ -54,7 +54,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("names", nargs="*", help="cases whose label begins so; default: all")
+    parser.add_argument("names", nargs="*", help="cases whose label begins so, in this order")
     parser.add_argument("--json", type=Path, required=True, help="where the results go")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--part", choices=("fused", "whole"), help="to be timed; default: both")
@@ -100,11 +100,14 @@ def _jobs(chosen: argparse.Namespace, tokens: tuple[int, ...], divisor: int) -> 
     from paired.apart import Job
     from paired.cases import cases
 
-    return [
+    every = [
         Job(case.label, chosen.device, tokens, divisor, ())
         for case in cases(chosen.device, tokens, divisor)
-        if not chosen.names or case.label.startswith(tuple(chosen.names))
     ]
+    if not chosen.names:
+        return every
+    found = [job for name in chosen.names for job in every if job.label.startswith(name)]
+    return list(dict.fromkeys(found))
 
 
 def _correctness(chosen: argparse.Namespace, deadline: float) -> list[dict[str, Any]]:

@@ -94,3 +94,37 @@ def test_a_gpu_run_says_what_is_missing(monkeypatch):
     )
     with pytest.raises(SystemExit, match=r"missing: scipy\..*pip download scipy"):
         gpu._require("cpu")
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_an_autotuner_chooses_again_among_all(monkeypatch):
+    """On a GPU only; here the autotuner's timings are made up."""
+    from types import SimpleNamespace
+
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+    from paired.autotuned import choices_kept, tuned_again
+
+    best = "a"
+
+    def choose(self):
+        self.launchers = [one for one in self.launchers if one.config == best]
+
+    def run(self):
+        if len(self.launchers) > 1:
+            self.autotune_to_one_config()
+
+    monkeypatch.setattr(CachingAutotuner, "autotune_to_one_config", choose)
+    monkeypatch.setattr(CachingAutotuner, "run", run)
+    kernel = CachingAutotuner.__new__(CachingAutotuner)
+    kernel.fn = run
+    kernel.launchers = [SimpleNamespace(config=name) for name in "ab"]
+    with choices_kept():
+        kernel.run()
+    assert [one.config for one in kernel.launchers] == ["a"]
+    best = "b"
+
+    def step():
+        kernel.run()  # as generated code asks for it
+
+    assert tuned_again(step) == {"run": "b"}

@@ -6,7 +6,8 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -14,14 +15,28 @@ import torch
 from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 from torch.autograd import DeviceType
 
+# Once it has chosen, an autotuner forgets the others, and their files are gone.
+_CHOICES = "torch_materialize_choices"
+
+
+@contextlib.contextmanager
+def choices_kept() -> Iterator[None]:
+    """Kernels that are launched for the first time inside the block can be tuned again later."""
+    choose = CachingAutotuner.autotune_to_one_config
+
+    def autotune_to_one_config(self: CachingAutotuner, *args: Any, **kwargs: Any) -> Any:
+        setattr(self, _CHOICES, list(self.launchers))
+        return choose(self, *args, **kwargs)
+
+    with mock.patch.object(CachingAutotuner, "autotune_to_one_config", autotune_to_one_config):
+        yield
+
 
 def tuned_again(step: Callable[[], Any]) -> dict[str, str]:
     """Kernel -> its configuration, of the kernels that ``step`` launches, chosen anew."""
     tuners = _launched(step)
     for tuner in tuners:
-        if len(tuner.compile_results) > 1:
-            tuner.launchers = []
-            tuner._make_launchers()
+        tuner.launchers = getattr(tuner, _CHOICES, tuner.launchers)
     step()
     return {tuner.fn.__name__: str(tuner.launchers[0].config) for tuner in tuners}
 
@@ -49,7 +64,7 @@ def kernel_times(step: Callable[[], Any], repeats: int = 5) -> list[tuple[str, f
         for _ in range(repeats):
             step()
         torch.cuda.synchronize()
-    events = [e for e in seen.events() if e.device_type == DeviceType.CUDA]
+    events = [event for event in seen.events() if event.device_type == DeviceType.CUDA]
     events.sort(key=lambda event: event.time_range.start)
     count, rest = divmod(len(events), repeats)
     turns = [events[i * count : (i + 1) * count] for i in range(repeats)]
