@@ -97,13 +97,13 @@ def test_a_gpu_run_says_what_is_missing(monkeypatch):
 
 
 @pytest.mark.usefixtures("benchmarks")
-def test_an_autotuner_chooses_again_among_all(monkeypatch):
+def test_autotuners_choose_again_and_equal_kernels_alike(monkeypatch):
     """On a GPU only; here the autotuner's timings are made up."""
     from types import SimpleNamespace
 
     from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
-    from paired.autotuned import choices_kept, tuned_again
+    from paired.autotuned import Configurations, choices_kept
 
     best = "a"
 
@@ -114,17 +114,26 @@ def test_an_autotuner_chooses_again_among_all(monkeypatch):
         if len(self.launchers) > 1:
             self.autotune_to_one_config()
 
+    def kernel(name, body):
+        made = CachingAutotuner.__new__(CachingAutotuner)
+        made.fn = SimpleNamespace(__name__=name, src=f"def {name}(): {body}")
+        made.launchers = [SimpleNamespace(config=config) for config in "ab"]
+        return made
+
     monkeypatch.setattr(CachingAutotuner, "autotune_to_one_config", choose)
     monkeypatch.setattr(CachingAutotuner, "run", run)
-    kernel = CachingAutotuner.__new__(CachingAutotuner)
-    kernel.fn = run
-    kernel.launchers = [SimpleNamespace(config=name) for name in "ab"]
+    stocks, ours = [kernel("k0", "x"), kernel("k1", "y")], [kernel("k0", "y"), kernel("k1", "z")]
+
+    def step(kernels):
+        for one in kernels:
+            one.run()  # as generated code asks for it
+
     with choices_kept():
-        kernel.run()
-    assert [one.config for one in kernel.launchers] == ["a"]
+        step(stocks)
+        step(ours)
+    assert [one.launchers[0].config for one in stocks + ours] == ["a"] * 4
+    configurations = Configurations()
     best = "b"
-
-    def step():
-        kernel.run()  # as generated code asks for it
-
-    assert tuned_again(step) == {"run": "b"}
+    assert configurations.tune(lambda: step(stocks)) == {"k0": "b", "k1": "b"}
+    best = "a"  # another draw: `y` is known by now, `z` is not
+    assert configurations.tune(lambda: step(ours)) == {"k0": "b", "k1": "a"}

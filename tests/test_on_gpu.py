@@ -208,4 +208,6 @@ def test_dynamic_batch(caplog):
 def test_a_plan_compiles_to_the_same_code_each_time():
     model, x = decoder()
     codes = [run_and_get_code(compiled(model, "plan"), x)[1] for _ in range(2)]
-    assert codes[0] == codes[1]
+    # A comment counts the graphs that were compiled in this process.
+    one, other = (re.sub(r"^# AOT ID: .*$", "", code, flags=re.M) for (code,) in codes)
+    assert one == other

@@ -17,7 +17,7 @@ from torch_materialize.core.paired import interleaved, median_interval, ratios
 from torch_materialize.core.policy import PREDICTED
 
 from . import clock
-from .autotuned import choices_kept, kernel_times, tuned_again
+from .autotuned import Configurations, choices_kept, kernel_times
 from .cases import Case, Made
 from .machine import last_cache, planned
 from .predicted import predict
@@ -107,9 +107,10 @@ def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
     memory: dict[str, int] = {}
     if found.device == "cuda":
         clock.warm_up()
+        configurations = Configurations()
         for way, step in found.steps.items():
             with _told(row, f"{way}, kernels"):
-                row["configurations"][way] = tuned_again(step)
+                row["configurations"][way] = configurations.tune(step)
                 row["kernels"][way] = kernel_times(step)
         memory = {way: _allocated(step) for way, step in found.steps.items()}
     copying, moved = clock.copy_of(found.device)

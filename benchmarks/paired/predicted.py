@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 import torch
 
-from torch_materialize.core.cost import Load, loads
+from torch_materialize.core.cost import KINDS, Load, each_load
 from torch_materialize.core.dag import peak_bytes
 from torch_materialize.core.devices import Device
 from torch_materialize.core.policy import parse
@@ -40,10 +40,10 @@ def predict(case: Case, policies: Sequence[str], device: Device, cache: int) -> 
     for policy, own in graphs.items():
         outcomes = [dry_run(graph, policy, device) for graph in own]
         moved = sum((traffic(o.graph) for o in outcomes), _NOTHING)
-        by_kind: dict[str, Load] = {}
-        for outcome in outcomes:
-            for kind, load in loads(outcome.dag, cache).items():
-                by_kind[kind] = by_kind.get(kind, Load()) + load
+        each = [pair for outcome in outcomes for pair in each_load(outcome.dag, cache)]
+        by_kind = {name: Load() for name in KINDS}
+        for name, load in each:
+            by_kind[name] += load
         found[str(policy)] = {
             "bytes": moved.bytes,
             "read": moved.read_bytes,
@@ -51,5 +51,6 @@ def predict(case: Case, policies: Sequence[str], device: Device, cache: int) -> 
             "kernels": moved.kernels,
             "peak_estimate": max(peak_bytes(o.dag, o.dag.homes()) for o in outcomes),
             "loads": {kind: asdict(load) for kind, load in by_kind.items()},
+            "each": [(name, *astuple(load)) for name, load in each],
         }
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 from .dag import Dag, Fused, Kind, Moved, moved
 
-__all__ = ["KINDS", "Load", "Rates", "Weights", "kind", "loads", "seconds"]
+__all__ = ["KINDS", "Load", "Rates", "Weights", "each_load", "kind", "loads", "seconds"]
 
 #: Kinds of fused kernel.
 KINDS = ("pointwise", "persistent", "looped")
@@ -93,20 +93,23 @@ def kind(kernel: Fused) -> str:
     return "persistent" if kernel.reduced <= _PERSISTENT else "looped"
 
 
-def loads(dag: Dag, cache: int) -> dict[str, Load]:
-    """What the kernels of a dry run do, by kind; ``cache`` in bytes."""
-    total = {name: Load() for name in KINDS}
-    homes = dag.homes()
-    each = moved(dag, homes)
+def each_load(dag: Dag, cache: int) -> Iterator[tuple[str, Load]]:
+    """Kind and load of every kernel of a dry run, as they are launched; ``cache`` in bytes."""
     recent = _Recent(dag, cache)
-    for kernel, one in zip(dag.kernels, each, strict=True):
+    for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
         recent.until(kernel.position)
         again = recent.reads(one)
         # What the model of a kernel misses of its bytes (a gather's backward) is read.
         read = sum(one.reads.values()) + kernel.measured - one.total(dag)
-        total[kind(kernel)] += Load(
-            1.0, max(read - again, 0), again, sum(one.writes.values()), kernel.work
-        )
+        load = Load(1.0, max(read - again, 0), again, sum(one.writes.values()), kernel.work)
+        yield kind(kernel), load
+
+
+def loads(dag: Dag, cache: int) -> dict[str, Load]:
+    """What the kernels of a dry run do, by kind; ``cache`` in bytes."""
+    total = {name: Load() for name in KINDS}
+    for name, load in each_load(dag, cache):
+        total[name] += load
     return total
 
 
