@@ -114,6 +114,15 @@ def test_an_image_that_is_enlarged_is_read_once():
     assert read(enlarge, (2, 3, 16, 16)) == 2 * 3 * 16 * 16 * 4
 
 
+def test_an_index_that_is_divided():
+    """Torch 2.11 refuses to guess the size of what holds an index (found by a Qwen3-Next)."""
+
+    def transposed(table, ids):
+        return table.t().reshape(-1)[ids] + 1
+
+    assert read(transposed, TABLE, indices(ROWS)) == ROWS * 4
+
+
 def test_two_indices_of_one_access():
     def picked(x, a, b):
         return x[a, b]

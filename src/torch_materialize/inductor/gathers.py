@@ -261,8 +261,8 @@ class _Tracer(DefaultHandler):
         strides = {var: index.coeff(var) for var in loops}
         rest = sympy.expand(index - sum(stride * var for var, stride in strides.items()))
         symbols = rest.free_symbols.union(*(s.free_symbols for s in strides.values()))
-        if symbols & self._loops.keys():
-            return None
+        if symbols & (self._loops.keys() | self._indices.keys()):
+            return None  # inside of a division, say
         first = last = elements(rest)
         runs = []
         for var, stride in strides.items():
