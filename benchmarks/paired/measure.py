@@ -126,6 +126,8 @@ def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
         kept.append(runs)
         for way, own in _times(runs, effort).items():
             times.setdefault(way, []).extend(own)
+    # A way that could not be captured once is not compared.
+    times = {way: own for way, own in times.items() if len(own) == len(times[STOCK])}
     row["ways"] = _figures(times, memory)
     row["rounds"] = len(times[COPY])
     row["copy_bandwidth"] = moved / statistics.median(times[COPY])
