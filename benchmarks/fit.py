@@ -139,7 +139,10 @@ def _left_out(samples: Sequence[Sample], cache: int, strength: float) -> list[fl
         case: _fit([s for s in samples if s.case != case], cache, strength)
         for case in dict.fromkeys(s.case for s in samples)
     }
-    return [seconds(s.work, unseen[s.case]) - (1 - s.calls) * unseen[s.case].call for s in samples]
+    return [
+        seconds(s.work, replace(unseen[s.case], call=s.calls * unseen[s.case].call))
+        for s in samples
+    ]
 
 
 def _error(samples: Sequence[Sample], guesses: Sequence[float]) -> float:

@@ -21,11 +21,13 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paired.apart import Job
+    from paired.cases import Case
 
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
 _NEEDED = ("torch", "triton", "numpy", "scipy", "rich")
@@ -42,7 +44,8 @@ def main() -> None:
     _require(chosen.device)
     if not chosen.json.resolve().parent.is_dir():
         raise SystemExit(f"--json: there is no folder {chosen.json.resolve().parent}")
-    _one_thread_compiles()
+    # Each case has a process; a pool of compile workers for each would only be in the way.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
         # A quarter of the time at most: times are what a GPU is needed for.
@@ -86,34 +89,25 @@ def _require(device: str) -> None:
         )
 
 
-def _one_thread_compiles() -> None:
-    """Each case has a process; a pool of compile workers for each would only be in the way."""
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-
-
 def _at_once(device: str) -> int:
     cores = len(os.sched_getaffinity(0))
     return max(1, min(_MOST, int(cores / _CORES))) if device == "cuda" else 1
 
 
-def _jobs(chosen: argparse.Namespace, tokens: tuple[int, ...], divisor: int) -> list[Job]:
+def _jobs(chosen: argparse.Namespace, every: Iterable[Case], **how: Any) -> list[Job]:
+    """A job for each case that is wanted by name; ``how`` are the other fields of a job."""
     from paired.apart import Job
-    from paired.cases import cases
 
-    every = [
-        Job(case.label, chosen.device, tokens, divisor, ())
-        for case in cases(chosen.device, tokens, divisor)
-    ]
+    jobs = [Job(case.label, chosen.device, **how) for case in every]
     if not chosen.names:
-        return every
-    found = [job for name in chosen.names for job in every if job.label.startswith(name)]
+        return jobs
+    found = [job for name in chosen.names for job in jobs if job.label.startswith(name)]
     return list(dict.fromkeys(found))
 
 
 def _correctness(chosen: argparse.Namespace, deadline: float) -> list[dict[str, Any]]:
-    from dataclasses import replace
-
     from paired.apart import rows
+    from paired.cases import cases
     from paired.machine import describe
     from saving import save
 
@@ -121,10 +115,11 @@ def _correctness(chosen: argparse.Namespace, deadline: float) -> list[dict[str, 
     ways: tuple[str, ...] = ("traffic", "plan", "piecewise")
     if not chosen.quick:
         ways = (*ways, "plan:numerics=eager", "plan:numerics=stock", "tune")
-    every = _jobs(chosen, (64,), 16 if chosen.quick else 8)
-    wanted = [replace(job, ways=ways) for job in every if job.label.endswith(", whole")]
+    tokens, divisor = (64,), 16 if chosen.quick else 8
+    every = [c for c in cases(chosen.device, tokens, divisor) if c.part == "whole"]
     if chosen.quick:
-        wanted = [job for job in wanted if ", 64 tokens" in job.label]
+        every = [case for case in every if case.tokens in tokens]
+    wanted = _jobs(chosen, every, tokens=tokens, divisor=divisor, ways=ways)
     found: list[dict[str, Any]] = []
     for job, row in rows(wanted, _at_once(chosen.device), deadline):
         found.append(row)
@@ -136,25 +131,23 @@ def _correctness(chosen: argparse.Namespace, deadline: float) -> list[dict[str, 
 
 
 def _times(chosen: argparse.Namespace, deadline: float, correctness: list[dict[str, Any]]) -> None:
-    from dataclasses import replace
-
     from paired.apart import rows
-    from paired.cases import TOKENS
-    from paired.measure import AGAIN, STOCK, Effort
+    from paired.cases import TOKENS, cases
+    from paired.measure import Effort
+    from paired.ways import beside_stock
     from run import Kept
 
+    tokens, divisor, effort = TOKENS, 0, Effort(rounds=15, least=5, seconds=0.5)
     if chosen.quick:
-        effort = Effort(rounds=5, least=3, seconds=2.0)
-        wanted = _jobs(chosen, (1, 64), 16)
-        wanted = [job for job in wanted if ", 1 tokens" in job.label or ", 64 tok" in job.label]
-    else:
-        effort = Effort(rounds=15, least=5, seconds=0.5)
-        wanted = _jobs(chosen, TOKENS, 0)
+        tokens, divisor, effort = (1, 64), 16, Effort(rounds=5, least=3, seconds=2.0)
+    every = list(cases(chosen.device, tokens, divisor))
+    if chosen.quick:
+        every = [case for case in every if case.tokens in tokens]
     if chosen.part:
-        wanted = [job for job in wanted if job.label.endswith(f", {chosen.part}")]
-    ways = tuple(chosen.way or (_QUICK if chosen.quick else _WAYS))
-    ways = tuple(dict.fromkeys((STOCK, AGAIN, *ways)))
-    wanted = [replace(job, ways=ways, effort=effort) for job in wanted]
+        every = [case for case in every if case.part == chosen.part]
+    ways = beside_stock(tuple(chosen.way or (_QUICK if chosen.quick else _WAYS)))
+    how = {"tokens": tokens, "divisor": divisor, "ways": ways, "effort": effort}
+    wanted = _jobs(chosen, every, **how)
     kept = Kept(chosen.json, chosen.device, ways, [job.label for job in wanted])
     for job, row in rows(wanted, _at_once(chosen.device), deadline):
         kept.add(job.label, row, correctness=correctness)

@@ -27,10 +27,8 @@ def main() -> None:
     path: Path = parser.parse_args().file
     data = read_json(path)
     here = data["machine"]
-    device = recognized(here["device"])
     kind = "cuda" if "cuda" in here else "cpu"
-    if kind == "cpu":
-        device = CPU
+    device = CPU if kind == "cpu" else recognized(here["device"])
     if device is None:
         raise SystemExit(f"{path}: {here['device']} is not a device of our table")
     every = {(c.name, c.part, c.tokens): c for c in cases(kind)}

@@ -26,10 +26,10 @@ from rich.table import Table
 
 from paired.cases import TOKENS, Case, cases
 from paired.machine import describe
-from paired.measure import AGAIN, EAGER, STOCK, Effort, measure
+from paired.measure import EAGER, Effort, measure
 from paired.opaque import Spent
 from paired.pages import keep_pages
-from paired.ways import WAYS
+from paired.ways import WAYS, beside_stock
 from saving import save
 
 
@@ -128,8 +128,7 @@ def run(
     **more: Any,
 ) -> list[dict[str, Any]]:
     """Measures cases until there is no time left; the rows so far are always on disk."""
-    # Ratios are taken against stock, and noise from its second timing.
-    ways = tuple(dict.fromkeys((STOCK, AGAIN, *ways)))
+    ways = beside_stock(ways)
     deadline = time.monotonic() + seconds
     kept = Kept(path, device, ways, [case.label for case in wanted])
     for case in wanted:
@@ -139,8 +138,7 @@ def run(
         try:
             row = measure(case, ways, device, effort)
         except Exception as error:  # noqa: BLE001 - the other cases are worth having
-            row = {"name": case.name, "part": case.part, "tokens": case.tokens, "note": case.note}
-            row["error"] = f"{type(error).__name__}: {error}"
+            row = {**case.about, "error": f"{type(error).__name__}: {error}"}
         row["took"] = round(time.monotonic() - start, 1)
         kept.add(case.label, row, **more)
     return kept.rows

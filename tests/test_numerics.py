@@ -138,11 +138,12 @@ def answer_of(function, policy, *inputs):
     return torch.compile(function, options=tm.options(policy))(*inputs)
 
 
-@pytest.mark.parametrize("policy", ["plan", "plan:numerics=eager"])
-def test_however_a_model_is_cut_it_answers_the_same(policy):
+def however_cut(policy, device="cpu"):
+    """Eager's logits; for each way of cutting a model its logits, and its greedy tokens."""
     torch.manual_seed(0)
-    model = Language(layers=2, hidden=64, heads=2, vocabulary=200)
-    ids = torch.arange(24) * 7 % 200
+    with torch.device(device):
+        model = Language(layers=2, hidden=64, heads=2, vocabulary=200)
+        ids = torch.arange(24) * 7 % 200
     prompt, steps, window = [3, 1, 4], 24, 24
     with torch.no_grad():
         eager = model(ids)
@@ -152,7 +153,13 @@ def test_however_a_model_is_cut_it_answers_the_same(policy):
         compiled = cut(model.copy(), where, options=tm.options(policy))
         with torch.no_grad():
             answers[where] = compiled(ids)
-        said[where], _ = greedy(compiled, prompt, steps, window)
+        said[where], _ = greedy(compiled, prompt, steps, window, device)
+    return eager, answers, said
+
+
+@pytest.mark.parametrize("policy", ["plan", "plan:numerics=eager"])
+def test_however_a_model_is_cut_it_answers_the_same(policy):
+    eager, answers, said = however_cut(policy)
     for where in CUTS:
         assert torch.equal(answers[where], answers["whole"]), where
         assert said[where] == said["whole"], where

@@ -63,8 +63,7 @@ class _Process:
 
     def next(self, seconds: float, doing: str) -> Any:
         """What the process says next: that it is ready, or its row."""
-        case = self.job.case()
-        error = {"name": case.name, "part": case.part, "tokens": case.tokens, "note": case.note}
+        error = self.job.case().about
         try:
             if self._pipe.poll(max(seconds, 0.0)):
                 return self._pipe.recv()
@@ -127,7 +126,6 @@ def _work(pipe: Connection, job: Job) -> None:
             pipe.recv()
             row = timed(made, job.effort)
     except Exception as error:  # noqa: BLE001 - the others are worth having
-        row = {"name": case.name, "part": case.part, "tokens": case.tokens, "note": case.note}
-        row["error"] = f"{type(error).__name__}: {error}"
+        row = {**case.about, "error": f"{type(error).__name__}: {error}"}
     pipe.send(row)
     pipe.close()

@@ -71,6 +71,11 @@ class Case:
     make: Callable[[Fake], Made]
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What a row of results begins with, one that failed included."""
+        return {"name": self.name, "part": self.part, "tokens": self.tokens, "note": self.note}
+
+    @property
     def label(self) -> str:
         """One line that tells it from every other case."""
         tokens = f", {self.tokens} tokens" if self.tokens else ""

@@ -78,15 +78,9 @@ def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
     Raises:
         Exception: whatever the model, Inductor or the device raises.
     """
-    row: dict[str, Any] = {
-        "name": case.name,
-        "part": case.part,
-        "tokens": case.tokens,
-        "note": case.note,
-    }
     with torch.device(device):
         made = case.make(None)
-    row |= {"unit_bytes": made.unit, "compile_seconds": {}, "missing": {}}
+    row = {**case.about, "unit_bytes": made.unit, "compile_seconds": {}, "missing": {}}
     if device == "cuda":
         row |= {"configurations": {}, "kernels": {}}
     found = Prepared(row, made, device, {}, _rotated(made, device))
@@ -112,11 +106,13 @@ def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
             with _told(row, f"{way}, kernels"):
                 row["configurations"][way] = configurations.tune(step)
                 row["kernels"][way] = kernel_times(step)
-        memory = {way: _allocated(step) for way, step in found.steps.items()}
+            with _told(row, way):
+                memory[way] = _allocated(step)
     copying, moved = clock.copy_of(found.device)
     times: dict[str, list[float]] = {}
+    # Which buffers share a set of the cache is a matter of where they come to lie: graphs that are
+    # kept keep their memory from the next.
     kept = []
-    # Which buffers share a set of the cache is a matter of where they come to lie.
     for _ in range(_PLACES if found.device == "cuda" else 1):
         runs = {COPY: _timed([copying], found.device)}
         for way, step in found.steps.items():

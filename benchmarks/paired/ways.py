@@ -22,6 +22,11 @@ STOCK, AGAIN = "stock", "stock again"
 WAYS = (EAGER, STOCK, AGAIN, "traffic", "plan", PIECES)
 
 
+def beside_stock(ways: tuple[str, ...]) -> tuple[str, ...]:
+    """``ways`` with what they are compared with: stock, and stock again for the noise."""
+    return tuple(dict.fromkeys((STOCK, AGAIN, *ways)))
+
+
 def steps(
     made: Made, ways: tuple[str, ...], part: str, *, keep_gradients: bool = False
 ) -> Iterator[tuple[str, Callable[[], Callable[[], Any]]]]:

@@ -28,6 +28,7 @@ from .decision import Decision
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
 from .rounding import across, rounds, to_round
+from .storage import copied_over
 from .trial import PostGrad, trial
 
 __all__ = ["Found", "search"]
@@ -87,12 +88,6 @@ def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
     )
 
 
-def _copied(module: torch.fx.GraphModule) -> frozenset[str]:
-    """Nodes that are written over a tensor: marked, they would get a buffer of their own first."""
-    nodes = module.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
-    return frozenset(node.args[1].name for node in nodes if isinstance(node.args[1], torch.fx.Node))
-
-
 def search(
     graph: PostGrad, limits: Limits, policy: Policy = PLAN, *, certify: bool = True
 ) -> Found:
@@ -109,7 +104,7 @@ def search(
     best = hunt.run()
     store = None if best.store is None else short.expand(best.store)
     rounded = short.expand(_rounded(short.graph, policy, best.dag))
-    chosen = short.expand(best.dag.nodes(best.dag.chosen()) - _copied(short.graph.module))
+    chosen = short.expand(best.dag.nodes(best.dag.chosen()) - copied_over(short.graph.module))
     found = Found(
         store=store,
         graph=best.graph,

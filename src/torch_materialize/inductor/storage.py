@@ -13,6 +13,7 @@ __all__ = [
     "buffer_name",
     "buffer_reads",
     "buffer_size",
+    "copied_over",
     "elements",
     "is_gather",
     "mutates",
@@ -85,3 +86,9 @@ def mutates(node: torch.fx.Node) -> bool:
 def is_gather(node: torch.fx.Node) -> bool:
     """Whether an FX node reads its first argument at indices that a tensor holds."""
     return str(node.target).rsplit(".", 1)[0] in _GATHERS
+
+
+def copied_over(module: torch.fx.GraphModule) -> frozenset[str]:
+    """Nodes that are written over a tensor: marked, they would get a buffer of their own first."""
+    nodes = module.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+    return frozenset(node.args[1].name for node in nodes if isinstance(node.args[1], torch.fx.Node))
