@@ -45,7 +45,7 @@ def test_what_is_left_does_not_grow_with_the_layers():
 
 
 def test_few_layers_stay_as_they_are():
-    graph = decoder(5)
+    graph = decoder(4)
     assert shorten(graph).graph is graph
 
 

@@ -17,9 +17,6 @@ __all__ = ["KINDS", "Load", "Rates", "Weights", "each_load", "kind", "loads", "s
 
 #: Kinds of fused kernel.
 KINDS = ("pointwise", "persistent", "looped")
-# The most elements that Inductor keeps in registers while it sums them up
-# (`should_use_persistent_reduction`, inner reductions); a looped kernel reads them twice.
-_PERSISTENT = 1024
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def kind(kernel: Fused) -> str:
     """One of :data:`KINDS`."""
     if kernel.reduced <= 1:
         return "pointwise"
-    return "persistent" if kernel.reduced <= _PERSISTENT else "looped"
+    return "persistent" if kernel.reduced <= kernel.held else "looped"
 
 
 def each_load(dag: Dag, cache: int) -> Iterator[tuple[str, Load]]:

@@ -83,6 +83,8 @@ class Fused:
         delicate: its numbers depend on how it is built and not on its values alone: it sums in
             some order, or calls functions that vector code and scalar code round differently.
         reduced: the most elements that one of its loops sums up into one; 1 for pointwise.
+        held: the most that it would keep in registers while it sums them up; what is longer it
+            reads twice.
     """
 
     index: int
@@ -94,6 +96,7 @@ class Fused:
     work: int = 0
     delicate: bool = False
     reduced: int = 1
+    held: int = 1024
 
 
 @dataclass(frozen=True)

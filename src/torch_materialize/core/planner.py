@@ -28,8 +28,8 @@ class Plan:
         store: values to materialize that need not be.
         homes: every materialized value -> the kernel that should write it.
         predicted: bytes that the plan should move, with what the model misses of the dry run.
-        saves: share of the dry run's cost that it should save: of its bytes, or of its time where
-            ``limits`` has rates.
+        saves: what it should save of the dry run's cost, in bytes of a usual kernel
+            (:meth:`.Limits.weights`): bytes, and operations where ``limits`` has rates.
         bound: certified by the solver: with these kernels, their order, their required
             outputs, what each can reach (:mod:`.cones`) and the limits held fixed, no choice
             of what to materialize moves fewer bytes.  Of limits without rates; with them it is
@@ -87,9 +87,9 @@ def plan(
             homes |= solution.homes
     then = moved(dag, homes)
     predicted = sum(one.total(dag) for one in then) + sum(missed)
-    cost, least = (_weighed(dag, limits, each) + sum(missed) for each in (now, then))
+    cost, least = (_weighed(dag, limits, each) for each in (now, then))
     store = frozenset(i for i in homes if not dag.fixed(i))
-    return Plan(store, homes, predicted, 1 - least / cost if cost else 0.0, bound, tuple(unsolved))
+    return Plan(store, homes, predicted, cost - least, bound, tuple(unsolved))
 
 
 def _weighed(dag: Dag, limits: Limits, each: Sequence[Moved]) -> float:

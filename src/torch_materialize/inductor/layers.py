@@ -24,8 +24,9 @@ from .trial import PostGrad
 __all__ = ["Shortened", "shorten"]
 
 # Layers that stay.  The first and the last have other neighbours than the rest, and what is
-# copied to the layers left out is decided by the ones between, together.
-_HEAD = 3
+# copied to the layers left out is decided by the two between, together: two, since what one
+# decides makes what the next one sees.
+_HEAD = 2
 _TAIL = 2
 # Distances between equal nodes that are tried as the length of a layer.
 _PERIODS = 8

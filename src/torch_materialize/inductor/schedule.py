@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from torch._inductor.graph import GraphLowering
-from torch._inductor.utils import sympy_product
+from torch._inductor.runtime.hints import ReductionHint
+from torch._inductor.utils import is_gpu, sympy_product
 
 from .reader import is_fused
 from .storage import elements
 
-__all__ = ["Schedule", "numels", "reduced"]
+__all__ = ["Schedule", "longest_held", "numels", "reduced"]
+
+# The most elements that Inductor keeps in registers while it sums them up, along rows or in some
+# other way (`InductorChoices.should_use_persistent_reduction`).  C++ has no such kernels, but rows
+# as short lie in the first cache.
+_HELD_INNER = 1024
+_HELD_OTHER = 64
 
 
 class Schedule:
@@ -60,3 +67,19 @@ def reduced(kernel: Any) -> int:
     """The most elements that one loop of a kernel sums up into one, 1 where none does."""
     extents = [elements(sympy_product(r)) for m in kernel.get_nodes() for r in m.get_ranges()[1:]]
     return max(extents, default=1)
+
+
+def longest_held(kernel: Any) -> int:
+    """The most elements that a kernel keeps in registers while it sums them up."""
+    summing = [member for member in kernel.get_nodes() if member.is_reduction()]
+    device = kernel.get_device()
+    if device is None or not is_gpu(device.type) or all(map(_is_inner, summing)):
+        return _HELD_INNER
+    return _HELD_OTHER
+
+
+def _is_inner(member: Any) -> bool:
+    """Whether what is summed up lies side by side (`SIMDKernelFeatures.reduction_hint`)."""
+    hint = getattr(member.node.data, "reduction_hint", None)
+    moves = (*member.read_writes.reads, *member.read_writes.writes)
+    return hint == ReductionHint.INNER or all(move.is_contiguous() for move in moves)

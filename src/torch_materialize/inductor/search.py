@@ -326,10 +326,11 @@ class _Hunt:
 
     def _promised(self, planned: Plan, dag: Dag) -> float:
         """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
-        if self._limits.rates is None:
+        rates = self._limits.rates
+        if rates is None:
             return planned.predicted / self._best.dag.measured
         best = self._limits.cost(self._best.dag)
-        return (1 - planned.saves) * self._limits.cost(dag) / best if best else 1.0
+        return (self._limits.cost(dag) - planned.saves * rates.byte) / best if best else 1.0
 
     def _alike(self, dag: Dag) -> Iterator[tuple[int, ...]]:
         """The values that stand for counterparts in repeated layers."""
