@@ -25,7 +25,8 @@ class Limits:
         peak_share: how much higher than stock's the estimated peak memory may be.
         balance: bytes that the device moves in the time of one operation.
         rates: of the device, where they were measured; None: time goes by bytes.
-        launch_bytes: what one more kernel must save to be worth its launch.
+        launch_bytes: what one more kernel must save to be worth its launch; as it is here, on a
+            GPU of 2.4 TB/s.
         rounds: plans that may be tried by a dry run.
         worth: share of the bytes that a plan must promise to be worth its dry run.
         least_bytes: what a plan after the first must promise to save: less is not worth the time

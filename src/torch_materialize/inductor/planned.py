@@ -42,9 +42,10 @@ _SEAM = "torch._inductor.graph:GraphLowering.__init__"
 # Attribute of a lowering whose graph carries marks of a plan.
 _PLANNED = "_torch_materialize_planned"
 
-# What one launch costs, as bytes that the device could have moved meanwhile: about a
-# microsecond of an H200's or ten of a CPU's bandwidth.
-_GPU_LAUNCH_BYTES = 4_000_000
+# What one launch costs: on a GPU the seconds that an H200 took for one (what `benchmarks/fit.py`
+# says of results/bench-h200-fused-b-2026-11-26.json: 1.6 to 1.9 us, in the replay of a CUDA graph),
+# as bytes that the device at hand could have moved meanwhile; on a CPU some ten microseconds.
+_GPU_LAUNCH_SECONDS = 1.7e-6
 _CPU_LAUNCH_BYTES = 100_000
 # A dry run takes some 1.7 ms for each node, which should be won back within 50,000 calls.  On a
 # GPU, where code takes far longer to compile, the first plan is always tried.
@@ -108,9 +109,13 @@ def limits_for(device: Device | None) -> Limits:
     """The limits that a plan respects on a device; None: a GPU that is not in our table."""
     rates = FITS.get(device.name) if device else None
     if device is None or device.is_gpu:
+        launch = int(_GPU_LAUNCH_SECONDS * (device.bandwidth if device else 0.0))
         # Next to compiling for a GPU one more dry run is nothing.
         return Limits(
-            launch_bytes=_GPU_LAUNCH_BYTES, balance=_GPU_BALANCE, rates=rates, locally=True
+            launch_bytes=launch or Limits.launch_bytes,
+            balance=_GPU_BALANCE,
+            rates=rates,
+            locally=True,
         )
     return Limits(
         rates=rates,
