@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from torch_materialize.core.cost import KINDS, Load, Rates, kind, loads, seconds
@@ -67,6 +69,19 @@ def test_limits_go_by_time_where_there_are_rates_and_by_bytes_elsewhere():
     assert Limits(balance=0.0).cost(dag) == dag.measured
     rates = Rates({name: Load(launches=1e-6) for name in KINDS}, cache=0)
     assert Limits(rates=rates).cost(dag) == pytest.approx(2e-6)
+
+
+def test_what_should_take_longer_than_stock_is_doubted():
+    """Many more operations, on a device where they are dear."""
+    stock = chain(100)
+    kernels = (replace(stock.kernels[0], work=2000), stock.kernels[1])
+    more = Dag(stock.values, kernels)
+    each = Load(read=1e-9, reread=1e-9, write=1e-9, operations=1e-9)
+    rates = Rates(dict.fromkeys(KINDS, each), cache=0, error=0.1)
+    assert not Limits().doubtful(more, stock)
+    assert not Limits(doubts=rates).doubtful(stock, stock)
+    assert Limits(doubts=rates).doubtful(more, stock)
+    assert not Limits(doubts=replace(rates, error=5.0)).doubtful(more, stock)
 
 
 def test_a_driver_s_name_for_a_device_of_the_table():

@@ -42,4 +42,33 @@ FITS: Mapping[str, Rates] = {
         source=("bench-cpu-fit-a-2026-11-25.json", "bench-cpu-fit-b-2026-11-25.json"),
         error=0.133,
     ),
+    "h200": Rates(
+        {
+            "pointwise": Load(
+                launches=1.525e-06,
+                read=1.14e-13,
+                reread=1.464e-13,
+                write=3.138e-13,
+                operations=1.842e-14,
+            ),
+            "persistent": Load(
+                launches=2.235e-06,
+                read=2.127e-13,
+                reread=2.752e-13,
+                write=3.804e-13,
+                operations=4.617e-14,
+            ),
+            "looped": Load(
+                launches=2.012e-06,
+                read=2.643e-13,
+                reread=1.703e-13,
+                write=1.489e-13,
+                operations=3.583e-14,
+            ),
+        },
+        cache=62914560,
+        call=0.0,
+        source=("bench-h200-fused-b-2026-11-26.json",),
+        error=0.109,
+    ),
 }

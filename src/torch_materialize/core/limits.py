@@ -25,6 +25,8 @@ class Limits:
         peak_share: how much higher than stock's the estimated peak memory may be.
         balance: bytes that the device moves in the time of one operation.
         rates: of the device, where they were measured; None: time goes by bytes.
+        doubts: rates that a plan does not go by, but is refused by where they say that it takes
+            longer than stock by more than they are usually wrong; None: of no device.
         launch_bytes: what one more kernel must save to be worth its launch; as it is here, on a
             GPU of 2.4 TB/s.
         rounds: plans that may be tried by a dry run.
@@ -47,6 +49,7 @@ class Limits:
     peak_share: float = 0.05
     balance: float = 0.02
     rates: Rates | None = None
+    doubts: Rates | None = None
     launch_bytes: int = 4_000_000
     rounds: int = 12
     worth: float = 0.002
@@ -64,6 +67,13 @@ class Limits:
         if self.rates is None:
             return dag.cost(self.balance)
         return seconds(loads(dag, self.rates.cache), self.rates)
+
+    def doubtful(self, dag: Dag, stock: Dag) -> bool:
+        """Whether a plan's dry run should take longer than stock's, beyond doubt."""
+        if self.doubts is None:
+            return False
+        ours, theirs = (seconds(loads(x, self.doubts.cache), self.doubts) for x in (dag, stock))
+        return ours > theirs * (1 + self.doubts.error)
 
     def worth_bytes(self, share: float, dag: Dag) -> float:
         """A share of a dry run's cost, as bytes that could be moved meanwhile."""

@@ -114,7 +114,7 @@ def limits_for(device: Device | None) -> Limits:
         return Limits(
             launch_bytes=launch or Limits.launch_bytes,
             balance=_GPU_BALANCE,
-            rates=rates,
+            doubts=rates,
             locally=True,
         )
     return Limits(

@@ -356,13 +356,14 @@ class _Hunt:
         return self.short.spread(state.dag.nodes(state.dag.chosen()) - state.store)
 
     def _is_better(self, new: _State) -> bool:
-        """Fewer bytes than stock, launches and work worth it, arguments and peak as allowed."""
+        """Fewer bytes than stock, launches and time worth it, arguments and peak as allowed."""
         ours, stock = traffic(new.graph), traffic(self.stock.graph)
         launches = max(ours.kernels - stock.kernels, 0)
         saved = stock.bytes - ours.bytes
         if saved <= 0 or saved < launches * self._limits.launch_bytes:
             return False
-        if self._limits.cost(new.dag) >= self._limits.cost(self._best.dag):
+        slower = self._limits.cost(new.dag) >= self._limits.cost(self._best.dag)
+        if slower or self._limits.doubtful(new.dag, self.stock.dag):
             return False
         if self._bitwise and delicate(new.dag) != delicate(self.stock.dag):
             return False

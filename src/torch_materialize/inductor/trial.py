@@ -81,7 +81,11 @@ def trial(
     at hand, or inside :func:`.virtual_gpu.planned_device`.
     """
     chosen = contextlib.nullcontext() if store is None else undecided()
-    with _collecting_later(), chosen, lowered(graph, policy, Recording, store or frozenset()) as lowering:
+    with (
+        _collecting_later(),
+        chosen,
+        lowered(graph, policy, Recording, store or frozenset()) as lowering,
+    ):
         scheduled = read_scheduled()
         return scheduled, read_dag(lowering, scheduled)
 
