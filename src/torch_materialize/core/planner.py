@@ -17,7 +17,7 @@ from .dag import Dag, Kind, Moved, moved
 from .limits import Limits
 from .program import Program, Solved
 
-__all__ = ["Plan", "misplaced", "plan"]
+__all__ = ["Plan", "Together", "misplaced", "plan"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,17 @@ def misplaced(
         if seen and all(s is False for s in seen):
             wrong.add((i, k))
     return wrong
+
+
+class Together:
+    """Whether a dry run computed in one kernel what an earlier one knew by other indices."""
+
+    def __init__(self, old: Dag, new: Dag) -> None:
+        self._labels = [value.label for value in old.values]
+        homes = new.homes()
+        self._kernel = {new.values[i].label: k for i, k in homes.items() if new.values[i].label}
+
+    def __call__(self, a: int, b: int) -> bool | None:
+        """None where one of the two is not there."""
+        one, other = (self._kernel.get(self._labels[i]) for i in (a, b))
+        return None if one is None or other is None else one == other

@@ -20,11 +20,12 @@ from torch.utils import _pytree as pytree
 from ..core.dag import Dag, Kind, delicate, in_delicate, peak_bytes, required
 from ..core.graph import Graph
 from ..core.limits import Limits
-from ..core.planner import Plan, misplaced, plan
+from ..core.planner import Plan, Together, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.program import Solved
 from ..core.traffic import most_arguments, traffic
 from .decision import Decision
+from .garbage import CollectingLater
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
 from .rounding import across, rounds, to_round
@@ -99,9 +100,10 @@ def search(
     started = time.monotonic()
     if policy.numerics == "stock":
         graph = folded(graph)
-    short = shorten(graph)
-    hunt = _Hunt(short, limits, policy, started)
-    best = hunt.run()
+    with CollectingLater() as garbage:
+        short = shorten(graph)
+        hunt = _Hunt(short, limits, policy, started, garbage)
+        best = hunt.run()
     store = None if best.store is None else short.expand(best.store)
     rounded = short.expand(_rounded(short.graph, policy, best.dag))
     chosen = short.expand(best.dag.nodes(best.dag.chosen()) - copied_over(short.graph.module))
@@ -157,7 +159,7 @@ def _bound(dag: Dag, limits: Limits) -> float:
     """
     only_bytes = replace(limits, balance=0.0, rates=None)
     banned: set[tuple[int, int]] = set()
-    together = _Together(dag, dag)
+    together = Together(dag, dag)
     for _ in range(_BOUNDS):
         planned = plan(dag, only_bytes, banned)
         refused = misplaced(dag, planned.homes, together) - banned
@@ -178,8 +180,16 @@ class _Hunt:
         trials: dry runs made.
     """
 
-    def __init__(self, short: Shortened, limits: Limits, policy: Policy, started: float) -> None:
+    def __init__(
+        self,
+        short: Shortened,
+        limits: Limits,
+        policy: Policy,
+        started: float,
+        garbage: CollectingLater,
+    ) -> None:
         self.short = short
+        self._garbage = garbage
         self.forced: set[str] = set()
         self.trials = 0
         self._limits = limits
@@ -302,7 +312,7 @@ class _Hunt:
                     self._left -= 1 - now / then
                 continue
             failed += 1
-            wrong = misplaced(dag, planned.homes, _Together(dag, after.dag))
+            wrong = misplaced(dag, planned.homes, Together(dag, after.dag))
             if wrong <= banned and not news:
                 break  # nothing was learned
             banned |= wrong
@@ -380,22 +390,10 @@ class _Hunt:
 
     def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> _State:
         self.trials += 1
+        self._garbage.lowered(graph.nodes)
         return _State(store, *trial(graph, store, policy))
 
 
 def _templates(graph: Graph) -> set[frozenset[str]]:
     """What templates compute, with what is fused to them: some take nothing, and fail."""
     return {frozenset(kernel.computes) for kernel in graph.kernels if kernel.kind == "template"}
-
-
-class _Together:
-    """Whether a dry run computed in one kernel what an earlier one knew by other indices."""
-
-    def __init__(self, old: Dag, new: Dag) -> None:
-        self._labels = [value.label for value in old.values]
-        homes = new.homes()
-        self._kernel = {new.values[i].label: k for i, k in homes.items() if new.values[i].label}
-
-    def __call__(self, a: int, b: int) -> bool | None:
-        one, other = (self._kernel.get(self._labels[i]) for i in (a, b))
-        return None if one is None or other is None else one == other

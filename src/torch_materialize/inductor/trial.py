@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import gc
 import itertools
 import threading
 from collections.abc import Iterator
@@ -81,29 +80,9 @@ def trial(
     at hand, or inside :func:`.virtual_gpu.planned_device`.
     """
     chosen = contextlib.nullcontext() if store is None else undecided()
-    with (
-        _collecting_later(),
-        chosen,
-        lowered(graph, policy, Recording, store or frozenset()) as lowering,
-    ):
+    with chosen, lowered(graph, policy, Recording, store or frozenset()) as lowering:
         scheduled = read_scheduled()
         return scheduled, read_dag(lowering, scheduled)
-
-
-@contextlib.contextmanager
-def _collecting_later() -> Iterator[None]:
-    """Keeps Python from collecting garbage meanwhile.
-
-    A dry run makes objects by the hundred thousand and drops hardly one before its end, so that
-    each collection would walk over all of torch's own for nothing, half a second at a time.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
