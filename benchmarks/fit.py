@@ -170,7 +170,7 @@ def _fit(samples: Sequence[Sample], cache: int, strength: float) -> Rates:
 def _held_together(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Rows that say of two rates that they are one, in shares of a usual sample's time."""
     width = len(_NAMES)
-    bytes_moved = [_NAMES.index(name) for name in ("read", "reread", "write")]
+    bytes_moved = [_NAMES.index(name) for name in ("read", "reread", "write", "again")]
     pairs = [
         (a * width + i, b * width + i)
         for i in range(width)

@@ -43,6 +43,15 @@ def test_what_a_cache_holds_is_read_again():
     assert found["looped"] == Load()
 
 
+def test_each_loop_but_the_first_reads_again():
+    dag = chain(100)
+    dag = Dag(dag.values, (dag.kernels[0], replace(dag.kernels[1], passes=3)))
+    assert loads(dag, cache=0)["persistent"] == Load(1, 200, 0, 4, 100, again=400)
+    rates = Rates({name: Load(read=1.0, reread=1.0, write=1.0, again=0.5) for name in KINDS}, 0)
+    weights = [Limits(rates=rates).weights(kernel).read for kernel in dag.kernels]
+    assert weights == [1.0, 2.0]
+
+
 def test_what_a_cache_has_dropped_is_read_from_memory():
     found = loads(chain(100), cache=150)  # room for one of the two, and that is `a`
     assert found["persistent"] == Load(1, 100, 100, 4, 100)

@@ -23,11 +23,11 @@ def indices(*shape):
     return lambda: torch.zeros(*shape, dtype=torch.long)
 
 
-def captured(function, *made):
+def captured(function, *made, device="h200"):
     mode = capturing.fake_mode()
     with mode:
         inputs = [torch.empty(one) if isinstance(one, tuple) else one() for one in made]
-    (graph,) = capturing.capture(function, inputs, {}, DEVICES["h200"], mode)
+    (graph,) = capturing.capture(function, inputs, {}, DEVICES[device], mode)
     return graph
 
 

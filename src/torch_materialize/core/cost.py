@@ -23,7 +23,8 @@ KINDS = ("pointwise", "persistent", "looped")
 class Load:
     """What the kernels of one kind do: launches, bytes and operations.
 
-    ``reread`` are bytes that were read or written so shortly before that a cache holds them.
+    ``reread`` are bytes that were read or written so shortly before that a cache holds them,
+    ``again`` those that a kernel reads in each of its loops but the first (:attr:`.Fused.passes`).
     """
 
     launches: float = 0.0
@@ -31,6 +32,7 @@ class Load:
     reread: float = 0.0
     write: float = 0.0
     operations: float = 0.0
+    again: float = 0.0
 
     def __add__(self, other: Load) -> Load:
         return Load(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -71,16 +73,19 @@ class Rates:
             return Weights()
         # Whether a cache will hold what is read is not known before there is a dry run.
         read = (one.read + one.reread) / 2
-        return Weights(read / byte, one.write / byte, one.operations / byte)
+        return Weights(read / byte, one.write / byte, one.operations / byte, one.again / byte)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a byte read, a byte written and an operation cost, in bytes of some usual kernel."""
+    """What a byte read, a byte written, an operation and a byte read by one more loop of the same
+    kernel cost, in bytes of some usual kernel.
+    """
 
     read: float = 1.0
     write: float = 1.0
     operation: float = 0.0
+    again: float = 0.0
 
 
 def kind(kernel: Fused) -> str:
@@ -95,11 +100,12 @@ def each_load(dag: Dag, cache: int) -> Iterator[tuple[str, Load]]:
     recent = _Recent(dag, cache)
     for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
         recent.until(kernel.position)
-        again = recent.reads(one)
+        reread, reads = recent.reads(one), sum(one.reads.values())
         # What the model of a kernel misses of its bytes (a gather's backward) is read.
-        read = sum(one.reads.values()) + kernel.measured - one.total(dag)
-        load = Load(1.0, max(read - again, 0), again, sum(one.writes.values()), kernel.work)
-        yield kind(kernel), load
+        fresh = max(reads + kernel.measured - one.total(dag) - reread, 0)
+        again = (kernel.passes - 1) * reads
+        written = sum(one.writes.values())
+        yield kind(kernel), Load(1.0, fresh, reread, written, kernel.work, again)
 
 
 def loads(dag: Dag, cache: int) -> dict[str, Load]:

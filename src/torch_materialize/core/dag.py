@@ -83,8 +83,9 @@ class Fused:
         delicate: its numbers depend on how it is built and not on its values alone: it sums in
             some order, or calls functions that vector code and scalar code round differently.
         reduced: the most elements that one of its loops sums up into one; 1 for pointwise.
-        held: the most that it would keep in registers while it sums them up; what is longer it
-            reads twice.
+        held: the most that it would keep in registers while it sums them up.
+        passes: how many loops over everything it is, each of which reads its inputs: one, and one
+            more after each sum that the next loop needs.
     """
 
     index: int
@@ -97,6 +98,7 @@ class Fused:
     delicate: bool = False
     reduced: int = 1
     held: int = 1024
+    passes: int = 1
 
 
 @dataclass(frozen=True)

@@ -90,4 +90,5 @@ class Limits:
             return Weights()
         usual, one = self.rates.balance, self.rates.weights(kind(kernel))
         share = one.operation / usual if usual else 1.0
-        return replace(one, operation=self.balance * share)
+        read = one.read + (kernel.passes - 1) * one.again
+        return replace(one, read=read, operation=self.balance * share)

@@ -20,7 +20,7 @@ from ..core.graph import Graph
 from .pin_nodes import is_written, pinned
 from .reader import is_fused
 from .recording import Recording
-from .schedule import Schedule, longest_held, numels, reduced
+from .schedule import Schedule, longest_held, numels, passes, reduced
 from .storage import (
     buffer_name,
     buffer_reads,
@@ -364,6 +364,7 @@ class _Reader:
                 delicate=is_delicate(kernel),
                 reduced=reduced(kernel),
                 held=longest_held(kernel),
+                passes=passes(kernel),
             )
             for index, (position, kernel) in enumerate(fused)
         )

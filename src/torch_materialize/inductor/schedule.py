@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch._inductor.graph import GraphLowering
@@ -11,7 +12,7 @@ from torch._inductor.utils import is_gpu, sympy_product
 from .reader import is_fused
 from .storage import elements
 
-__all__ = ["Schedule", "longest_held", "numels", "reduced"]
+__all__ = ["Schedule", "longest_held", "numels", "passes", "reduced"]
 
 # The most elements that Inductor keeps in registers while it sums them up, along rows or in some
 # other way (`InductorChoices.should_use_persistent_reduction`).  C++ has no such kernels, but rows
@@ -69,13 +70,48 @@ def reduced(kernel: Any) -> int:
     return max(extents, default=1)
 
 
+def passes(kernel: Any) -> int:
+    """How many loops over everything a kernel is: what needs a sum comes in another than the sum.
+
+    One where Triton keeps what it sums up in registers, and where C++ does all of them row by row,
+    in the first cache.  That it does not where something is computed once for each row between
+    two of them (the mean of a layer norm): a loop over vectors of rows does not fit into one over
+    rows (`OuterLoopFusedSchedulerNode.check_outer_fusion_loop_level_attr`).
+    """
+    points = {member: _points(member) for member in kernel.get_nodes()}
+    most = max(points.values())
+    if _on_gpu(kernel):
+        once = reduced(kernel) <= longest_held(kernel)
+    else:
+        once = all(m.is_reduction() or count == most for m, count in points.items())
+    if once:
+        return 1
+    level: dict[str, int] = {}
+    found: set[int] = set()
+    for member, count in points.items():
+        mine = max((level.get(move.name, 0) for move in member.read_writes.reads), default=0)
+        after = mine + member.is_reduction()
+        level |= dict.fromkeys(member.get_buffer_names(), after)
+        if count == most:
+            found.add(mine)
+    return len(found)
+
+
+def _points(member: Any) -> int:
+    return math.prod(elements(sympy_product(extents)) for extents in member.get_ranges())
+
+
 def longest_held(kernel: Any) -> int:
     """The most elements that a kernel keeps in registers while it sums them up."""
     summing = [member for member in kernel.get_nodes() if member.is_reduction()]
-    device = kernel.get_device()
-    if device is None or not is_gpu(device.type) or all(map(_is_inner, summing)):
+    if not _on_gpu(kernel) or all(map(_is_inner, summing)):
         return _HELD_INNER
     return _HELD_OTHER
+
+
+def _on_gpu(kernel: Any) -> bool:
+    device = kernel.get_device()
+    return device is not None and is_gpu(device.type)
 
 
 def _is_inner(member: Any) -> bool:

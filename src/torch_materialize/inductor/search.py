@@ -279,6 +279,7 @@ class _Hunt:
         if current.store in self._climbed:
             return
         self._climbed.add(current.store)
+        limits = self._limits
         banned: set[tuple[int, int]] = set()
         failed = 0
         # It depends on what is decided besides, so another start knows nothing of it.
@@ -290,13 +291,13 @@ class _Hunt:
             dag = dag.with_stocks(self._as_stock, self._kept)
             if self._bitwise:
                 dag = dag.with_delicate_closed()
-            planned = self._plan(dag, banned)
+            planned = self._plan(dag, banned, limits)
             if not self._best.dag.measured:
                 self._left = 0.0
                 break  # only views, or kernels of others: nothing is left to save
             # What was learned from a refusal may show more than the plan promises.
             if not banned:
-                self._left = 1 - self._promised(planned, dag)
+                self._left = 1 - self._promised(planned, dag, limits)
                 if self._left < self._limits.worth or not self._may_go_on(failed):
                     break
             store = self.short.spread(dag.nodes(planned.store)) | self._kept | self._needed(dag)
@@ -308,6 +309,10 @@ class _Hunt:
             now, then = self._limits.cost(after.dag), self._limits.cost(dag)
             if now < then * (1 - _PROGRESS):
                 current, banned, failed = after, set(), 0
+                if limits.rates is not None and after.dag.measured >= self.stock.dag.measured:
+                    # However fast it should be, it is not taken: from here on, for bytes.
+                    limits = replace(limits, rates=None, balance=0.0)
+                    continue
                 if self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
                     self._left -= 1 - now / then
                 continue
@@ -331,12 +336,12 @@ class _Hunt:
         in_time = time.monotonic() < self._deadline
         return in_time and failed < self._limits.patience and len(self._tried) < self._limits.rounds
 
-    def _plan(self, dag: Dag, banned: set[tuple[int, int]]) -> Plan:
-        return plan(dag, self._limits, banned, tuple(self._alike(dag)), self._solved)
+    def _plan(self, dag: Dag, banned: set[tuple[int, int]], limits: Limits) -> Plan:
+        return plan(dag, limits, banned, tuple(self._alike(dag)), self._solved)
 
-    def _promised(self, planned: Plan, dag: Dag) -> float:
+    def _promised(self, planned: Plan, dag: Dag, limits: Limits) -> float:
         """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
-        rates = self._limits.rates
+        rates = limits.rates
         if rates is None:
             return planned.predicted / self._best.dag.measured
         best = self._limits.cost(self._best.dag)

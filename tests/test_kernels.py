@@ -1,0 +1,83 @@
+"""What a kernel takes besides its bytes, held against the code that is generated."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from packaging.version import Version
+
+from test_gathers import captured
+from torch_materialize.core.cost import kind
+from torch_materialize.core.devices import DEVICES
+from torch_materialize.core.policy import STOCK
+from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.printed import code_of
+
+pytestmark = pytest.mark.e2e
+
+_NAMED = {"triton_poi": "pointwise", "triton_per": "persistent", "triton_red": "looped"}
+# A loop of C++ over rows, one by one.
+_ROWS = re.compile(r"for\(int64_t x0=[^;]*;[^;]*; x0\+=static_cast<int64_t>\(1L\)\)")
+COLUMNS = 768
+installed = Version(torch.__version__)
+
+
+def rms_norm(x):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+def layer_norm(x):
+    return torch.nn.functional.layer_norm(x, (COLUMNS,))
+
+
+def kernels_and_code(function, shape, device):
+    """The kernels of a function's dry run, and their code."""
+    graph = captured(function, shape, device=device)
+    outcome = dry_run(graph, STOCK, DEVICES[device])
+    return outcome.dag.kernels, code_of(graph, STOCK, outcome, DEVICES[device])
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "expected"),
+    [
+        (lambda x: x + 1, (1024, 512), "pointwise"),
+        (rms_norm, (1024, 512), "persistent"),
+        (rms_norm, (1024, 4096), "looped"),
+        # As short, but down the columns.
+        (lambda x: x.sum(0), (512, 4096), "looped"),
+        (lambda x: x.sum(0), (32, 65536), "persistent"),
+        pytest.param(
+            # Head norms of a fused projection's part: rows as short, of which each lies apart.
+            lambda x: rms_norm(x[:, :2048].view(-1, 16, 128)),
+            (1024, 4096),
+            "looped",
+            marks=pytest.mark.skipif(
+                installed >= Version("2.14"),
+                reason="there rows that lie apart are looked at again when code is generated",
+            ),
+        ),
+    ],
+)
+def test_kinds_are_those_of_the_generated_triton(function, shape, expected):
+    pytest.importorskip("triton")
+    kernels, code = kernels_and_code(function, shape, "h200")
+    assert [kind(kernel) for kernel in kernels] == [_NAMED[name[:10]] for name in code.launches]
+    assert expected in map(kind, kernels)
+
+
+@pytest.mark.parametrize("function", [rms_norm, layer_norm])
+def test_a_kernel_of_c_reads_as_often_as_it_loops_over_rows(function):
+    """A layer norm three times, but on torch 2.11, where it sums once and has one loop."""
+    (kernel,), code = kernels_and_code(function, (1024, COLUMNS), "cpu")
+    (source,) = code.kernels.values()
+    assert kernel.passes == len(_ROWS.findall(source))
+    assert (kernel.passes > 1) == (function is layer_norm and installed >= Version("2.12"))
+
+
+def test_a_looped_reduction_on_a_gpu_reads_its_input_twice():
+    (kernel,), _ = kernels_and_code(rms_norm, (1024, 4096), "h200")
+    assert kernel.passes == 2
+    (kernel,), _ = kernels_and_code(rms_norm, (1024, 512), "h200")
+    assert kernel.passes == 1
