@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 import pytest
@@ -10,9 +11,12 @@ from packaging.version import Version
 
 from test_gathers import captured
 from torch_materialize.core.cost import kind
-from torch_materialize.core.devices import DEVICES
+from torch_materialize.core.devices import CPU, DEVICES
+from torch_materialize.core.fits import FITS
 from torch_materialize.core.policy import STOCK
 from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.garbage import CollectingLater
+from torch_materialize.inductor.planned import limits_for
 from torch_materialize.inductor.printed import code_of
 
 pytestmark = pytest.mark.e2e
@@ -81,3 +85,29 @@ def test_a_looped_reduction_on_a_gpu_reads_its_input_twice():
     assert kernel.passes == 2
     (kernel,), _ = kernels_and_code(rms_norm, (1024, 512), "h200")
     assert kernel.passes == 1
+
+
+def test_a_launch_costs_what_the_device_could_have_moved():
+    assert limits_for(DEVICES["h200"]).launch_bytes == pytest.approx(1.7e-6 * 4.8e12)
+    assert limits_for(DEVICES["a100"]).launch_bytes < limits_for(DEVICES["h200"]).launch_bytes
+    assert limits_for(None).launch_bytes == 4_000_000
+
+
+def test_a_gpu_goes_by_bytes_and_its_rates_only_refuse():
+    assert limits_for(DEVICES["h200"]).doubts is FITS["h200"]
+    assert limits_for(DEVICES["h200"]).rates is None
+    assert limits_for(CPU).rates is FITS["cpu"] and limits_for(CPU).doubts is None
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_is_collected_again_after_planning(collects):
+    before = gc.isenabled()
+    (gc.enable if collects else gc.disable)()
+    try:
+        with pytest.raises(RuntimeError), CollectingLater() as garbage:
+            assert not gc.isenabled()
+            garbage.lowered(10**6)
+            raise RuntimeError
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -231,6 +231,23 @@ def test_a_kernel_that_reads_twice_is_left_less_to_read():
     assert found.saves == pytest.approx(3200 - (350 + 2800))
 
 
+def test_a_kernel_of_several_loops_is_left_less_to_read():
+    """A layer norm in C++ reads its input in three loops, and an inlined sum is two inputs."""
+    build = Builder()
+    sources = [build.value(Kind.SOURCE, NARROW) for _ in range(2)]
+    total = build.value(Kind.POINTWISE, WIDE - 50, *sources)
+    build.kernel(build.value(Kind.POINTWISE, NARROW, total, required=True))
+    build.kernel(build.value(Kind.PINNED, 1, total, required=True))
+    dag = build.dag()
+    pointwise, summing = dag.kernels
+    one = Load(read=1.0, reread=1.0, write=1.0, again=1.0)
+    limits = Limits(rates=Rates(dict.fromkeys(KINDS, one), cache=0))
+    for passes, stored in ((1, False), (3, False), (9, True)):
+        kernels = pointwise, replace(summing, reduced=100, passes=passes)
+        found = plan(Dag(dag.values, kernels), limits)
+        assert (total in found.store) == stored, passes
+
+
 def test_a_kernel_costs_what_it_moves_or_computes_whichever_is_longer():
     kernel = Fused(0, "k", 0, (), frozenset({1}), measured=100, work=1000)
     dag = Dag((), (kernel, kernel))
