@@ -5,10 +5,10 @@
 
 Non-negative least squares over shares: being wrong by a tenth counts the same for a graph of
 microseconds and one of seconds.  Few cases tell little about many rates, so those of one thing
-(a byte read, in the three kinds of kernel; a byte read or written, in one kind) are held together,
-as strongly as predicts best what was left out.  Beside each measured time stands what the model
-says of it when that case was left out of the fit.  Only files of the same device, torch, threads
-and clock go together.
+(a byte read, in the three kinds of kernel; a byte read, read again or written, in one kind) are
+held together, as strongly as predicts best what was left out.  Beside each measured time stands
+what the model says of it when that case was left out of the fit.  Only files of the same device,
+torch, threads and clock go together.
 """
 
 from __future__ import annotations

@@ -207,16 +207,21 @@ def test_measured_rates_hide_no_computing_behind_bytes():
     assert value in plan(dag, Limits(balance=rates.balance, rates=rates)).store
 
 
-def test_a_kernel_that_reads_twice_is_left_less_to_read():
-    """A pointwise kernel could write the sum that a reduction needs of two of its tensors."""
+def sum_of_two(**summing):
+    """Two tensors are added for a pointwise kernel and for a reduction; and the sum."""
     build = Builder()
     sources = [build.value(Kind.SOURCE, NARROW) for _ in range(2)]
     total = build.value(Kind.POINTWISE, WIDE - 50, *sources)
     build.kernel(build.value(Kind.POINTWISE, NARROW, total, required=True))
     build.kernel(build.value(Kind.PINNED, 1, total, required=True))
     dag = build.dag()
-    pointwise, summing = dag.kernels
-    dag = Dag(dag.values, (pointwise, replace(summing, reduced=100)))
+    pointwise, reduction = dag.kernels
+    return Dag(dag.values, (pointwise, replace(reduction, reduced=100, **summing))), total
+
+
+def test_a_kernel_that_reads_twice_is_left_less_to_read():
+    """A pointwise kernel could write the sum that a reduction needs of two of its tensors."""
+    dag, total = sum_of_two()
     assert total not in plan(dag, Limits()).store
     twice = Load(read=2.0, reread=2.0, write=1.0)
     once = Load(read=1.0, reread=1.0, write=1.0)
@@ -233,19 +238,11 @@ def test_a_kernel_that_reads_twice_is_left_less_to_read():
 
 def test_a_kernel_of_several_loops_is_left_less_to_read():
     """A layer norm in C++ reads its input in three loops, and an inlined sum is two inputs."""
-    build = Builder()
-    sources = [build.value(Kind.SOURCE, NARROW) for _ in range(2)]
-    total = build.value(Kind.POINTWISE, WIDE - 50, *sources)
-    build.kernel(build.value(Kind.POINTWISE, NARROW, total, required=True))
-    build.kernel(build.value(Kind.PINNED, 1, total, required=True))
-    dag = build.dag()
-    pointwise, summing = dag.kernels
     one = Load(read=1.0, reread=1.0, write=1.0, again=1.0)
     limits = Limits(rates=Rates(dict.fromkeys(KINDS, one), cache=0))
     for passes, stored in ((1, False), (3, False), (9, True)):
-        kernels = pointwise, replace(summing, reduced=100, passes=passes)
-        found = plan(Dag(dag.values, kernels), limits)
-        assert (total in found.store) == stored, passes
+        dag, total = sum_of_two(passes=passes)
+        assert (total in plan(dag, limits).store) == stored, passes
 
 
 def test_a_kernel_costs_what_it_moves_or_computes_whichever_is_longer():

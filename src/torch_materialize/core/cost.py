@@ -13,7 +13,17 @@ from dataclasses import dataclass, fields
 
 from .dag import Dag, Fused, Kind, Moved, moved
 
-__all__ = ["KINDS", "Load", "Rates", "Weights", "each_load", "kind", "loads", "seconds"]
+__all__ = [
+    "KINDS",
+    "Load",
+    "Rates",
+    "Weights",
+    "each_load",
+    "kind",
+    "loads",
+    "seconds",
+    "seconds_of",
+]
 
 #: Kinds of fused kernel.
 KINDS = ("pointwise", "persistent", "looped")
@@ -123,6 +133,11 @@ def seconds(work: Mapping[str, Load], rates: Rates) -> float:
         each = rates.by_kind[name]
         total += sum(getattr(load, f.name) * getattr(each, f.name) for f in fields(load))
     return total
+
+
+def seconds_of(dag: Dag, rates: Rates) -> float:
+    """The time that the kernels of a dry run should take in one call."""
+    return seconds(loads(dag, rates.cache), rates)
 
 
 class _Recent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .cost import Rates, Weights, kind, loads, seconds
+from .cost import Rates, Weights, kind, seconds_of
 from .dag import Dag, Fused
 
 __all__ = ["Limits"]
@@ -59,6 +59,11 @@ class Limits:
     gap: float = 0.01
     locally: bool = False
 
+    @property
+    def only_bytes(self) -> Limits:
+        """These limits for a plan that moves the fewest bytes, whatever time it takes."""
+        return replace(self, rates=None, balance=0.0)
+
     def cost(self, dag: Dag) -> float:
         """What the fused kernels of a dry run cost, to be compared with another of the same graph.
 
@@ -66,14 +71,14 @@ class Limits:
         """
         if self.rates is None:
             return dag.cost(self.balance)
-        return seconds(loads(dag, self.rates.cache), self.rates)
+        return seconds_of(dag, self.rates)
 
     def doubtful(self, dag: Dag, stock: Dag) -> bool:
         """Whether a plan's dry run should take longer than stock's, beyond doubt."""
         if self.doubts is None:
             return False
-        ours, theirs = (seconds(loads(x, self.doubts.cache), self.doubts) for x in (dag, stock))
-        return ours > theirs * (1 + self.doubts.error)
+        allowed = seconds_of(stock, self.doubts) * (1 + self.doubts.error)
+        return seconds_of(dag, self.doubts) > allowed
 
     def worth_bytes(self, share: float, dag: Dag) -> float:
         """A share of a dry run's cost, as bytes that could be moved meanwhile."""

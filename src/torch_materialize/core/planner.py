@@ -17,7 +17,10 @@ from .dag import Dag, Kind, Moved, moved
 from .limits import Limits
 from .program import Program, Solved
 
-__all__ = ["Plan", "Together", "misplaced", "plan"]
+__all__ = ["Plan", "Together", "least_bytes", "misplaced", "plan"]
+
+# Solves that may be spent on one lower bound.
+_BOUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,11 @@ def plan(
         else:
             bound += solution.bound
             homes |= solution.homes
-    predicted = sum(one.total(dag) for one in moved(dag, homes)) + sum(missed)
+    then = moved(dag, homes)
+    predicted = sum(one.total(dag) for one in then) + sum(missed)
+    saves = _weighed(dag, limits, now) - _weighed(dag, limits, then)
     store = frozenset(i for i in homes if not dag.fixed(i))
-    return Plan(store, homes, predicted, _saving(dag, limits, homes), bound, tuple(unsolved))
-
-
-def _saving(dag: Dag, limits: Limits, homes: Mapping[int, int]) -> float:
-    """What a choice saves of a dry run's cost, in bytes of a usual kernel (:attr:`Plan.saves`)."""
-    now, then = (_weighed(dag, limits, moved(dag, each)) for each in (dag.homes(), homes))
-    return now - then
+    return Plan(store, homes, predicted, saves, bound, tuple(unsolved))
 
 
 def _weighed(dag: Dag, limits: Limits, each: Sequence[Moved]) -> float:
@@ -142,3 +141,20 @@ class Together:
         """None where one of the two is not there."""
         one, other = (self._kernel.get(self._labels[i]) for i in (a, b))
         return None if one is None or other is None else one == other
+
+
+def least_bytes(dag: Dag, limits: Limits) -> float:
+    """The least that a plan can move, knowing which fusions this very dry run refused.
+
+    A plan that materializes what this dry run did, but in other kernels, asks for fusions
+    that Inductor was just seen not to make.
+    """
+    banned: set[tuple[int, int]] = set()
+    together = Together(dag, dag)
+    for _ in range(_BOUNDS):
+        planned = plan(dag, limits.only_bytes, banned)
+        refused = misplaced(dag, planned.homes, together) - banned
+        if not refused:
+            break
+        banned |= refused
+    return planned.bound

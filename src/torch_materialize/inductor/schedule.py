@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch._inductor.graph import GraphLowering
@@ -10,7 +9,7 @@ from torch._inductor.runtime.hints import ReductionHint
 from torch._inductor.utils import is_gpu, sympy_product
 
 from .reader import is_fused
-from .storage import elements
+from .storage import elements, points
 
 __all__ = ["Schedule", "longest_held", "numels", "passes", "reduced"]
 
@@ -59,8 +58,7 @@ def numels(kernel: Any) -> frozenset[int]:
     """Sizes that a kernel's loops can compute: without and with its reduction."""
     sizes = set()
     for member in kernel.get_nodes():
-        loops, *reductions = (elements(sympy_product(r)) for r in member.get_ranges())
-        sizes |= {loops, loops * (reductions[0] if reductions else 1)}
+        sizes |= {elements(sympy_product(member.get_ranges()[0])), points(member)}
     return frozenset(sizes)
 
 
@@ -78,27 +76,23 @@ def passes(kernel: Any) -> int:
     two of them (the mean of a layer norm): a loop over vectors of rows does not fit into one over
     rows (`OuterLoopFusedSchedulerNode.check_outer_fusion_loop_level_attr`).
     """
-    points = {member: _points(member) for member in kernel.get_nodes()}
-    most = max(points.values())
+    counts = {member: points(member) for member in kernel.get_nodes()}
+    most = max(counts.values())
     if _on_gpu(kernel):
         once = reduced(kernel) <= longest_held(kernel)
     else:
-        once = all(m.is_reduction() or count == most for m, count in points.items())
+        once = all(m.is_reduction() or count == most for m, count in counts.items())
     if once:
         return 1
     level: dict[str, int] = {}
     found: set[int] = set()
-    for member, count in points.items():
+    for member, count in counts.items():
         mine = max((level.get(move.name, 0) for move in member.read_writes.reads), default=0)
         after = mine + member.is_reduction()
         level |= dict.fromkeys(member.get_buffer_names(), after)
         if count == most:
             found.add(mine)
     return len(found)
-
-
-def _points(member: Any) -> int:
-    return math.prod(elements(sympy_product(extents)) for extents in member.get_ranges())
 
 
 def longest_held(kernel: Any) -> int:

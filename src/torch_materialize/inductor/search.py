@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from ..core.dag import Dag, Kind, delicate, in_delicate, peak_bytes, required
 from ..core.graph import Graph
 from ..core.limits import Limits
-from ..core.planner import Plan, Together, misplaced, plan
+from ..core.planner import Plan, Together, least_bytes, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.program import Solved
 from ..core.traffic import most_arguments, traffic
@@ -36,8 +36,6 @@ __all__ = ["Found", "search"]
 
 PLAN = parse("plan")
 
-# Solves that may be spent on one lower bound.
-_BOUNDS = 6
 # Share of the cost that a dry run must save to count as a step forward.
 _PROGRESS = 5e-4
 # A plan after the first improves on one that is there: it must promise this many times more for
@@ -139,7 +137,7 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits:
             best = _State(found.store, *trial(planned, found.store))
     elif found.store is None:
         best = hunt.start
-    bound = _bound(best.dag.with_forced(hunt.short.expand(frozenset(hunt.forced))), limits)
+    bound = least_bytes(best.dag.with_forced(hunt.short.expand(frozenset(hunt.forced))), limits)
     after = stock if found.store is None else best
     return replace(
         found,
@@ -149,24 +147,6 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits:
         stock_dag=stock.dag,
         bound=bound,
     )
-
-
-def _bound(dag: Dag, limits: Limits) -> float:
-    """The least that a plan can move, knowing which fusions this very dry run refused.
-
-    A plan that materializes what this dry run did, but in other kernels, asks for fusions
-    that Inductor was just seen not to make.
-    """
-    only_bytes = replace(limits, balance=0.0, rates=None)
-    banned: set[tuple[int, int]] = set()
-    together = Together(dag, dag)
-    for _ in range(_BOUNDS):
-        planned = plan(dag, only_bytes, banned)
-        refused = misplaced(dag, planned.homes, together) - banned
-        if not refused:
-            break
-        banned |= refused
-    return planned.bound
 
 
 class _Hunt:
@@ -311,9 +291,8 @@ class _Hunt:
                 current, banned, failed = after, set(), 0
                 if limits.rates is not None and after.dag.measured >= self.stock.dag.measured:
                     # However fast it should be, it is not taken: from here on, for bytes.
-                    limits = replace(limits, rates=None, balance=0.0)
-                    continue
-                if self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
+                    limits = limits.only_bytes
+                elif self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
                     self._left -= 1 - now / then
                 continue
             failed += 1

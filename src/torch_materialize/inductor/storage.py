@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch._inductor import ir
-from torch._inductor.utils import get_dtype_size
+from torch._inductor.utils import get_dtype_size, sympy_product
 from torch._inductor.virtualized import V
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "elements",
     "is_gather",
     "mutates",
+    "points",
     "reads_nothing",
     "storage_of",
 ]
@@ -67,6 +69,11 @@ def elements(expression: Any) -> int:
     if isinstance(expression, torch.SymInt):
         expression = expression.node.expr
     return int(V.graph.sizevars.optimization_hint(expression, fallback=0))
+
+
+def points(member: Any) -> int:
+    """How often the loops of a kernel's member run their body, a reduction's included."""
+    return math.prod(elements(sympy_product(extents)) for extents in member.get_ranges())
 
 
 def reads_nothing(box: ir.StorageBox) -> bool:

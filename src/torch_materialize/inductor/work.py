@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch._inductor.utils import sympy_product
 
-from .storage import elements
+from .storage import points
 
 __all__ = ["is_delicate", "kernel_operations", "weight"]
 
@@ -73,11 +72,8 @@ def kernel_operations(kernel: Any) -> int:
     """
     total = 0
     for member in kernel.get_nodes():
-        points = 1
-        for extents in member.get_ranges():
-            points *= elements(sympy_product(extents))
         counts = member._body.op_counts
-        total += points * sum(
+        total += points(member) * sum(
             count * (_HEAVY if name in _HEAVY_OPERATIONS else 1)
             for name, count in counts.items()
             if name not in _FREE
