@@ -48,9 +48,10 @@ class Bytes(TestCase):
             second = first + norm(first) + b
             third = second + norm(second) + c
             return norm(third), third
-        x = [torch.randn(1024, 128) for _ in range(4)]
+        # So large that what is saved is worth a launch on any CPU.
+        x = [torch.randn(4096, 256) for _ in range(4)]
         self.assertExpectedInline(moved(f, *x), "1")
-        self.assertExpectedInline(moved(lambda x: x + 1, x[0]), str(2 * 1024 * 128 * 4))
+        self.assertExpectedInline(moved(lambda x: x + 1, x[0]), str(2 * 4096 * 256 * 4))
 
     def test_more(self):
         # More bytes because of a policy is not what policies do, so it is said here.
