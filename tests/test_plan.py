@@ -91,6 +91,27 @@ def test_where_rates_were_measured_a_plan_goes_by_time():
     assert by_writes.cost(other.dag) <= by_writes.cost(other.stock_dag)
 
 
+def test_where_the_least_time_moves_too_much_the_search_goes_on_for_bytes():
+    """Operations are so dear here that every chain would be written: more than stock moves."""
+    mode = capturing.fake_mode()
+    with mode:
+        decoder, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
+
+    def with_chains(x):
+        chains = [(((x.float() * i + 1) * i + 2) * i + 3) * i + 4 for i in range(1, 7)]
+        return decoder(x), [(chain.sum(0), chain.sum(1)) for chain in chains]
+
+    (graph,) = capturing.capture(with_chains, [x], {}, CPU, mode)
+    rates = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-9)), cache=0)
+    limits = Limits(least_bytes=0, launch_bytes=0, balance=rates.balance, rates=rates)
+    with hooks_for(PLAN):
+        found = search(graph, limits, certify=False)
+        fewest = search(graph, limits.only_bytes, certify=False)
+    assert found.rounds == fewest.rounds + 1
+    assert found.store == fewest.store
+    assert found.dag.measured < 0.8 * found.stock_dag.measured
+
+
 class SqueezeExcite(nn.Module):
     """Batch norm reads five buffers, four of them per-channel vectors: counting reads, stock
     materializes its result, although SiLU and the gate could read the convolution's.
@@ -116,6 +137,29 @@ def test_a_needless_materialization_is_undone():
     stock, plan = (dry_run(graph, p, DEVICES["h200"]).graph for p in (STOCK, PLAN))
     assert traffic(plan).bytes < 0.9 * traffic(stock).bytes
     assert len(plan.materialized()) < len(stock.materialized())
+
+
+def test_a_plan_that_computes_too_much_writes_there_what_stock_writes():
+    """One half of it should not be computed twice on this device; the other half stays planned."""
+    mode = capturing.fake_mode()
+    with mode:
+        decoder, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
+        model, y = SqueezeExcite().eval(), torch.empty(8, 32, 64, 64)
+
+    def halves(x, y):
+        return decoder(x), model(y)
+
+    (graph,) = capturing.capture(halves, [x, y], {}, CPU, mode)
+    rates = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-10)), cache=0)
+    limits = Limits(least_bytes=0, launch_bytes=0)
+    with hooks_for(PLAN):
+        fewest = search(graph, limits, certify=False)
+        found = search(graph, replace(limits, doubts=rates), certify=False)
+    assert replace(limits, doubts=rates).doubtful(fewest.dag, fewest.stock_dag)
+    assert not replace(limits, doubts=rates).doubtful(found.dag, found.stock_dag)
+    assert found.dag.measured < found.stock_dag.measured
+    assert found.store is not None and fewest.store is not None
+    assert fewest.store < found.store
 
 
 @pytest.mark.parametrize("device", ["h200", "cpu"])

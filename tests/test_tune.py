@@ -17,7 +17,7 @@ from torch._inductor.utils import run_and_get_code
 import torch_materialize as tm
 from torch_materialize import tuned as store
 from torch_materialize.cli.main import main
-from torch_materialize.core.devices import CPU
+from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor import planned, real, tune
@@ -176,6 +176,18 @@ def test_real_clocks():
     assert all(0 < seconds < 1 for seconds in kept.seconds.values())
     listed = CliRunner().invoke(main, ["tuned", "list"], catch_exceptions=False)
     assert kept.key[:8] in listed.output and "inference" in listed.output
+
+
+def test_a_gpu_is_also_tuned_for_the_least_time():
+    """Its own rates only refuse plans; whether what they like is faster, the clock tells."""
+    limits = planned.limits_for(DEVICES["h200"])
+    doubts = limits.doubts
+    assert doubts is not None
+    by_time, policy = tune.variants(limits, parse("tune"))["plan, least time"]
+    assert (by_time.rates, by_time.balance) == (doubts, doubts.balance)
+    assert policy.name == "plan"
+    for limits in (planned.limits_for(CPU), planned.limits_for(DEVICES["b200"])):
+        assert "plan, least time" not in tune.variants(limits, parse("tune"))
 
 
 def graph_of(function, *inputs):

@@ -18,6 +18,7 @@ __all__ = [
     "Load",
     "Rates",
     "Weights",
+    "computing",
     "each_load",
     "kind",
     "loads",
@@ -128,16 +129,29 @@ def loads(dag: Dag, cache: int) -> dict[str, Load]:
 
 def seconds(work: Mapping[str, Load], rates: Rates) -> float:
     """The time that one call should take, without the kernels of others."""
-    total = rates.call
-    for name, load in work.items():
-        each = rates.by_kind[name]
-        total += sum(getattr(load, f.name) * getattr(each, f.name) for f in fields(load))
+    return rates.call + sum(_seconds(load, rates.by_kind[name]) for name, load in work.items())
+
+
+def _seconds(load: Load, each: Load) -> float:
+    total: float = sum(getattr(load, f.name) * getattr(each, f.name) for f in fields(load))
     return total
 
 
 def seconds_of(dag: Dag, rates: Rates) -> float:
     """The time that the kernels of a dry run should take in one call."""
     return seconds(loads(dag, rates.cache), rates)
+
+
+def computing(dag: Dag, rates: Rates) -> frozenset[str]:
+    """Nodes computed by the kernels that should take longer for that than for all else."""
+    found: set[str] = set()
+    each = zip(moved(dag, dag.homes()), each_load(dag, rates.cache), strict=True)
+    for one, (name, load) in each:
+        rate = rates.by_kind[name]
+        operations = load.operations * rate.operations
+        if 2 * operations > _seconds(load, rate):
+            found |= dag.nodes(one.computes)
+    return frozenset(found)
 
 
 class _Recent:

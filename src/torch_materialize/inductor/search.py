@@ -17,6 +17,7 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from ..core.cost import computing
 from ..core.dag import Dag, Kind, delicate, in_delicate, peak_bytes, required
 from ..core.graph import Graph
 from ..core.limits import Limits
@@ -175,7 +176,7 @@ class _Hunt:
         self._limits = limits
         self._deadline = started + limits.seconds
         self._tried: dict[frozenset[str], _State] = {}
-        self._climbed: set[frozenset[str] | None] = set()
+        self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
         self._solved: Solved = {}
         casts = held_names(short.graph)
         self.stock = self._try(folded(short.graph), None)
@@ -191,6 +192,7 @@ class _Hunt:
                 as_stock = self._try(folded(short.graph, self.written), None)
                 if as_stock.dag.measured > self.stock.dag.measured:
                     as_stock, self.written = self.stock, frozenset()
+        self._doubted: _State | None = None  # the best that was refused for its time alone
         self._as_stock = _unbacked(short.graph.module)
         self._bitwise = policy.numerics == "stock"
         if self._bitwise:
@@ -208,11 +210,24 @@ class _Hunt:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._may_go_on(0):
                     self._climb(start())
+        if self._doubted is not None:
+            self._relieve(self._doubted)
         if self._limits.locally:
             if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
                 self._climb(self._by_traffic())
             self._needed_at_once()
         return self._best
+
+    def _relieve(self, state: _State) -> None:
+        """Tries a plan that was refused for its time with less to compute.
+
+        What stock writes is written where a kernel of the plan would be longer at computing it
+        than at all of its bytes.
+        """
+        stock = self.stock.dag
+        if state.store is not None and self._limits.doubts is not None:
+            again = computing(state.dag, self._limits.doubts) & stock.nodes(stock.homes())
+            self._measure(state.store | self.short.spread(again))
 
     def _needed_at_once(self) -> None:
         """Tries the best plan with all that is read by others written before they ask.
@@ -254,12 +269,16 @@ class _Hunt:
         store |= self._kept | self._needed(local)
         return self._measure(store)
 
-    def _climb(self, current: _State) -> None:
-        """Plans, tries and learns until nothing better is found from ``current``; once from it."""
-        if current.store in self._climbed:
+    def _climb(self, start: _State, limits: Limits | None = None) -> None:
+        """Plans, tries and learns until nothing better is found from ``start``.
+
+        Once from it by time and once by bytes, as ``limits`` say.
+        """
+        limits = limits or self._limits
+        if (start.store, limits.rates is None) in self._climbed:
             return
-        self._climbed.add(current.store)
-        limits = self._limits
+        self._climbed.add((start.store, limits.rates is None))
+        current = start
         banned: set[tuple[int, int]] = set()
         failed = 0
         # It depends on what is decided besides, so another start knows nothing of it.
@@ -286,13 +305,14 @@ class _Hunt:
                 self.forced = forced
             news = self._unasked(after) - forced
             forced |= news
-            now, then = self._limits.cost(after.dag), self._limits.cost(dag)
+            now, then = limits.cost(after.dag), limits.cost(dag)
             if now < then * (1 - _PROGRESS):
-                current, banned, failed = after, set(), 0
                 if limits.rates is not None and after.dag.measured >= self.stock.dag.measured:
-                    # However fast it should be, it is not taken: from here on, for bytes.
-                    limits = limits.only_bytes
-                elif self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
+                    # However fast it should be, it is not taken.
+                    self._go_on_by_bytes(after, start)
+                    break
+                current, banned, failed = after, set(), 0
+                if self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
                     self._left -= 1 - now / then
                 continue
             failed += 1
@@ -300,6 +320,14 @@ class _Hunt:
             if wrong <= banned and not news:
                 break  # nothing was learned
             banned |= wrong
+
+    def _go_on_by_bytes(self, *starts: _State) -> None:
+        """Climbs by bytes from the first of some kernels that lead to anything better."""
+        best, left = self._best, self._left
+        for start in starts:
+            if self._best is best:
+                self._left = left
+                self._climb(start, self._limits.only_bytes)
 
     def _may_go_on(self, failed: int) -> bool:
         """The first plan is tried if it may save anything worth it, more as long as they help.
@@ -323,8 +351,8 @@ class _Hunt:
         rates = limits.rates
         if rates is None:
             return planned.predicted / self._best.dag.measured
-        best = self._limits.cost(self._best.dag)
-        return (self._limits.cost(dag) - planned.saves * rates.byte) / best if best else 1.0
+        best = limits.cost(self._best.dag)
+        return (limits.cost(dag) - planned.saves * rates.byte) / best if best else 1.0
 
     def _alike(self, dag: Dag) -> Iterator[tuple[int, ...]]:
         """The values that stand for counterparts in repeated layers."""
@@ -340,7 +368,10 @@ class _Hunt:
             after = self._try(folded(self.short.graph, store | self.written), store)
             self._tried[store] = after
             if self._is_better(after):
-                self._best = after
+                if not self._limits.doubtful(after.dag, self.stock.dag):
+                    self._best = after
+                elif self._doubted is None or self._costs_less(after, self._doubted):
+                    self._doubted = after
         return self._tried[store]
 
     def _unasked(self, state: _State) -> frozenset[str]:
@@ -350,14 +381,13 @@ class _Hunt:
         return self.short.spread(state.dag.nodes(state.dag.chosen()) - state.store)
 
     def _is_better(self, new: _State) -> bool:
-        """Fewer bytes than stock, launches and time worth it, arguments and peak as allowed."""
+        """Fewer bytes than stock, launches worth it, arguments and peak as allowed."""
         ours, stock = traffic(new.graph), traffic(self.stock.graph)
         launches = max(ours.kernels - stock.kernels, 0)
         saved = stock.bytes - ours.bytes
         if saved <= 0 or saved < launches * self._limits.launch_bytes:
             return False
-        slower = self._limits.cost(new.dag) >= self._limits.cost(self._best.dag)
-        if slower or self._limits.doubtful(new.dag, self.stock.dag):
+        if not self._costs_less(new, self._best):
             return False
         if self._bitwise and delicate(new.dag) != delicate(self.stock.dag):
             return False
@@ -371,6 +401,9 @@ class _Hunt:
         peak = peak_bytes(new.dag, new.dag.homes())
         allowed = peak_bytes(self.stock.dag, self.stock.dag.homes())
         return peak <= allowed * (1 + self._limits.peak_share)
+
+    def _costs_less(self, one: _State, other: _State) -> bool:
+        return self._limits.cost(one.dag) < self._limits.cost(other.dag)
 
     def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> _State:
         self.trials += 1
