@@ -76,6 +76,21 @@ def test_a_plan_that_promises_too_little_for_its_dry_run_is_not_tried():
     assert left.store is None
 
 
+def test_when_time_is_up_the_best_so_far_is_taken():
+    """Stock and one plan are always dry-run; nothing else is, once the time is gone."""
+    mode = capturing.fake_mode()
+    with mode:
+        model, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
+    (graph,) = capturing.capture(model, [x], {}, CPU, mode)
+    limits = Limits(least_bytes=0, launch_bytes=0, seconds=0.0)
+    with hooks_for(PLAN):
+        found = search(graph, limits, certify=False)
+        also_local = search(graph, replace(limits, locally=True), certify=False)
+        longer = search(graph, replace(limits, locally=True, seconds=60.0), certify=False)
+    assert found.store is not None
+    assert also_local.rounds == found.rounds < longer.rounds
+
+
 def test_where_rates_were_measured_a_plan_goes_by_time():
     mode = capturing.fake_mode()
     with mode:

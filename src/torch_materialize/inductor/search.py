@@ -210,9 +210,9 @@ class _Hunt:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._may_go_on(0):
                     self._climb(start())
-        if self._doubted is not None:
+        if self._doubted is not None and self._in_time():
             self._relieve(self._doubted)
-        if self._limits.locally:
+        if self._limits.locally and self._in_time():
             if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
                 self._climb(self._by_traffic())
             self._needed_at_once()
@@ -235,7 +235,7 @@ class _Hunt:
         An operator gets no copy of an argument then; but kernels may fuse less well.
         """
         best = self._best
-        if best.store is None:
+        if best.store is None or not self._in_time():
             return
         after = self._measure(best.store | self._needed(best.dag, early=False))
         if after is self._best:
@@ -340,8 +340,11 @@ class _Hunt:
             return promised >= least
         if promised < max(self._limits.least_bytes, _AGAIN * least * len(self._tried)):
             return False
-        in_time = time.monotonic() < self._deadline
-        return in_time and failed < self._limits.patience and len(self._tried) < self._limits.rounds
+        few = failed < self._limits.patience and len(self._tried) < self._limits.rounds
+        return few and self._in_time()
+
+    def _in_time(self) -> bool:
+        return time.monotonic() < self._deadline
 
     def _plan(self, dag: Dag, banned: set[tuple[int, int]], limits: Limits) -> Plan:
         return plan(dag, limits, banned, tuple(self._alike(dag)), self._solved)
