@@ -80,16 +80,31 @@ def faster(times: Mapping[str, Sequence[float]], base: str, again: str) -> str:
 def interleaved(
     runs: Mapping[str, Callable[[], float]], rounds: int, enough: Callable[[int], bool]
 ) -> Iterator[dict[str, float]]:
-    """One dict for each round: what every run took, in seconds, in an order drawn anew.
+    """One dict for each round: what every run took, in seconds, in an order that changes.
 
     ``enough`` is asked after each round, with the rounds so far, whether to stop before
     ``rounds``.
     """
     names = list(runs)
-    draw = random.Random(0)  # the same order in every process
+    draw = random.Random(0)  # the same in every process
+    left: list[list[int]] = []
     for done in range(rounds):
-        # What ran before leaves the caches as it does: nobody has a neighbour of his own.
-        took = {name: runs[name]() for name in draw.sample(names, len(names))}
+        if not left:
+            left = _orders(len(names))
+            draw.shuffle(left)
+        took = {names[one]: runs[names[one]]() for one in left.pop()}
         yield {name: took[name] for name in names}
         if enough(done + 1):
             return
+
+
+def _orders(count: int) -> list[list[int]]:
+    """Orders in which each stands in each place, and behind each other, equally often.
+
+    What ran before leaves the caches as it does, so nobody may have a neighbour of his own
+    (Williams, Experimental designs balanced for the estimation of residual effects, 1949).
+    """
+    first = [(place + 1) // 2 * (-1) ** (place + 1) % count for place in range(count)]
+    square = [[(one + shift) % count for one in first] for shift in range(count)]
+    # Of an odd number one square cannot be balanced, but is together with its mirror image.
+    return square + [order[::-1] for order in square] if count % 2 else square
