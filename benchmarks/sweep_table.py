@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tables import line
 from torch_materialize.corpus.rows import GraphRow
+from torch_materialize.corpus.spec import KINDS
 from torch_materialize.sweep import Sweep
 from torch_materialize.sweep_record import load
 
 _SMALL = 2.0  # percent above the bound
-_KINDS = {"inference": ("inference",), "training": ("forward", "backward")}
 
 
 def main() -> None:
@@ -27,10 +28,10 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     sweeps = [load(path) for path in parser.parse_args().files]
     headings = ["torch", "graphs", "policy", "geomean", "best", "worst", "worse than stock"]
-    lines = [_line([*headings, f"gap at most {_SMALL:.0f}%"]), "|" + "---|" * 8]
+    lines = [line([*headings, f"gap at most {_SMALL:.0f}%"]), "|" + "---|" * 8]
     for torch in sorted({_torch(sweep) for sweep in sweeps}):
         all_of_it = _merged([sweep for sweep in sweeps if _torch(sweep) == torch])
-        for name, kinds in {**_KINDS, "all": sum(_KINDS.values(), ())}.items():
+        for name, kinds in {**KINDS, "all": sum(KINDS.values(), ())}.items():
             some = tuple(row for row in all_of_it.graphs if row.kind in kinds)
             lines += _rows(torch, f"{name}, {len(some)}", replace(all_of_it, graphs=some))
     sys.stdout.write("\n".join(lines) + "\n")
@@ -51,7 +52,7 @@ def _rows(torch: str, graphs: str, sweep: Sweep) -> Iterator[str]:
         if found is None:
             continue
         ratios = [f"x{x:.3f}" for x in (found.geomean, found.best, found.worst)]
-        yield _line([torch, graphs, policy, *ratios, str(found.worse), _gaps(sweep.graphs, policy)])
+        yield line([torch, graphs, policy, *ratios, str(found.worse), _gaps(sweep.graphs, policy)])
         torch = graphs = ""
 
 
@@ -59,10 +60,6 @@ def _gaps(rows: Sequence[GraphRow], policy: str) -> str:
     gaps = [gap for row in rows if (gap := row.gap_percent(policy)) is not None]
     small = sum(gap <= _SMALL for gap in gaps)
     return f"on {small} of {len(gaps)} ({small / len(gaps):.1%})" if gaps else ""
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

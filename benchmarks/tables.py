@@ -45,10 +45,10 @@ def table(name: str, data: Mapping[str, Any]) -> Iterator[str]:
     rows = [row for row in data.get("rows", ()) if "ways" in row]
     ways = _ways(rows)
     heading = ["case", "stock ms", *ways, "noise", "MB stock / plan", "of copy", "peak MB"]
-    yield _line(heading)
+    yield line(heading)
     yield "|" + "---|" * len(heading)
     for row in rows:
-        yield _line(_cells(row, ways))
+        yield line(_cells(row, ways))
     for row in data.get("rows", ()):
         if "error" in row:
             yield f"\n{_title(row)} failed: {row['error']}"
@@ -100,7 +100,8 @@ def _peaks(row: Mapping[str, Any], both: Sequence[Mapping[str, Any]]) -> str:
     return " / ".join(f"~{one['peak_estimate'] / 1e6:.1f}" for one in both)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 

@@ -76,12 +76,19 @@ def test_a_plan_that_promises_too_little_for_its_dry_run_is_not_tried():
     assert left.store is None
 
 
-def test_when_time_is_up_the_best_so_far_is_taken():
-    """Stock and one plan are always dry-run; nothing else is, once the time is gone."""
+def decoder_graph(around=lambda decoder: decoder, *shapes):
+    """A small decoder in vLLM's style on a CPU, with whatever ``around`` makes of it."""
     mode = capturing.fake_mode()
     with mode:
-        model, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
-    (graph,) = capturing.capture(model, [x], {}, CPU, mode)
+        model = around(Decoder(2, 256, None, "vllm").eval())
+        inputs = [torch.empty(512, 256).bfloat16(), *map(torch.empty, shapes)]
+    (graph,) = capturing.capture(model, inputs, {}, CPU, mode)
+    return graph
+
+
+def test_when_time_is_up_the_best_so_far_is_taken():
+    """Stock and one plan are always dry-run; nothing else is, once the time is gone."""
+    graph = decoder_graph()
     limits = Limits(least_bytes=0, launch_bytes=0, seconds=0.0)
     with hooks_for(PLAN):
         found = search(graph, limits, certify=False)
@@ -92,10 +99,7 @@ def test_when_time_is_up_the_best_so_far_is_taken():
 
 
 def test_where_rates_were_measured_a_plan_goes_by_time():
-    mode = capturing.fake_mode()
-    with mode:
-        model, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
-    (graph,) = capturing.capture(model, [x], {}, CPU, mode)
+    graph = decoder_graph()
     by_bytes = Limits(node_bytes=0.0, launch_bytes=0, balance=0.0)
     writes = Rates({kind: Load(write=1e-9) for kind in KINDS}, cache=0)
     by_writes = replace(by_bytes, rates=writes)
@@ -108,15 +112,15 @@ def test_where_rates_were_measured_a_plan_goes_by_time():
 
 def test_where_the_least_time_moves_too_much_the_search_goes_on_for_bytes():
     """Operations are so dear here that every chain would be written: more than stock moves."""
-    mode = capturing.fake_mode()
-    with mode:
-        decoder, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
 
-    def with_chains(x):
-        chains = [(((x.float() * i + 1) * i + 2) * i + 3) * i + 4 for i in range(1, 7)]
-        return decoder(x), [(chain.sum(0), chain.sum(1)) for chain in chains]
+    def chained(decoder):
+        def model(x):
+            chains = [(((x.float() * i + 1) * i + 2) * i + 3) * i + 4 for i in range(1, 7)]
+            return decoder(x), [(chain.sum(0), chain.sum(1)) for chain in chains]
 
-    (graph,) = capturing.capture(with_chains, [x], {}, CPU, mode)
+        return model
+
+    graph = decoder_graph(chained)
     rates = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-9)), cache=0)
     limits = Limits(least_bytes=0, launch_bytes=0, balance=rates.balance, rates=rates)
     with hooks_for(PLAN):
@@ -156,22 +160,20 @@ def test_a_needless_materialization_is_undone():
 
 def test_a_plan_that_computes_too_much_writes_there_what_stock_writes():
     """One half of it should not be computed twice on this device; the other half stays planned."""
-    mode = capturing.fake_mode()
-    with mode:
-        decoder, x = Decoder(2, 256, None, "vllm").eval(), torch.empty(512, 256).bfloat16()
-        model, y = SqueezeExcite().eval(), torch.empty(8, 32, 64, 64)
 
-    def halves(x, y):
-        return decoder(x), model(y)
+    def halves(decoder):
+        other = SqueezeExcite().eval()
+        return lambda x, y: (decoder(x), other(y))
 
-    (graph,) = capturing.capture(halves, [x, y], {}, CPU, mode)
+    graph = decoder_graph(halves, (8, 32, 64, 64))
     rates = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-10)), cache=0)
     limits = Limits(least_bytes=0, launch_bytes=0)
+    doubting = replace(limits, doubts=rates)
     with hooks_for(PLAN):
         fewest = search(graph, limits, certify=False)
-        found = search(graph, replace(limits, doubts=rates), certify=False)
-    assert replace(limits, doubts=rates).doubtful(fewest.dag, fewest.stock_dag)
-    assert not replace(limits, doubts=rates).doubtful(found.dag, found.stock_dag)
+        found = search(graph, doubting, certify=False)
+    assert doubting.doubtful(fewest.dag, fewest.stock_dag)
+    assert not doubting.doubtful(found.dag, found.stock_dag)
     assert found.dag.measured < found.stock_dag.measured
     assert found.store is not None and fewest.store is not None
     assert fewest.store < found.store
