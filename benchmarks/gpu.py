@@ -6,11 +6,12 @@
 
 First whether the answers are right, against fp64 and beside eager's; then times, by CUDA events
 over replayed CUDA graphs, with inputs rotated past the last cache.  Cases are compiled side by
-side, each in a process of its own, and timed one at a time.  The file is rewritten after every
-case: a run that is cut short leaves what it has.  Nothing is installed or downloaded; what it
-needs beside torch is named where it is missing (``pip download scipy rich -d wheels`` where there
-is a network, ``pip install --no-index --target site wheels/*`` and ``PYTHONPATH=site`` where
-there is none).
+side, each in a process of its own, and timed one at a time, meanwhile.  The file is rewritten
+after every case: a run that is cut short leaves what it has.
+
+Nothing is installed or downloaded; what it needs beside torch is named where it is missing
+(``pip download scipy rich -d wheels`` where there is a network, ``pip install --no-index --target
+site wheels/*`` and ``PYTHONPATH=site`` where there is none).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _NEEDED = ("torch", "triton", "numpy", "scipy", "rich")
 #: What is timed on a GPU.
 _WAYS = ("traffic", "plan", "eager", "piecewise")
 _QUICK = ("plan", "piecewise")
-# Cores for each case that is compiled, and how many cases the memory of one GPU holds.
-_CORES, _MOST = 1.5, 10
+# How many cases the memory of one GPU holds; each that is compiled takes a core.
+_MOST = 14
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def _require(device: str) -> None:
 
 def _at_once(device: str) -> int:
     cores = len(os.sched_getaffinity(0))
-    return max(1, min(_MOST, int(cores / _CORES))) if device == "cuda" else 1
+    return max(1, min(_MOST, cores - 1)) if device == "cuda" else 1
 
 
 def _jobs(chosen: argparse.Namespace, every: Iterable[Case], **how: Any) -> list[Job]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -103,7 +105,7 @@ def test_autotuners_choose_again_and_equal_kernels_alike(monkeypatch):
 
     from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
-    from paired.autotuned import Configurations, choices_kept
+    from paired.autotuned import Configurations, choices_put_off
 
     best = "a"
 
@@ -128,7 +130,7 @@ def test_autotuners_choose_again_and_equal_kernels_alike(monkeypatch):
         for one in kernels:
             one.run()  # as generated code asks for it
 
-    with choices_kept():
+    with choices_put_off():
         step(stocks)
         step(ours)
     assert [one.launchers[0].config for one in stocks + ours] == ["a"] * 4
@@ -137,3 +139,60 @@ def test_autotuners_choose_again_and_equal_kernels_alike(monkeypatch):
     assert configurations.tune(lambda: step(stocks)) == {"k0": "b", "k1": "b"}
     best = "a"  # another draw: `y` is known by now, `z` is not
     assert configurations.tune(lambda: step(ours)) == {"k0": "b", "k1": "a"}
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_nobody_launches_while_another_is_timed(tmp_path):
+    from paired.turns import Turns
+
+    turns = Turns(tmp_path)
+    seen = []
+    waits, may_end = threading.Event(), threading.Event()
+
+    def launch(name):
+        with turns.beside_others():
+            seen.append(name)
+
+    def time_alone():
+        waits.set()
+        with turns.alone():
+            seen.append("timed")
+            may_end.wait(10)
+            seen.append("done")
+
+    timing = threading.Thread(target=time_alone)
+    late = threading.Thread(target=launch, args=("late",))
+    with turns.beside_others():
+        launch("beside")  # in the same process or another, all the same to a lock on a file
+        timing.start()
+        waits.wait(10)
+        time.sleep(0.2)
+        late.start()  # though somebody is inside: who waits to be alone is waited for
+        time.sleep(0.2)
+        assert seen == ["beside"]
+    time.sleep(0.2)
+    assert seen == ["beside", "timed"]
+    may_end.set()
+    timing.join(10)
+    late.join(10)
+    assert seen == ["beside", "timed", "done", "late"]
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("benchmarks", "dynamo")
+def test_a_variant_of_plan_is_a_way_of_its_own(monkeypatch):
+    """By bytes alone a plan may be another; an unknown variant is told, not planned as usual."""
+    from paired import ways
+    from torch_materialize.core.devices import CPU
+    from torch_materialize.inductor import planned
+
+    usual = planned.limits_for(CPU)
+    assert usual.rates is not None
+    with ways.going("plan, fewest bytes"):
+        assert planned.limits_for(CPU).rates is None
+    with ways.going("plan"):
+        assert planned.limits_for(CPU) == usual
+    with ways.going("plan, most bytes"), pytest.raises(LookupError, match="there are plan, "):
+        planned.limits_for(CPU)
+    assert ways.policy_of("plan, fewest bytes") == "plan"
+    assert [way for way in ways.WAYS if ways.is_predicted(way)] == ["stock", "traffic", "plan"]

@@ -1,27 +1,30 @@
-"""Cases in processes of their own: compiled side by side, timed one at a time.
+"""Cases in processes of their own: compiled side by side, timed one at a time, meanwhile.
 
-On a GPU most of a benchmark is compiling, which other cores can do for other cases meanwhile; and
-a kernel that reads where it must not takes its whole process along, which is then one row with an
-error.
+On a GPU most of a benchmark is compiling, which other cores can do for other cases while one is
+timed; and a kernel that reads where it must not takes its whole process along, which is then one
+row with an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from .cases import Case, cases
 from .correct import check
 from .measure import Effort, prepared, timed
+from .turns import Turns
 
-# Seconds for one case to be compiled in every way, and to be timed.
-_COMPILED, _TIMED = 240.0, 90.0
+# Seconds for one case to be compiled in every way, waiting for its turns, and to be timed.
+_COMPILED, _TIMED = 400.0, 90.0
 _READY = "ready"
 
 
@@ -48,84 +51,97 @@ class Job:
 
 
 class _Process:
-    """One job under way."""
+    """One job under way.
 
-    def __init__(self, job: Job) -> None:
+    Attributes:
+        pipe: says that it is ready to be timed, then its row.
+        until: when it must have said so, in seconds of :func:`time.monotonic`.
+    """
+
+    def __init__(self, job: Job, turns: Turns) -> None:
         self.job = job
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, job))
+        self.pipe, theirs = context.Pipe()
+        self.until = time.monotonic() + _COMPILED
+        self._process = context.Process(target=_work, args=(theirs, job, turns))
         self._process.start()
         theirs.close()
 
     def go_on(self) -> None:
-        self._pipe.send(None)
+        self.pipe.send(None)
 
-    def next(self, seconds: float, doing: str) -> Any:
-        """What the process says next: that it is ready, or its row."""
+    def next(self, seconds: float = 0.0) -> Any:
+        """What the process says within ``seconds``: that it is ready, or its row."""
         error = self.job.case().about
         try:
-            if self._pipe.poll(max(seconds, 0.0)):
-                return self._pipe.recv()
-            error["error"] = f"not {doing} after {seconds:.0f} s"
+            if self.pipe.poll(max(seconds, 0.0)):
+                return self.pipe.recv()
+            error["error"] = "not done in time"
         except (EOFError, OSError):
             self._process.join(5)
-            error["error"] = f"not {doing}: the process ended with {self._process.exitcode}"
+            error["error"] = f"its process ended with {self._process.exitcode}"
         return error
 
     def end(self) -> None:
         self._process.kill()
         self._process.join()
-        self._pipe.close()
+        self.pipe.close()
 
 
 def rows(
     jobs: Sequence[Job], at_once: int, deadline: float
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Each job with its row, ``at_once`` of them compiling together, until ``deadline``.
+    """Each job with its row, as they are done, ``at_once`` processes at a time.
 
     ``deadline`` is in seconds of :func:`time.monotonic`.  What is not done by then has no row.
     """
-    for first in range(0, len(jobs), at_once):
-        if time.monotonic() > deadline:
-            return
-        processes = [_Process(job) for job in jobs[first : first + at_once]]
-        try:
-            yield from _rows(processes, deadline)
-        finally:
-            for process in processes:
+    waiting = deque(jobs)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        turns = Turns(Path(folder))
+        running: list[_Process] = []
+        stack.callback(lambda: [process.end() for process in running])
+        while (waiting or running) and time.monotonic() < deadline:
+            while waiting and len(running) < at_once:
+                running.append(_Process(waiting.popleft(), turns))
+            for process in _first(running, deadline):
+                row = process.next()
+                if row == _READY:
+                    process.go_on()
+                    row = process.next(min(_TIMED, deadline - time.monotonic()))
+                running.remove(process)
                 process.end()
+                if "error" not in row or time.monotonic() < deadline:
+                    yield process.job, row  # else there was no time to see what it would have been
 
 
-def _rows(processes: Sequence[_Process], deadline: float) -> Iterator[tuple[Job, dict[str, Any]]]:
-    end = min(time.monotonic() + _COMPILED, deadline)
-    said = [(process, process.next(end - time.monotonic(), "compiled")) for process in processes]
-    for process, first in said:
-        if first == _READY:
-            continue
-        process.end()
-        if "error" not in first or time.monotonic() < deadline:
-            yield process.job, first  # else there was no time to see what it would have been
-    for process, first in said:
-        if first == _READY and time.monotonic() < deadline:
-            process.go_on()
-            yield process.job, process.next(_TIMED, "timed")
-            process.end()
+def _first(running: Sequence[_Process], deadline: float) -> list[_Process]:
+    """One that has something to say, or that was given too long; none after ``deadline``."""
+    now = time.monotonic()
+    until = min(deadline, *(process.until for process in running))
+    said = wait([process.pipe for process in running], max(until - now, 0.0))
+    late = time.monotonic()
+    found = [p for p in running if p.pipe in said or p.until <= late < deadline]
+    return found[:1]
 
 
-def _work(pipe: Connection, job: Job) -> None:
+def _work(pipe: Connection, job: Job, turns: Turns) -> None:
     case = job.case()
     try:
         if job.effort is None:
             row = check(case, job.ways, job.device)
         else:
-            made = prepared(case, job.ways, job.device)
-            if job.device == "cuda":
-                torch.cuda.synchronize()
-            pipe.send(_READY)
-            pipe.recv()
-            row = timed(made, job.effort)
+            row = _timed(pipe, case, job, job.effort, turns)
     except Exception as error:  # noqa: BLE001 - the others are worth having
         row = {**case.about, "error": f"{type(error).__name__}: {error}"}
     pipe.send(row)
     pipe.close()
+
+
+def _timed(pipe: Connection, case: Case, job: Job, effort: Effort, turns: Turns) -> dict[str, Any]:
+    with turns.launches_beside_others():
+        made = prepared(case, job.ways, job.device, turns.beside_others)
+    pipe.send(_READY)
+    pipe.recv()
+    start = time.monotonic()
+    with turns.alone():
+        return timed(made, effort) | {"took": round(time.monotonic() - start, 1)}

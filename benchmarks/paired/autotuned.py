@@ -1,9 +1,9 @@
-"""What Inductor's autotuner chose for each kernel, making it choose again, and each one's time.
+"""What Inductor's autotuner chooses for each kernel, and each one's time.
 
 Cases are compiled side by side, and a choice that was timed while others used the GPU may be a bad
-one.  Nor is one that was timed alone always good: it finds configurations equal that are not
-inside of a model (H200: 7 and 14 us for one and the same kernel).  So that ways are compared and
-not draws, equal kernels of a case get equal configurations.
+one: it is put off.  Nor is one that was timed alone always good: it finds configurations equal
+that are not inside of a model (H200: 7 and 14 us for one and the same kernel).  So that ways are
+compared and not draws, equal kernels of a case get equal configurations.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch
 from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 from torch.autograd import DeviceType
 
-# Once it has chosen, an autotuner forgets the others, and their files are gone.
+# Once one is chosen, an autotuner forgets the others, and their files are gone.
 _CHOICES = "torch_materialize_choices"
 
 
 @contextlib.contextmanager
-def choices_kept() -> Iterator[None]:
-    """Kernels that are launched for the first time inside the block can be tuned again later."""
-    choose = CachingAutotuner.autotune_to_one_config
+def choices_put_off() -> Iterator[None]:
+    """Kernels that are launched for the first time inside the block run as any of their
+    configurations says, and are tuned later."""
 
-    def autotune_to_one_config(self: CachingAutotuner, *args: Any, **kwargs: Any) -> Any:
+    def take_any(self: CachingAutotuner, *args: Any, **kwargs: Any) -> None:
         setattr(self, _CHOICES, list(self.launchers))
-        return choose(self, *args, **kwargs)
+        self.launchers = self.launchers[:1]
 
-    with mock.patch.object(CachingAutotuner, "autotune_to_one_config", autotune_to_one_config):
+    with mock.patch.object(CachingAutotuner, "autotune_to_one_config", take_any):
         yield
 
 

@@ -7,6 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +15,13 @@ import torch
 
 from torch_materialize.core.devices import Device
 from torch_materialize.core.paired import interleaved, median_interval, ratios
-from torch_materialize.core.policy import PREDICTED
 
 from . import clock
-from .autotuned import Configurations, choices_kept, kernel_times
+from .autotuned import Configurations, choices_put_off, kernel_times
 from .cases import Case, Made
 from .machine import last_cache, planned
 from .predicted import predict
-from .ways import AGAIN, EAGER, PIECES, STOCK, steps
+from .ways import AGAIN, EAGER, PIECES, STOCK, is_predicted, steps
 
 COPY = "copy"
 # How often CUDA graphs are captured, each time into other memory.
@@ -72,24 +72,32 @@ def measure(case: Case, ways: tuple[str, ...], device: str, effort: Effort) -> d
     return row | predicted(case, known, last_cache(device), row)
 
 
-def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
-    """Builds and compiles a case.
+def prepared(
+    case: Case,
+    ways: tuple[str, ...],
+    device: str,
+    building: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Prepared:
+    """Builds, inside of ``building``, and compiles a case.
 
     Raises:
         Exception: whatever the model, Inductor or the device raises.
     """
-    with torch.device(device):
+    with building(), torch.device(device):
         made = case.make(None)
+        inputs = _rotated(made, device)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # other cases are there, too
     row = {**case.about, "unit_bytes": made.unit, "compile_seconds": {}, "missing": {}}
     if device == "cuda":
         row |= {"configurations": {}, "kernels": {}}
-    found = Prepared(row, made, device, {}, _rotated(made, device))
+    found = Prepared(row, made, device, {}, inputs)
     for way, compiled in steps(made, ways, case.part):
         if device == "cuda" and way == AGAIN:  # compiling is what the time there is spent on
             found.steps[way] = found.steps[STOCK]
             continue
         start = time.perf_counter()
-        with _told(row, way), choices_kept() if device == "cuda" else contextlib.nullcontext():
+        with _told(row, way), choices_put_off() if device == "cuda" else contextlib.nullcontext():
             found.steps[way] = compiled()
         row["compile_seconds"][way] = round(time.perf_counter() - start, 2)
     return found
@@ -211,14 +219,13 @@ def predicted(case: Case, device: Device, cache: int, row: dict[str, Any]) -> di
 
     ``device`` need not be here; ``cache`` is its last cache, in bytes.
     """
-    policies = [way for way in row["ways"] if way.partition(":")[0] in PREDICTED]
     try:
-        found = predict(case, policies, device, cache)
+        found = predict(case, list(filter(is_predicted, row["ways"])), device, cache)
     except Exception as error:  # noqa: BLE001 - times stand without a prediction
         return {"not_predicted": f"{type(error).__name__}: {error}"}
-    for policy, figures in found.items():
+    for way, figures in found.items():
         if case.part == "fused":
-            figures["achieved_bandwidth"] = figures["bytes"] / row["ways"][policy]["seconds"]
+            figures["achieved_bandwidth"] = figures["bytes"] / row["ways"][way]["seconds"]
     return {"predicted": found}
 
 

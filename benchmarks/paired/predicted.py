@@ -18,33 +18,40 @@ from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor.dry_run import dry_run
 
 from .cases import Case
-from .ways import alone
+from .ways import alone, going, policy_of
 
 _NOTHING = Traffic(0, 0, 0, 0)
 
 
-def predict(case: Case, policies: Sequence[str], device: Device, cache: int) -> dict[str, Any]:
-    """Policy -> figures in bytes; of several graphs the sum, and of peaks the highest.
+def predict(case: Case, ways: Sequence[str], device: Device, cache: int) -> dict[str, Any]:
+    """Way -> figures in bytes; of several graphs the sum, and of peaks the highest.
 
     ``cache`` is the device's last cache, in bytes, for what is read again.
     """
     mode = zeros_mode()
     with torch.device("cpu"):
         made = case.make(mode)
-    wanted = [parse(name) for name in policies]
+    wanted = {way: parse(policy_of(way)) for way in ways}
     with alone(case.part):
         graphs = capturing.capture_for(
-            wanted, made.run, made.args, made.kwargs, device, mode, training=made.training
+            list(dict.fromkeys(wanted.values())),
+            made.run,
+            made.args,
+            made.kwargs,
+            device,
+            mode,
+            training=made.training,
         )
     found = {}
-    for policy, own in graphs.items():
-        outcomes = [dry_run(graph, policy, device) for graph in own]
+    for way, policy in wanted.items():
+        with going(way):
+            outcomes = [dry_run(graph, policy, device) for graph in graphs[policy]]
         moved = sum((traffic(o.graph) for o in outcomes), _NOTHING)
         each = [pair for outcome in outcomes for pair in each_load(outcome.dag, cache)]
         by_kind = {name: Load() for name in KINDS}
         for name, load in each:
             by_kind[name] += load
-        found[str(policy)] = {
+        found[way] = {
             "bytes": moved.bytes,
             "read": moved.read_bytes,
             "write": moved.write_bytes,

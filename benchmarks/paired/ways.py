@@ -6,12 +6,18 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 import torch._dynamo
 from torch._inductor import config
 
 import torch_materialize as tm
+from torch_materialize.core.devices import Device
+from torch_materialize.core.limits import Limits
+from torch_materialize.core.policy import PREDICTED, parse
+from torch_materialize.inductor import dry_run, planned
+from torch_materialize.inductor.tune import variants
 
 from .cases import Made
 from .opaque import Opaque
@@ -20,6 +26,8 @@ EAGER, PIECES = "eager", "piecewise"
 #: Everything that is timed by default; ``again`` is stock a second time, and shows the noise.
 STOCK, AGAIN = "stock", "stock again"
 WAYS = (EAGER, STOCK, AGAIN, "traffic", "plan", PIECES)
+#: How a variant of `plan` that `tune` would time begins; the rest of a way's name is its own.
+_VARIANT = "plan, "
 
 
 def beside_stock(ways: tuple[str, ...]) -> tuple[str, ...]:
@@ -40,6 +48,39 @@ def steps(
         yield way, partial(_step, made, way, part, keep_gradients)
 
 
+def policy_of(way: str) -> str:
+    """The policy that compiles a way; "" for eager."""
+    if way in (STOCK, AGAIN, PIECES):
+        return STOCK
+    return "" if way == EAGER else way.partition(",")[0]
+
+
+def is_predicted(way: str) -> bool:
+    """Whether a dry run can tell what a way moves."""
+    return way not in (AGAIN, PIECES) and policy_of(way).partition(":")[0] in PREDICTED
+
+
+@contextlib.contextmanager
+def going(way: str) -> Iterator[None]:
+    """Inside the block `plan` is planned as the variant that ``way`` names, if it names one."""
+    if not way.startswith(_VARIANT):
+        yield
+        return
+    usual = planned.limits_for
+
+    def limits_for(device: Device | None) -> Limits:
+        known = variants(usual(device), parse("plan"))
+        if way not in known:
+            raise LookupError(f"no variant {way!r} here; there are {', '.join(known)}")
+        return known[way][0]
+
+    with (
+        mock.patch.object(planned, "limits_for", limits_for),
+        mock.patch.object(dry_run, "limits_for", limits_for),
+    ):
+        yield
+
+
 @contextlib.contextmanager
 def alone(part: str) -> Iterator[None]:
     """Inside the block compiled graphs are as ``part`` wants them."""
@@ -53,9 +94,8 @@ def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[],
         torch._dynamo.reset()
         if way == PIECES and made.pieces is not None:
             model = made.pieces()
-        policy = "stock" if way in (STOCK, AGAIN, PIECES) else way
         with alone(part):
-            model = torch.compile(model, options=tm.options(policy))
+            model = torch.compile(model, options=tm.options(policy_of(way)))
 
     def infer() -> Any:
         with torch.no_grad():
@@ -73,8 +113,9 @@ def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[],
         return train()
 
     step = (train_anew if keep_gradients else train) if made.training else infer
-    with alone(part), config.patch(force_disable_caches=True):
-        step()  # compiles; what is tuned is tuned here
+    if way != EAGER:
+        with alone(part), going(way), config.patch(force_disable_caches=True):
+            step()  # compiles; what is tuned is tuned here
     return step
 
 

@@ -100,8 +100,8 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
         "plan, little recomputed": (replace(limits, balance=_DEAR * limits.balance), plan),
         "plan, no more kernels": (replace(limits, launch_bytes=_NO_LAUNCH), plan),
     }
-    if limits.rates is not None:
-        found["plan, fewest bytes"] = (replace(limits, rates=None), plan)
+    if limits.rates is not None or limits.doubts is not None:
+        found["plan, fewest bytes"] = (replace(limits, rates=None, doubts=None), plan)
     if (rates := limits.doubts) is not None:
         found["plan, least time"] = (replace(limits, rates=rates, balance=rates.balance), plan)
     if policy.numerics == "stored":
