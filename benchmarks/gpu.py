@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from paired.apart import Job
     from paired.cases import Case
 
+Ways = tuple[str, ...]
+
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
 _NEEDED = ("torch", "triton", "numpy", "scipy", "rich")
 #: What is timed on a GPU.
-_WAYS = ("traffic", "plan", "eager", "piecewise")
+_WAYS = {"fused": ("traffic", "plan"), "whole": ("traffic", "plan", "eager", "piecewise")}
 _QUICK = ("plan", "piecewise")
 # How many cases the memory of one GPU holds; each that is compiled takes a core.
 _MOST = 14
@@ -95,11 +97,16 @@ def _at_once(device: str) -> int:
     return max(1, min(_MOST, cores - 1)) if device == "cuda" else 1
 
 
-def _jobs(chosen: argparse.Namespace, every: Iterable[Case], **how: Any) -> list[Job]:
-    """A job for each case that is wanted by name; ``how`` are the other fields of a job."""
+def _jobs(
+    chosen: argparse.Namespace, every: Iterable[Case], ways: Mapping[str, Ways], **how: Any
+) -> list[Job]:
+    """A job for each case that is wanted by name; ``how`` are the other fields of a job.
+
+    ``ways`` are by part.
+    """
     from paired.apart import Job
 
-    jobs = [Job(case.label, chosen.device, **how) for case in every]
+    jobs = [Job(case.label, chosen.device, ways=ways[case.part], **how) for case in every]
     if not chosen.names:
         return jobs
     found = [job for name in chosen.names for job in jobs if job.label.startswith(name)]
@@ -113,14 +120,14 @@ def _correctness(chosen: argparse.Namespace, deadline: float) -> list[dict[str, 
     from saving import save
 
     deadline -= 0.75 * chosen.seconds
-    ways: tuple[str, ...] = ("traffic", "plan", "piecewise")
+    ways: Ways = ("traffic", "plan", "piecewise")
     if not chosen.quick:
         ways = (*ways, "plan:numerics=eager", "plan:numerics=stock", "tune")
     tokens, divisor = (64,), 16 if chosen.quick else 8
     every = [c for c in cases(chosen.device, tokens, divisor) if c.part == "whole"]
     if chosen.quick:
         every = [case for case in every if case.tokens in tokens]
-    wanted = _jobs(chosen, every, tokens=tokens, divisor=divisor, ways=ways)
+    wanted = _jobs(chosen, every, {"whole": ways}, tokens=tokens, divisor=divisor)
     found: list[dict[str, Any]] = []
     for job, row in rows(wanted, _at_once(chosen.device), deadline):
         found.append(row)
@@ -146,10 +153,13 @@ def _times(chosen: argparse.Namespace, deadline: float, correctness: list[dict[s
         every = [case for case in every if case.tokens in tokens]
     if chosen.part:
         every = [case for case in every if case.part == chosen.part]
-    ways = beside_stock(tuple(chosen.way or (_QUICK if chosen.quick else _WAYS)))
-    how = {"tokens": tokens, "divisor": divisor, "ways": ways, "effort": effort}
-    wanted = _jobs(chosen, every, **how)
-    kept = Kept(chosen.json, chosen.device, ways, [job.label for job in wanted])
+    ways = {
+        part: beside_stock(tuple(chosen.way or (_QUICK if chosen.quick else usual)))
+        for part, usual in _WAYS.items()
+    }
+    wanted = _jobs(chosen, every, ways, tokens=tokens, divisor=divisor, effort=effort)
+    seen = tuple(dict.fromkeys(way for job in wanted for way in job.ways))
+    kept = Kept(chosen.json, chosen.device, seen, [job.label for job in wanted])
     for job, row in rows(wanted, _at_once(chosen.device), deadline):
         kept.add(job.label, row, correctness=correctness)
 

@@ -99,46 +99,54 @@ def test_a_gpu_run_says_what_is_missing(monkeypatch):
 
 
 @pytest.mark.usefixtures("benchmarks")
-def test_autotuners_choose_again_and_equal_kernels_alike(monkeypatch):
-    """On a GPU only; here the autotuner's timings are made up."""
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_kernels_are_tuned_inside_of_a_step(monkeypatch, told_apart):
+    """On a GPU only; here the times are made up."""
     from types import SimpleNamespace
 
     from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
-    from paired.autotuned import Configurations, choices_put_off
+    from paired import autotuned
 
-    best = "a"
-
-    def choose(self):
-        self.launchers = [one for one in self.launchers if one.config == best]
+    def choose(self):  # a kernel by itself
+        self.launchers = self.launchers[-1:]
 
     def run(self):
         if len(self.launchers) > 1:
             self.autotune_to_one_config()
 
-    def kernel(name, body):
+    def kernel(name, **seconds):
         made = CachingAutotuner.__new__(CachingAutotuner)
-        made.fn = SimpleNamespace(__name__=name, src=f"def {name}(): {body}")
-        made.launchers = [SimpleNamespace(config=config) for config in "ab"]
+        made.fn = SimpleNamespace(__name__=name)
+        made.seconds = seconds
+        made.launchers = [SimpleNamespace(config=config) for config in seconds]
         return made
 
     monkeypatch.setattr(CachingAutotuner, "autotune_to_one_config", choose)
     monkeypatch.setattr(CachingAutotuner, "run", run)
-    stocks, ours = [kernel("k0", "x"), kernel("k1", "y")], [kernel("k0", "y"), kernel("k1", "z")]
+    shared, one, other = kernel("k0", a=2, b=1), kernel("k1", a=1, b=2, c=3), kernel("k2", a=5)
 
-    def step(kernels):
-        for one in kernels:
-            one.run()  # as generated code asks for it
+    def step():
+        for each in (shared, one, other):
+            each.run()  # as generated code asks for it
 
-    with choices_put_off():
-        step(stocks)
-        step(ours)
-    assert [one.launchers[0].config for one in stocks + ours] == ["a"] * 4
-    configurations = Configurations()
-    best = "b"
-    assert configurations.tune(lambda: step(stocks)) == {"k0": "b", "k1": "b"}
-    best = "a"  # another draw: `y` is known by now, `z` is not
-    assert configurations.tune(lambda: step(ours)) == {"k0": "b", "k1": "a"}
+    def kernel_times(step, repeats):
+        step()
+        each = [(k.fn.__name__, k.seconds[k.launchers[0].config]) for k in (shared, one, other)]
+        return each if told_apart else []
+
+    monkeypatch.setattr(autotuned, "kernel_times", kernel_times)
+    with autotuned.choices_put_off():
+        step()
+    assert [k.launchers[0].config for k in (shared, one, other)] == ["a"] * 3
+    tuned = autotuned.Tuned(step)
+    best = {"k0": "b", "k1": "a", "k2": "a"} if told_apart else {"k0": "b", "k1": "c", "k2": "a"}
+    assert tuned.configurations == best
+    shared.seconds = {"a": 1, "b": 2}  # inside of another way
+    again = autotuned.Tuned(step)
+    assert again.configurations["k0"] == ("a" if told_apart else "b")
+    tuned.apply()
+    assert {k.fn.__name__: k.launchers[0].config for k in (shared, one, other)} == best
 
 
 @pytest.mark.usefixtures("benchmarks")

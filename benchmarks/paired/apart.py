@@ -139,9 +139,11 @@ def _work(pipe: Connection, job: Job, turns: Turns) -> None:
 
 def _timed(pipe: Connection, case: Case, job: Job, effort: Effort, turns: Turns) -> dict[str, Any]:
     with turns.launches_beside_others():
-        made = prepared(case, job.ways, job.device, turns.beside_others)
+        made = prepared(case, job.ways, job.device)
     pipe.send(_READY)
     pipe.recv()
-    start = time.monotonic()
+    asked = time.monotonic()
     with turns.alone():
-        return timed(made, effort) | {"took": round(time.monotonic() - start, 1)}
+        start = time.monotonic()
+        row = timed(made, effort)
+    return row | {"waited": round(start - asked, 1), "took": round(time.monotonic() - start, 1)}

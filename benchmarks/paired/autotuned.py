@@ -1,15 +1,16 @@
 """What Inductor's autotuner chooses for each kernel, and each one's time.
 
 Cases are compiled side by side, and a choice that was timed while others used the GPU may be a bad
-one: it is put off.  Nor is one that was timed alone always good: it finds configurations equal
-that are not inside of a model (H200: 7 and 14 us for one and the same kernel).  So that ways are
-compared and not draws, equal kernels of a case get equal configurations.
+one: it is put off.  Nor is one that was timed alone always good: each kernel by itself, with an
+empty cache, has configurations that seem equal and inside of a model are not (H200: 7 and 14 us
+for one and the same kernel, 14 and 23 for another).  So that ways are compared and not draws, each
+way has its kernels tuned where they run.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -34,30 +35,56 @@ def choices_put_off() -> Iterator[None]:
         yield
 
 
-class Configurations:
-    """Configurations of the kernels of one case, by what they compute."""
+class Tuned:
+    """The kernels that one step launches, each with the configuration that is fastest inside of it.
 
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+    Ways may share a kernel and take it differently, so that :meth:`apply` comes before a step.
+    Kernels of one name, in several graphs, have their configurations in common, by place.
+    """
 
-    def tune(self, step: Callable[[], Any]) -> dict[str, str]:
-        """Kernel -> its configuration, as known or chosen anew, of those that ``step`` launches."""
-        tuners = _launched(step)
-        for tuner in tuners:
-            choices = getattr(tuner, _CHOICES, tuner.launchers)
-            known = self._known.get(_computes(tuner))
-            tuner.launchers = [one for one in choices if str(one.config) == known] or choices
+    def __init__(self, step: Callable[[], Any]) -> None:
+        choices = {t: getattr(t, _CHOICES, t.launchers) for t in _launched(step)}
+        places = _fastest(choices, step)
+        if not places:  # nobody told kernels apart: each is tuned by itself, as usual
+            for tuner, own in choices.items():
+                tuner.launchers = list(own)
+            step()
+        else:
+            _take(choices, places)
+        self._chosen = {tuner: tuner.launchers for tuner in choices}
         step()
-        found = {tuner.fn.__name__: str(tuner.launchers[0].config) for tuner in tuners}
-        for tuner in tuners:
-            self._known.setdefault(_computes(tuner), found[tuner.fn.__name__])
-        return found
+
+    def apply(self) -> None:
+        """Has the kernels run as they were fastest."""
+        for tuner, chosen in self._chosen.items():
+            tuner.launchers = chosen
+
+    @property
+    def configurations(self) -> dict[str, str]:
+        """Kernel -> its configuration."""
+        return {t.fn.__name__: str(own[0].config) for t, own in self._chosen.items()}
 
 
-def _computes(tuner: CachingAutotuner) -> str:
-    """A kernel's source without its name, which counts the kernels of a graph."""
-    source = getattr(tuner.fn, "src", None)
-    return source.replace(tuner.fn.__name__, "kernel") if source else str(id(tuner))
+Choices = Mapping[CachingAutotuner, Sequence[Any]]
+
+
+def _fastest(choices: Choices, step: Callable[[], Any]) -> dict[str, int]:
+    """Kernel -> the place of its configuration that takes the least time inside of a step."""
+    seen: dict[str, tuple[float, int]] = {}
+    for place in range(max(map(len, choices.values()), default=0)):
+        _take(choices, {tuner.fn.__name__: place for tuner in choices})
+        step()
+        times: dict[str, float] = {}
+        for name, seconds in kernel_times(step, repeats=3):
+            times[name] = times.get(name, 0.0) + seconds
+        for name, seconds in times.items():
+            seen[name] = min(seen.get(name, (seconds, place)), (seconds, place))
+    return {name: place for name, (_, place) in seen.items()}
+
+
+def _take(choices: Choices, places: Mapping[str, int]) -> None:
+    for tuner, own in choices.items():
+        tuner.launchers = [own[min(places.get(tuner.fn.__name__, 0), len(own) - 1)]]
 
 
 def _launched(step: Callable[[], Any]) -> list[CachingAutotuner]:

@@ -117,16 +117,16 @@ def _must_show() -> Iterator[Case]:
 
 
 def _layers(g: Geometry, part: str, device: str) -> int:
-    """How many of a model's layers: a GPU takes a dense model's fused kernels whole.
+    """How many of a model's layers.
 
-    What stock recomputes reaches over several layers, so that two of them, all that a CPU has the
-    time for, show half of what a plan saves.
+    What stock recomputes reaches over several of them, so that two, all that a CPU has the time
+    for, show half of what a plan saves.
     """
     if device == "cpu":
         return 2 if g.full_every == 1 else g.full_every
     if g.experts:
         return 4  # each of them is 1.2 GB of experts
-    return g.layers if part == "fused" and g.full_every == 1 else 8
+    return 16 if part == "fused" and g.full_every == 1 else 8
 
 
 def _of_geometry(g: Geometry, tokens: int, part: str, device: str, divisor: int) -> Case | None:

@@ -10,9 +10,10 @@ import torch
 
 from .opaque import Spent
 
-# Inputs are rotated until they are this many times the last cache, or this many.
+# Inputs are rotated until they are this many times the last cache, or this many: those of a few
+# kilobytes would be in a cache in a model, too.
 _PAST_CACHE = 2.0
-_MOST_COPIES = 32
+_MOST_COPIES = 8
 # A sample on a CPU is as many steps as take this many seconds: one of microseconds is all noise.
 _SAMPLE, _MOST_STEPS = 5e-3, 200
 # One on a GPU takes as many replays as outlast the events around them by far.

@@ -7,7 +7,6 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch_materialize.core.devices import Device
 from torch_materialize.core.paired import interleaved, median_interval, ratios
 
 from . import clock
-from .autotuned import Configurations, choices_put_off, kernel_times
+from .autotuned import Tuned, choices_put_off, kernel_times
 from .cases import Case, Made
 from .machine import last_cache, planned
 from .predicted import predict
@@ -72,18 +71,13 @@ def measure(case: Case, ways: tuple[str, ...], device: str, effort: Effort) -> d
     return row | predicted(case, known, last_cache(device), row)
 
 
-def prepared(
-    case: Case,
-    ways: tuple[str, ...],
-    device: str,
-    building: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-) -> Prepared:
-    """Builds, inside of ``building``, and compiles a case.
+def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
+    """Builds and compiles a case.
 
     Raises:
         Exception: whatever the model, Inductor or the device raises.
     """
-    with building(), torch.device(device):
+    with torch.device(device):
         made = case.make(None)
         inputs = _rotated(made, device)
     if device == "cuda":
@@ -107,13 +101,17 @@ def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
     """Times what is compiled; nothing else should run meanwhile."""
     row = {**found.row, "load_before": _load()}
     memory: dict[str, int] = {}
+    tuned: dict[str, Tuned] = {}
     if found.device == "cuda":
         clock.warm_up()
-        configurations = Configurations()
         for way, step in found.steps.items():
-            with _told(row, f"{way}, kernels"):
-                row["configurations"][way] = configurations.tune(step)
-                row["kernels"][way] = kernel_times(step)
+            if way == AGAIN:
+                tuned[way] = tuned[STOCK]
+            elif way != EAGER:
+                with _told(row, f"{way}, kernels"):
+                    tuned[way] = Tuned(step)
+                    row["configurations"][way] = tuned[way].configurations
+                    row["kernels"][way] = kernel_times(step)
             with _told(row, way):
                 memory[way] = _allocated(step)
     copying, moved = clock.copy_of(found.device)
@@ -124,6 +122,8 @@ def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
     for _ in range(_PLACES if found.device == "cuda" else 1):
         runs = {COPY: _timed([copying], found.device)}
         for way, step in found.steps.items():
+            if way in tuned:
+                tuned[way].apply()
             with _told(row, way):
                 each = [_with(found.made, inputs, step) for inputs in found.inputs]
                 runs[way] = _timed(each, found.device)
