@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +16,8 @@ from torch_materialize.corpus.registry import find
 from torch_materialize.corpus.spec import Input, Model
 from torch_materialize.models.decoder import Decoder
 
-from .geometries import GEOMETRIES, Geometry, Layers
+from .geometries import GEOMETRIES, Geometry, Layers, cuts
+from .pieces import Cuts
 
 Fake = FakeTensorMode | None
 
@@ -43,7 +43,7 @@ class Made:
     Attributes:
         run: what a way compiles; called with ``args`` and ``kwargs``.
         unit: bytes of one activation, 0 where there is no such unit.
-        pieces: makes of a copy of the model one that breaks at attention; None: not foreseen.
+        cuts: operators between which it can be compiled in pieces, and what is called there.
         training: a step is a forward and a backward.
     """
 
@@ -51,7 +51,7 @@ class Made:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     unit: int = 0
-    pieces: Callable[[], nn.Module] | None = None
+    cuts: Cuts = field(default_factory=dict)
     training: bool = False
 
 
@@ -143,13 +143,8 @@ def _of_geometry(g: Geometry, tokens: int, part: str, device: str, divisor: int)
             if fake:
                 model.to_empty(device="cpu")
             args = (torch.randn(tokens, sizes.hidden).bfloat16(), torch.arange(tokens))
-
-        def pieces() -> nn.Module:
-            other = copy.deepcopy(model)
-            other.cut_at_attention(opaque=part == "fused")
-            return other
-
-        return Made(model, args, unit=tokens * sizes.hidden * 2, pieces=pieces)
+        at = cuts(opaque=part == "fused")
+        return Made(model, args, unit=tokens * sizes.hidden * 2, cuts=at)
 
     return Case(g.name, part, tokens, note, make)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .cases import Case, Made
-from .ways import AGAIN, EAGER, STOCK, steps
+from .ways import AGAIN, EAGER, PIECES, STOCK, steps
 
 # A way may err as far as this many times the worse of eager and stock: both round differently,
 # and neither is the truth.
@@ -32,7 +32,7 @@ def check(case: Case, ways: tuple[str, ...], device: str) -> dict[str, Any]:
     limit = _ALLOWED * max(errors.values())
     wrong = {}
     for way in ways:
-        if way in errors or way == AGAIN or (way == "piecewise" and made.pieces is None):
+        if way in errors or way == AGAIN or (way == PIECES and not made.cuts):
             continue
         try:
             errors[way] = _error(_answer(made, way), truth)

@@ -151,7 +151,6 @@ class FullAttention(nn.Module):
         self.qkv = random_weight(g.hidden, (g.heads + 2 * g.kv_heads) * g.width)
         self.out = random_weight(g.heads * g.width, g.hidden)
         self.norms = nn.ParameterList([around_one(g.width) for _ in range(2 * g.norm_heads)])
-        self.attend = attention
 
     def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         g = self.g
@@ -160,7 +159,7 @@ class FullAttention(nn.Module):
         if self.norms:
             q, k = _norm(q, self.norms[0]), _norm(k, self.norms[1])
         cos, sin = angles[:, None].chunk(2, -1)
-        x = self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v.contiguous())
+        x = attention(rotate(q, cos, sin), rotate(k, cos, sin), v.contiguous())
         return x.flatten(1) @ self.out
 
 
@@ -177,7 +176,6 @@ class LinearAttention(nn.Module):
         self.bias = nn.Parameter(torch.ones(self.heads))
         self.norm = around_one(self.width)
         self.out = random_weight(wide, g.hidden)
-        self.attend = scan
 
     def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         wide = self.heads * self.width
@@ -186,7 +184,7 @@ class LinearAttention(nn.Module):
         q, k, v = mixed.view(len(x), 3, self.heads, self.width).unbind(1)
         b, a = (x @ self.ba).chunk(2, -1)
         decay = -self.log_decay.float().exp() * nn.functional.softplus(a.float() + self.bias)
-        out = self.attend(_unit(q), _unit(k), v.contiguous(), decay, b.sigmoid())
+        out = scan(_unit(q), _unit(k), v.contiguous(), decay, b.sigmoid())
         gated = _norm(out, self.norm) * nn.functional.silu(z.view_as(out).float()).to(out.dtype)
         return gated.flatten(1) @ self.out
 
@@ -244,14 +242,13 @@ class Layers(nn.Module):
             x = mlp(x)
         return add_norm(x, residual, next(norms))[0]
 
-    def cut_at_attention(self, *, opaque: bool) -> None:
-        """What stands between two attentions is compiled by itself from now on.
 
-        ``opaque`` puts the stand-in in the place of the attentions.
-        """
-        for mixer in self.mixers:
-            attend = _stand_in(mixer.attend) if opaque else mixer.attend
-            mixer.attend = torch.compiler.disable(attend)
+def cuts(*, opaque: bool) -> dict[Operator, Operator]:
+    """The attentions, between which a model is compiled in pieces, and what is called there.
+
+    ``opaque`` calls the stand-in instead.
+    """
+    return {op: _stand_in(op) if opaque else op for op in (attention, scan)}
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from torch_materialize.inductor.tune import variants
 
 from .cases import Made
 from .opaque import Opaque
+from .pieces import Pieces
 
 EAGER, PIECES = "eager", "piecewise"
 #: Everything that is timed by default; ``again`` is stock a second time, and shows the noise.
@@ -43,7 +44,7 @@ def steps(
     for way in ways:
         if way == EAGER and part == "fused":
             continue  # eager has no fused kernels
-        if way == PIECES and made.pieces is None:
+        if way == PIECES and not made.cuts:
             continue
         yield way, partial(_step, made, way, part, keep_gradients)
 
@@ -92,10 +93,12 @@ def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[],
     model = made.run
     if way != EAGER:
         torch._dynamo.reset()
-        if way == PIECES and made.pieces is not None:
-            model = made.pieces()
         with alone(part):
-            model = torch.compile(model, options=tm.options(policy_of(way)))
+            options: Any = tm.options(policy_of(way))
+            if way == PIECES:
+                model = torch.compile(model, backend=Pieces(made.cuts, options), fullgraph=True)
+            else:
+                model = torch.compile(model, options=options)
 
     def infer() -> Any:
         with torch.no_grad():

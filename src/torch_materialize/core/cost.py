@@ -1,15 +1,18 @@
 """How long fused kernels take on a device: launches, bytes by kernel kind, and operations.
 
-Linear in what a dry run counts, so that its rates can be fitted by least squares to timings
-(:mod:`.fits` holds those that were measured; ``benchmarks/fit.py`` makes them).  What is read
-again while a cache may still hold it has a rate of its own.
+Its rates are fitted to timings (:mod:`.fits` holds those that were measured;
+``benchmarks/fit.py`` makes them).  What is read again while a cache may still hold it has a rate of
+its own.  A GPU computes while it waits for memory, so that a kernel takes the longer of the two
+(the roofline of Williams, Waterman and Patterson, 2009); on a CPU, where only the time of all
+kernels together is measured, they add up.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from .dag import Dag, Fused, Kind, Moved, moved
 
@@ -21,10 +24,13 @@ __all__ = [
     "computing",
     "each_load",
     "kind",
-    "loads",
     "seconds",
     "seconds_of",
+    "together",
 ]
+
+# How sharply the longer of two times hides the shorter: the power of a smooth maximum.
+_SHARP = 8
 
 #: Kinds of fused kernel.
 KINDS = ("pointwise", "persistent", "looped")
@@ -57,7 +63,9 @@ class Rates:
         cache: bytes that the device's last cache holds.
         call: seconds of one call beside its fused kernels: guards, the wrapper, calls of others.
         source: the files of results that the rates were fitted to.
-        error: median distance of a predicted from a measured time, as a share.
+        error: median distance of a predicted from a measured time, where both are shares of
+            stock's.
+        overlap: whether a kernel moves bytes while it computes.
     """
 
     by_kind: Mapping[str, Load]
@@ -65,6 +73,7 @@ class Rates:
     call: float = 0.0
     source: tuple[str, ...] = ()
     error: float = 0.0
+    overlap: bool = False
 
     @property
     def balance(self) -> float:
@@ -119,27 +128,39 @@ def each_load(dag: Dag, cache: int) -> Iterator[tuple[str, Load]]:
         yield kind(kernel), Load(1.0, fresh, reread, written, kernel.work, again)
 
 
-def loads(dag: Dag, cache: int) -> dict[str, Load]:
-    """What the kernels of a dry run do, by kind; ``cache`` in bytes."""
-    total = {name: Load() for name in KINDS}
-    for name, load in each_load(dag, cache):
-        total[name] += load
-    return total
+def seconds(each: Iterable[tuple[str, Load]], rates: Rates) -> float:
+    """The time that one call should take, without the kernels of others.
+
+    ``each`` is the kind and load of every kernel; without :attr:`Rates.overlap`, of several at a
+    time as well.
+    """
+    return rates.call + sum(_seconds(load, rates.by_kind[name], rates) for name, load in each)
 
 
-def seconds(work: Mapping[str, Load], rates: Rates) -> float:
-    """The time that one call should take, without the kernels of others."""
-    return rates.call + sum(_seconds(load, rates.by_kind[name]) for name, load in work.items())
+def _seconds(load: Load, each: Load, rates: Rates) -> float:
+    moving = (
+        load.read * each.read
+        + load.reread * each.reread
+        + load.write * each.write
+        + load.again * each.again
+    )
+    computing = load.operations * each.operations
+    return load.launches * each.launches + together(moving, computing, rates.overlap)
 
 
-def _seconds(load: Load, each: Load) -> float:
-    total: float = sum(getattr(load, f.name) * getattr(each, f.name) for f in fields(load))
-    return total
+def together(moving: Any, computing: Any, overlap: bool) -> Any:
+    """Time of a kernel that takes ``moving`` for its bytes and ``computing`` for its operations.
+
+    Numbers, or arrays of them.
+    """
+    if not overlap:
+        return moving + computing
+    return (moving**_SHARP + computing**_SHARP) ** (1 / _SHARP)
 
 
 def seconds_of(dag: Dag, rates: Rates) -> float:
     """The time that the kernels of a dry run should take in one call."""
-    return seconds(loads(dag, rates.cache), rates)
+    return seconds(each_load(dag, rates.cache), rates)
 
 
 def computing(dag: Dag, rates: Rates) -> frozenset[str]:
@@ -148,8 +169,7 @@ def computing(dag: Dag, rates: Rates) -> frozenset[str]:
     each = zip(moved(dag, dag.homes()), each_load(dag, rates.cache), strict=True)
     for one, (name, load) in each:
         rate = rates.by_kind[name]
-        operations = load.operations * rate.operations
-        if 2 * operations > _seconds(load, rate):
+        if load.operations * rate.operations > _seconds(replace(load, operations=0.0), rate, rates):
             found |= dag.nodes(one.computes)
     return frozenset(found)
 

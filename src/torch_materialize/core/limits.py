@@ -26,7 +26,8 @@ class Limits:
         balance: bytes that the device moves in the time of one operation.
         rates: of the device, where they were measured; None: time goes by bytes.
         doubts: rates that a plan does not go by, but is refused by where they say that it takes
-            longer than stock by more than they are usually wrong; None: of no device.
+            longer than stock, or than the best plan so far, by more than they are usually wrong;
+            None: of no device.
         launch_bytes: what one more kernel must save to be worth its launch; as it is here, on a
             GPU of 2.4 TB/s.
         rounds: plans that may be tried by a dry run.
@@ -73,11 +74,11 @@ class Limits:
             return dag.cost(self.balance)
         return seconds_of(dag, self.rates)
 
-    def doubtful(self, dag: Dag, stock: Dag) -> bool:
-        """Whether a plan's dry run should take longer than stock's, beyond doubt."""
+    def doubtful(self, dag: Dag, other: Dag) -> bool:
+        """Whether a plan's dry run should take longer than another one, beyond doubt."""
         if self.doubts is None:
             return False
-        allowed = seconds_of(stock, self.doubts) * (1 + self.doubts.error)
+        allowed = seconds_of(other, self.doubts) * (1 + self.doubts.error)
         return seconds_of(dag, self.doubts) > allowed
 
     def worth_bytes(self, share: float, dag: Dag) -> float:

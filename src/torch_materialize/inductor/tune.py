@@ -103,7 +103,7 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
     if limits.rates is not None or limits.doubts is not None:
         found["plan, fewest bytes"] = (replace(limits, rates=None, doubts=None), plan)
     if (rates := limits.doubts) is not None:
-        found["plan, least time"] = (replace(limits, rates=rates, balance=rates.balance), plan)
+        found["plan, least time"] = (replace(limits, balance=rates.balance), plan)
     if policy.numerics == "stored":
         found["plan, rounded as stock"] = (limits, parse("plan", {"numerics": "stock"}))
     return found

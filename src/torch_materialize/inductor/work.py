@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from .storage import points
+from .storage import elements, points
 
 __all__ = ["is_delicate", "kernel_operations", "weight"]
 
 # Names are those of Inductor's operations and of ATen's operators alike.  A GPU's special
 # function units do a quarter of the rate; vectorized CPU code takes ten to forty steps.
 _HEAVY = 8
+# Dividing by a constant is a multiplication with more around it, unless it is a power of two.
+_SHIFT = 2
+# Elements that a GPU's thread reads at once: 16 bytes of 16-bit numbers.
+_VECTOR = 8
 _HEAVY_OPERATIONS = frozenset(
     {
         "acos",
@@ -52,6 +57,8 @@ _HEAVY_OPERATIONS = frozenset(
         "tanh",
     }
 )
+# What a GPU's special function units begin and more instructions mend; a CPU has one for each.
+_QUOTIENTS = frozenset(["reciprocal", "rsqrt", "sqrt", "truediv"])
 # Operations of a loop body that are no arithmetic.
 _FREE = frozenset(
     ["load", "store", "store_reduction", "constant", "index_expr", "get_index", "to_dtype"]
@@ -68,17 +75,34 @@ def kernel_operations(kernel: Any) -> int:
     """Operations of a fused kernel, counted in the bodies of its loops.
 
     Unlike bytes these depend on the index: a value that is needed at two places of a rolled
-    tensor is computed twice.
+    tensor is computed twice, and a GPU's kernel finds out for each element where it is.
     """
     total = 0
     for member in kernel.get_nodes():
-        counts = member._body.op_counts
-        total += points(member) * sum(
-            count * (_HEAVY if name in _HEAVY_OPERATIONS else 1)
-            for name, count in counts.items()
+        on_gpu = member.get_device().type != "cpu"
+        heavy = _HEAVY_OPERATIONS | _QUOTIENTS if on_gpu else _HEAVY_OPERATIONS
+        each = sum(
+            count * (_HEAVY if name in heavy else 1)
+            for name, count in member._body.op_counts.items()
             if name not in _FREE
         )
+        total += points(member) * (each + (_addressing(member) if on_gpu else 0))
     return total
+
+
+def _addressing(member: Any) -> int:
+    """Operations that it takes a Triton kernel to reach one element.
+
+    It counts elements through, and tells their place by dividing by the size of each dimension but
+    the first; loops of C++ are nested.  Rows whose size holds no whole vectors are read and
+    written in pieces.
+    """
+    sizes = [elements(size) for extents in member.get_ranges() for size in extents]
+    _, *others = [size for size in sizes if size > 1] or [1]
+    divisions = sum(_HEAVY if size & (size - 1) else _SHIFT for size in others)
+    pieces = _VECTOR // math.gcd(others[-1] if others else _VECTOR, _VECTOR)
+    counts = member._body.op_counts
+    return divisions + pieces * (counts["load"] + counts["store"])
 
 
 def is_delicate(kernel: Any) -> bool:
