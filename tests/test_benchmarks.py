@@ -80,10 +80,30 @@ def test_a_fit_finds_the_rates_that_times_were_made_of():
 
     works = [{kind: load(1 + (n + i) % 5) for i, kind in enumerate(KINDS)} for n in range(40)]
     found = _fit(
-        [Sample(str(n), "stock", w, seconds(w, true)) for n, w in enumerate(works)], 0, 0.0
+        [Sample(str(n), "stock", w, seconds(w.items(), true)) for n, w in enumerate(works)], 0, 0.0
     )
     for work in works:
-        assert seconds(work, found) == pytest.approx(seconds(work, true), rel=1e-2)
+        assert seconds(work.items(), found) == pytest.approx(seconds(work.items(), true), rel=1e-2)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_a_fit_to_single_kernels_tells_moving_from_computing():
+    from fit import Sample, _fit
+    from torch_materialize.core.cost import KINDS, Load, Rates, seconds
+
+    each = Load(2e-6, 1.5e-13, 1.5e-13, 1.5e-13, 3e-14, 1.5e-13)
+    true = Rates(dict.fromkeys(KINDS, each), cache=1 << 20, overlap=True)
+    draw = torch.Generator().manual_seed(0)
+    samples = []
+    for n in range(120):
+        most = torch.tensor([1e8, 1e8, 1e8, 1e9, 1e8]) * 10.0 ** -(n % 4)
+        amounts = (torch.rand(5, generator=draw) * most).tolist()
+        work = {KINDS[n % 3]: Load(1.0, *amounts)}
+        samples.append(Sample(str(n), "stock", work, seconds(work.items(), true), calls=0.0))
+    found = _fit(samples, 1 << 20, 0.1)
+    assert found.overlap
+    for one in samples:
+        assert seconds(one.work.items(), found) == pytest.approx(one.measured, rel=0.05)
 
 
 @pytest.mark.usefixtures("benchmarks")
@@ -184,6 +204,42 @@ def test_nobody_launches_while_another_is_timed(tmp_path):
     timing.join(10)
     late.join(10)
     assert seen == ["beside", "timed", "done", "late"]
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("benchmarks", "dynamo")
+@pytest.mark.parametrize("part", ["fused", "whole"])
+def test_each_way_stays_what_it_was_compiled_as(part, monkeypatch):
+    """In pieces, too; Dynamo once broke the graphs of all ways of a model for the sake of one."""
+    from torch._inductor.graph import GraphLowering
+
+    from paired.cases import cases
+    from paired.ways import PIECES, STOCK, steps
+
+    graphs = []
+    compile_to_module = GraphLowering.compile_to_module
+
+    def counted(self):
+        graphs.append(self)
+        return compile_to_module(self)
+
+    monkeypatch.setattr(GraphLowering, "compile_to_module", counted)
+    label = f"llama-3.1-8b, 16 tokens, {part}"
+    made = next(case for case in cases("cpu", (16,), 32) if case.label == label).make(None)
+    made.args[0].fill_(0.5)
+    ways, answers = {}, {}
+    for way, compiled in steps(made, (STOCK, "plan", PIECES), part):
+        before = len(graphs)
+        ways[way] = compiled()
+        # Pieces that are alike are compiled each, too.
+        assert len(graphs) - before == (5 if way == PIECES else 1), way
+    before = len(graphs)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for way, step in ways.items():
+            answers[way] = step()
+    assert len(graphs) == before
+    if part == "whole":
+        torch.testing.assert_close(answers[PIECES], answers[STOCK], atol=0.05, rtol=0.05)
 
 
 @pytest.mark.e2e

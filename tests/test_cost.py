@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from torch_materialize.core.cost import KINDS, Load, Rates, kind, loads, seconds
+from torch_materialize.core.cost import KINDS, Load, Rates, computing, each_load, kind, seconds
 from torch_materialize.core.dag import Dag, Fused, Kind, Value
 from torch_materialize.core.devices import DEVICES, recognized
 from torch_materialize.core.fits import FITS
@@ -36,11 +36,16 @@ def test_kinds():
     ]
 
 
+def loads(dag, cache):
+    """Kind -> load of a graph that has one kernel of each."""
+    return dict(each_load(dag, cache))
+
+
 def test_what_a_cache_holds_is_read_again():
-    found = loads(chain(100), cache=1000)
-    assert found["pointwise"] == Load(1, 100, 0, 100, 100)
-    assert found["persistent"] == Load(1, 0, 200, 4, 100)
-    assert found["looped"] == Load()
+    assert loads(chain(100), cache=1000) == {
+        "pointwise": Load(1, 100, 0, 100, 100),
+        "persistent": Load(1, 0, 200, 4, 100),
+    }
 
 
 def test_each_loop_but_the_first_reads_again():
@@ -67,10 +72,33 @@ def test_what_the_model_of_a_kernel_misses_is_read():
 
 def test_seconds_are_linear():
     rates = Rates({name: Load(1e-6, 1e-9, 5e-10, 2e-9, 1e-10) for name in KINDS}, cache=0)
-    work = {"looped": Load(2, 1000, 2000, 500, 100)}
-    assert seconds(work, rates) == pytest.approx(2e-6 + 1e-6 + 1e-6 + 1e-6 + 1e-8)
-    doubled = {"looped": work["looped"] + work["looped"]}
-    assert seconds(doubled, rates) == pytest.approx(2 * seconds(work, rates))
+    work = Load(2, 1000, 2000, 500, 100)
+    once = seconds([("looped", work)], rates)
+    assert once == pytest.approx(2e-6 + 1e-6 + 1e-6 + 1e-6 + 1e-8)
+    assert seconds([("looped", work + work)], rates) == pytest.approx(2 * once)
+
+
+def test_the_longer_of_moving_and_computing_hides_the_other():
+    """Where they overlap, kernel by kernel; launches do not."""
+    each = Load(launches=1e-6, read=1e-9, operations=1e-9)
+    rates = Rates(dict.fromkeys(KINDS, each), cache=0, call=1e-5, overlap=True)
+    moves, computes = Load(1, read=9000, operations=1000), Load(1, read=1000, operations=9000)
+    for one in (moves, computes):
+        assert seconds([("looped", one)], rates) == pytest.approx(1e-5 + 1e-6 + 9e-6)
+    both = [("looped", moves), ("pointwise", computes)]
+    assert seconds(both, rates) == pytest.approx(1e-5 + 2e-6 + 18e-6)
+    even = Load(1, read=9000, operations=9000)
+    assert 9e-6 < seconds([("looped", even)], rates) - 1.1e-5 < 10e-6
+
+
+def test_kernels_that_compute_for_longer_than_they_do_anything_else():
+    dag = chain(100)
+    each = Load(launches=1e-6, read=1e-9, reread=1e-9, write=1e-9, operations=1e-8)
+    for overlap in (False, True):
+        rates = Rates(dict.fromkeys(KINDS, each), cache=0, overlap=overlap)
+        assert computing(dag, rates) == frozenset()  # a launch takes as long
+        busy = replace(dag.kernels[0], work=200)
+        assert computing(Dag(dag.values, (busy, dag.kernels[1])), rates) == {"a"}
 
 
 def test_limits_go_by_time_where_there_are_rates_and_by_bytes_elsewhere():

@@ -87,6 +87,41 @@ def test_a_looped_reduction_on_a_gpu_reads_its_input_twice():
     assert kernel.passes == 1
 
 
+def test_reaching_an_element_is_work_on_a_gpu_alone():
+    """An odd row is read in pieces, and places are told by dividing; loops of C++ are nested."""
+
+    def padded(x):
+        return torch.nn.functional.pad(x.exp(), (0, 1, 0, 1))
+
+    def work(function, shape, device):
+        (kernel,), _ = kernels_and_code(function, shape, device)
+        return kernel.work
+
+    flat, rows, odd = (8 * 16 * 64 * 64,), (8, 16, 64, 64), (8, 16, 63, 63)
+    assert work(torch.exp, flat, "h200") == work(torch.exp, rows, "h200")  # one loop
+    each = [
+        work(padded, shape, "h200") / (s * (t + 1) * (u + 1))
+        for shape, (s, t, u) in ((rows, (128, 64, 64)), (odd, (128, 63, 63)))
+    ]
+    assert each[0] > 1.3 * each[1]  # 65 columns, or 64 with an edge
+    on_cpu = [
+        work(padded, shape, "cpu") / (s * (t + 1) * (u + 1))
+        for shape, (s, t, u) in ((rows, (128, 64, 64)), (odd, (128, 63, 63)))
+    ]
+    assert on_cpu[0] == on_cpu[1] < each[1]
+
+
+def test_quotients_and_roots_are_heavy_on_a_gpu():
+    works = {}
+    for device in ("cpu", "h200"):
+        for function in (torch.neg, torch.sqrt, torch.reciprocal):
+            (kernel,), _ = kernels_and_code(function, (1024, 512), device)
+            works[device, function] = kernel.work / (1024 * 512)
+    assert works["cpu", torch.neg] == works["cpu", torch.sqrt] == works["cpu", torch.reciprocal]
+    gpu = works["h200", torch.neg]
+    assert works["h200", torch.sqrt] == works["h200", torch.reciprocal] == gpu + 7
+
+
 def test_a_launch_costs_what_the_device_could_have_moved():
     assert limits_for(DEVICES["h200"]).launch_bytes == pytest.approx(1.7e-6 * 4.8e12)
     assert limits_for(DEVICES["a100"]).launch_bytes < limits_for(DEVICES["h200"]).launch_bytes

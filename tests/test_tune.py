@@ -183,11 +183,16 @@ def test_a_gpu_is_also_tuned_for_the_least_time():
     limits = planned.limits_for(DEVICES["h200"])
     doubts = limits.doubts
     assert doubts is not None
-    by_time, policy = tune.variants(limits, parse("tune"))["plan, least time"]
-    assert (by_time.rates, by_time.balance) == (doubts, doubts.balance)
+    found = tune.variants(limits, parse("tune"))
+    by_time, policy = found["plan, least time"]
+    assert by_time.balance == doubts.balance > limits.balance
+    assert policy.name == "plan"
+    by_bytes, policy = found["plan, fewest bytes"]
+    assert (by_bytes.rates, by_bytes.doubts, by_bytes.balance) == (None, None, limits.balance)
     assert policy.name == "plan"
     for limits in (planned.limits_for(CPU), planned.limits_for(DEVICES["b200"])):
         assert "plan, least time" not in tune.variants(limits, parse("tune"))
+    assert "plan, fewest bytes" not in tune.variants(limits, parse("tune"))
 
 
 def graph_of(function, *inputs):

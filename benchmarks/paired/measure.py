@@ -98,20 +98,23 @@ def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
 
 
 def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
-    """Times what is compiled; nothing else should run meanwhile."""
+    """Times what is compiled; nothing else should run meanwhile.
+
+    Raises:
+        RuntimeError: something would be compiled anew, and not be what it is taken for.
+    """
+    with torch.compiler.set_stance("fail_on_recompile"):
+        return _timed_as_compiled(found, effort)
+
+
+def _timed_as_compiled(found: Prepared, effort: Effort) -> dict[str, Any]:
     row = {**found.row, "load_before": _load()}
     memory: dict[str, int] = {}
     tuned: dict[str, Tuned] = {}
     if found.device == "cuda":
         clock.warm_up()
+        tuned = _tuned(found.steps, row)
         for way, step in found.steps.items():
-            if way == AGAIN:
-                tuned[way] = tuned[STOCK]
-            elif way != EAGER:
-                with _told(row, f"{way}, kernels"):
-                    tuned[way] = Tuned(step)
-                    row["configurations"][way] = tuned[way].configurations
-                    row["kernels"][way] = kernel_times(step)
             with _told(row, way):
                 memory[way] = _allocated(step)
     copying, moved = clock.copy_of(found.device)
@@ -137,6 +140,20 @@ def timed(found: Prepared, effort: Effort) -> dict[str, Any]:
     row["copy_bandwidth"] = moved / statistics.median(times[COPY])
     row["load_after"] = _load()
     return row
+
+
+def _tuned(steps: dict[str, Callable[[], Any]], row: dict[str, Any]) -> dict[str, Tuned]:
+    """The kernels of each way with their configurations; both, and their times, go into the row."""
+    found: dict[str, Tuned] = {}
+    for way, step in steps.items():
+        if way == AGAIN:
+            found[way] = found[STOCK]
+        elif way != EAGER:
+            with _told(row, f"{way}, kernels"):
+                found[way] = Tuned(step)
+                row["configurations"][way] = found[way].configurations
+                row["kernels"][way] = kernel_times(step)
+    return found
 
 
 @contextlib.contextmanager

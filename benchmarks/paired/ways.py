@@ -40,7 +40,11 @@ def steps(
     made: Made, ways: tuple[str, ...], part: str, *, keep_gradients: bool = False
 ) -> Iterator[tuple[str, Callable[[], Callable[[], Any]]]]:
     """Each way with what compiles it, which returns what runs one step; without those that a
-    case has not."""
+    case has not.
+
+    All of them stay compiled until this is called again.
+    """
+    torch._dynamo.reset()
     for way in ways:
         if way == EAGER and part == "fused":
             continue  # eager has no fused kernels
@@ -92,9 +96,9 @@ def alone(part: str) -> Iterator[None]:
 def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[], Any]:
     model = made.run
     if way != EAGER:
-        torch._dynamo.reset()
         with alone(part):
-            options: Any = tm.options(policy_of(way))
+            # Dynamo takes what is compiled with equal options for the same; this one is not used.
+            options: Any = {**tm.options(policy_of(way)), "trace.debug_dir": way}
             if way == PIECES:
                 model = torch.compile(model, backend=Pieces(made.cuts, options), fullgraph=True)
             else:

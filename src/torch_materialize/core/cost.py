@@ -144,8 +144,8 @@ def _seconds(load: Load, each: Load, rates: Rates) -> float:
         + load.write * each.write
         + load.again * each.again
     )
-    computing = load.operations * each.operations
-    return load.launches * each.launches + together(moving, computing, rates.overlap)
+    both: float = together(moving, load.operations * each.operations, rates.overlap)
+    return load.launches * each.launches + both
 
 
 def together(moving: Any, computing: Any, overlap: bool) -> Any:
