@@ -141,7 +141,7 @@ def _samples(name: str, data: Mapping[str, Any]) -> Iterator[Sample]:
                 between = max(measured - sum(launched), 0.0) / len(each)
                 for (kind, load), seconds_taken in zip(each, launched, strict=True):
                     yield Sample(case, policy, {kind: load}, seconds_taken + between, 0.0)
-            elif not row.get("kernels"):
+            elif "loads" in said and not row.get("kernels"):
                 work = {kind: Load(**load) for kind, load in said["loads"].items()}
                 yield Sample(case, policy, work, measured)
 

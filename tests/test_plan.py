@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor import planned
+from torch_materialize.inductor import search as searching
 from torch_materialize.inductor.dry_run import dry_run, hooks_for
 from torch_materialize.inductor.search import search
 from torch_materialize.models.decoder import Decoder
@@ -177,6 +179,25 @@ def test_a_plan_that_computes_too_much_writes_there_what_stock_writes():
     assert found.dag.measured < found.stock_dag.measured
     assert found.store is not None and fewest.store is not None
     assert fewest.store < found.store
+
+
+def test_no_plan_replaces_one_that_should_be_faster(monkeypatch):
+    """Each of them moves fewer bytes than the one before; times are made up."""
+    hunt = searching._Hunt.__new__(searching._Hunt)
+    hunt.short, hunt.written = SimpleNamespace(graph=None), frozenset()
+    hunt._limits = SimpleNamespace(doubtful=lambda dag, other: dag > 1.06 * other)
+    hunt.stock = hunt._best = searching._State(None, None, 100)
+    hunt._tried, hunt._doubted = {}, None
+    hunt._is_better = lambda new: True
+    hunt._costs_less = lambda one, other: False
+    hunt._try = lambda graph, store: searching._State(store, None, seconds)
+    monkeypatch.setattr(searching, "folded", lambda graph, names: graph)
+    taken = []
+    for number, seconds in enumerate((80, 95, 84, 110)):
+        hunt._measure(frozenset([str(number)]))
+        taken.append(hunt._best.dag)
+    assert taken == [80, 80, 84, 84]  # 95 is no longer than stock, and longer than the best
+    assert hunt._doubted.dag == 95
 
 
 @pytest.mark.parametrize("device", ["h200", "cpu"])

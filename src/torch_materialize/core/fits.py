@@ -43,7 +43,7 @@ FITS: Mapping[str, Rates] = {
         cache=33554432,
         call=0.0002,
         source=("bench-cpu-fit-a-2026-11-25.json", "bench-cpu-fit-b-2026-11-25.json"),
-        error=0.14,
+        error=0.038,
         overlap=False,
     ),
     "h200": Rates(
