@@ -228,7 +228,7 @@ def test_each_way_stays_what_it_was_compiled_as(part, monkeypatch):
     made = next(case for case in cases("cpu", (16,), 32) if case.label == label).make(None)
     made.args[0].fill_(0.5)
     ways, answers = {}, {}
-    for way, compiled in steps(made, (STOCK, "plan", PIECES), part):
+    for way, compiled in steps(made, (STOCK, PIECES), part):
         before = len(graphs)
         ways[way] = compiled()
         # Pieces that are alike are compiled each, too.

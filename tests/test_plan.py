@@ -190,11 +190,12 @@ def test_no_plan_replaces_one_that_should_be_faster(monkeypatch):
     hunt._tried, hunt._doubted = {}, None
     hunt._is_better = lambda new: True
     hunt._costs_less = lambda one, other: False
-    hunt._try = lambda graph, store: searching._State(store, None, seconds)
+    times = iter((80, 95, 84, 110))
+    hunt._try = lambda graph, store: searching._State(store, None, next(times))
     monkeypatch.setattr(searching, "folded", lambda graph, names: graph)
     taken = []
-    for number, seconds in enumerate((80, 95, 84, 110)):
-        hunt._measure(frozenset([str(number)]))
+    for name in "abcd":
+        hunt._measure(frozenset([name]))
         taken.append(hunt._best.dag)
     assert taken == [80, 80, 84, 84]  # 95 is no longer than stock, and longer than the best
     assert hunt._doubted.dag == 95
