@@ -35,7 +35,8 @@ _TARGET = Path(__file__).parents[1] / "src" / "torch_materialize" / "core" / "fi
 #: How strongly rates are held together.
 _STRENGTHS = (0.0, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _NAMES = tuple(field.name for field in fields(Load))
-_OPERATIONS = _NAMES.index("operations")
+_LAUNCHES, _OPERATIONS = _NAMES.index("launches"), _NAMES.index("operations")
+_BYTES = [i for i in range(len(_NAMES)) if i not in (_LAUNCHES, _OPERATIONS)]
 # From here on the fit to single kernels starts, and is drawn back to by a little: seconds.
 _USUAL = Load(1e-6, 2e-13, 2e-13, 2e-13, 2e-14, 1e-13)
 _DRAWN = 1e-5
@@ -95,8 +96,12 @@ def main() -> None:
     if len(machines) != 1:
         raise SystemExit(f"files made alike go together; found {sorted(machines)}")
     every = [s for path, data in read.items() for s in _samples(path.name, data)]
-    samples = [s for s in every if not s.case.startswith(tuple(chosen.without))]
-    if len({s.case for s in samples}) < 3:
+    compared = {s.case for s in every if s.policy == "stock"}
+    wanted = [s for s in every if s.case in compared]
+    samples = [s for s in wanted if not s.case.startswith(tuple(chosen.without))]
+    if len({bool(s.calls) for s in samples}) > 1:
+        raise SystemExit("in some files a profiler told kernels apart, in others not: fit one kind")
+    if len({s.label for s in samples}) < 3:
         raise SystemExit(
             f"a fit needs at least 3 cases of fused kernels; found {len(samples)} rows"
         )
@@ -216,16 +221,16 @@ def _fit_kernels(samples: Sequence[Sample], cache: int, strength: float) -> Rate
     kinds = np.array([KINDS.index(next(iter(sample.work))) for sample in samples])
     loads = np.array([_amounts(next(iter(sample.work.values()))) for sample in samples]) * usual
     measured = np.array([sample.measured for sample in samples])
-    moving = [i for i, name in enumerate(_NAMES) if name not in ("launches", "operations")]
     weight = np.sqrt(strength * len(samples) / 1e3)
 
     def wrong(logarithms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         each = loads * np.exp(logarithms.reshape(len(KINDS), -1))[kinds]
-        taken = each[:, 0] + together(each[:, moving].sum(axis=1), each[:, _OPERATIONS], True)
+        moving, computing = each[:, _BYTES].sum(axis=1), each[:, _OPERATIONS]
+        taken = each[:, _LAUNCHES] + together(moving, computing, True)
         table = logarithms.reshape(len(KINDS), -1)
         apart = [
             table - table.mean(axis=0),
-            table[:, moving] - table[:, moving].mean(axis=1)[:, None],
+            table[:, _BYTES] - table[:, _BYTES].mean(axis=1)[:, None],
         ]
         held = np.concatenate([weight * part.ravel() for part in apart])
         drawn = np.sqrt(_DRAWN * len(samples)) * logarithms
@@ -244,7 +249,6 @@ def _amounts(load: Load) -> list[float]:
 def _held_together(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Rows that say of two rates that they are one, in shares of a usual sample's time."""
     width = len(_NAMES)
-    bytes_moved = [_NAMES.index(name) for name in ("read", "reread", "write", "again")]
     pairs = [
         (a * width + i, b * width + i)
         for i in range(width)
@@ -252,7 +256,7 @@ def _held_together(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     ] + [
         (kind * width + i, kind * width + j)
         for kind in range(len(KINDS))
-        for i, j in itertools.combinations(bytes_moved, 2)
+        for i, j in itertools.combinations(_BYTES, 2)
     ]
     usual = shares.mean(axis=0)
     rows = np.zeros((len(pairs), shares.shape[1]))

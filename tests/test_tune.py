@@ -188,7 +188,7 @@ def test_a_gpu_is_also_tuned_for_the_least_time():
     assert by_time.balance == doubts.balance > limits.balance
     assert policy.name == "plan"
     by_bytes, policy = found["plan, fewest bytes"]
-    assert (by_bytes.rates, by_bytes.doubts, by_bytes.balance) == (None, None, limits.balance)
+    assert (by_bytes.rates, by_bytes.doubts, by_bytes.balance) == (None, None, 0.0)
     assert policy.name == "plan"
     for limits in (planned.limits_for(CPU), planned.limits_for(DEVICES["b200"])):
         assert "plan, least time" not in tune.variants(limits, parse("tune"))

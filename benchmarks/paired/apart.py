@@ -68,7 +68,9 @@ class _Process:
         theirs.close()
 
     def go_on(self) -> None:
-        self.pipe.send(None)
+        """Lets it be timed; a process that is gone says so in :meth:`next`."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
 
     def next(self, seconds: float = 0.0) -> Any:
         """What the process says within ``seconds``: that it is ready, or its row."""

@@ -47,7 +47,7 @@ class Tuned:
         places = _fastest(choices, step)
         if not places:  # nobody told kernels apart: each is tuned by itself, as usual
             for tuner, own in choices.items():
-                tuner.launchers = list(own)
+                _launch_as(tuner, own)
             step()
         else:
             _take(choices, places)
@@ -57,7 +57,7 @@ class Tuned:
     def apply(self) -> None:
         """Has the kernels run as they were fastest."""
         for tuner, chosen in self._chosen.items():
-            tuner.launchers = chosen
+            _launch_as(tuner, chosen)
 
     @property
     def configurations(self) -> dict[str, str]:
@@ -74,17 +74,26 @@ def _fastest(choices: Choices, step: Callable[[], Any]) -> dict[str, int]:
     for place in range(max(map(len, choices.values()), default=0)):
         _take(choices, {tuner.fn.__name__: place for tuner in choices})
         step()
+        own = {tuner.fn.__name__ for tuner, all_of_it in choices.items() if place < len(all_of_it)}
         times: dict[str, float] = {}
         for name, seconds in kernel_times(step, repeats=3):
             times[name] = times.get(name, 0.0) + seconds
         for name, seconds in times.items():
+            if name not in own:
+                continue  # its last choice once more
             seen[name] = min(seen.get(name, (seconds, place)), (seconds, place))
     return {name: place for name, (_, place) in seen.items()}
 
 
 def _take(choices: Choices, places: Mapping[str, int]) -> None:
     for tuner, own in choices.items():
-        tuner.launchers = [own[min(places.get(tuner.fn.__name__, 0), len(own) - 1)]]
+        _launch_as(tuner, [own[min(places.get(tuner.fn.__name__, 0), len(own) - 1)]])
+
+
+def _launch_as(tuner: CachingAutotuner, launchers: Sequence[Any]) -> None:
+    tuner.launchers = list(launchers)
+    if hasattr(tuner, "_cached_launcher"):  # from torch 2.13 on, and asked first
+        tuner._cached_launcher = None
 
 
 def _launched(step: Callable[[], Any]) -> list[CachingAutotuner]:

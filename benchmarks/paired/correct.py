@@ -46,7 +46,6 @@ def check(case: Case, ways: tuple[str, ...], device: str) -> dict[str, Any]:
 
 
 def _answer(made: Made, way: str) -> list[torch.Tensor]:
-    torch._dynamo.reset()
     if made.training:
         model = made.run
         ((_, compiled),) = steps(made, (way,), "whole", keep_gradients=True)

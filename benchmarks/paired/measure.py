@@ -91,7 +91,9 @@ def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
             found.steps[way] = found.steps[STOCK]
             continue
         start = time.perf_counter()
-        with _told(row, way), choices_put_off() if device == "cuda" else contextlib.nullcontext():
+        # What `tune` times must have been tuned.
+        later = device == "cuda" and not way.startswith("tune")
+        with _told(row, way), choices_put_off() if later else contextlib.nullcontext():
             found.steps[way] = compiled()
         row["compile_seconds"][way] = round(time.perf_counter() - start, 2)
     return found
@@ -111,10 +113,12 @@ def _timed_as_compiled(found: Prepared, effort: Effort) -> dict[str, Any]:
     row = {**found.row, "load_before": _load()}
     memory: dict[str, int] = {}
     tuned: dict[str, Tuned] = {}
+    steps = found.steps
     if found.device == "cuda":
         clock.warm_up()
-        tuned = _tuned(found.steps, row)
-        for way, step in found.steps.items():
+        tuned = _tuned(steps, row)
+        steps = {way: step for way, step in steps.items() if way in tuned or way == EAGER}
+        for way, step in steps.items():
             with _told(row, way):
                 memory[way] = _allocated(step)
     copying, moved = clock.copy_of(found.device)
@@ -124,7 +128,7 @@ def _timed_as_compiled(found: Prepared, effort: Effort) -> dict[str, Any]:
     kept = []
     for _ in range(_PLACES if found.device == "cuda" else 1):
         runs = {COPY: _timed([copying], found.device)}
-        for way, step in found.steps.items():
+        for way, step in steps.items():
             if way in tuned:
                 tuned[way].apply()
             with _told(row, way):
@@ -143,13 +147,16 @@ def _timed_as_compiled(found: Prepared, effort: Effort) -> dict[str, Any]:
 
 
 def _tuned(steps: dict[str, Callable[[], Any]], row: dict[str, Any]) -> dict[str, Tuned]:
-    """The kernels of each way with their configurations; both, and their times, go into the row."""
+    """The kernels of each way with their configurations; both, and their times, go into the row.
+
+    A way whose kernels cannot be tuned is told in the row, and is not there.
+    """
     found: dict[str, Tuned] = {}
     for way, step in steps.items():
         if way == AGAIN:
             found[way] = found[STOCK]
         elif way != EAGER:
-            with _told(row, f"{way}, kernels"):
+            with _told(row, way):
                 found[way] = Tuned(step)
                 row["configurations"][way] = found[way].configurations
                 row["kernels"][way] = kernel_times(step)

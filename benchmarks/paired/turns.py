@@ -1,7 +1,8 @@
 """Who may use a GPU: one process that times on it, or any number that only try what they compiled.
 
 Cases are compiled while others are timed.  A step that is run while another is timed would be part
-of that time; compiling is not, so a process waits only for its launches.
+of that time; compiling is not, so a process waits only for its launches of compiled graphs.  Models
+are built at any time: that is milliseconds of a GPU, among minutes of imports.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from unittest import mock
 
 import torch
 import torch._dynamo
+from torch._dynamo import config as dynamo_config
 from torch._inductor import config
 
 import torch_materialize as tm
@@ -29,6 +30,8 @@ STOCK, AGAIN = "stock", "stock again"
 WAYS = (EAGER, STOCK, AGAIN, "traffic", "plan", PIECES)
 #: How a variant of `plan` that `tune` would time begins; the rest of a way's name is its own.
 _VARIANT = "plan, "
+# Versions of one function that Dynamo may keep: ways, by the times that a graph of theirs breaks.
+_MOST = 256
 
 
 def beside_stock(ways: tuple[str, ...]) -> tuple[str, ...]:
@@ -54,10 +57,17 @@ def steps(
 
 
 def policy_of(way: str) -> str:
-    """The policy that compiles a way; "" for eager."""
+    """The policy that compiles a way; "" for eager.
+
+    Raises:
+        LookupError: it is a variant of something else than `plan`.
+    """
     if way in (STOCK, AGAIN, PIECES):
         return STOCK
-    return "" if way == EAGER else way.partition(",")[0]
+    policy, comma, _ = way.partition(",")
+    if comma and not way.startswith(_VARIANT):
+        raise LookupError(f"{way!r}: only {_VARIANT.rstrip(', ')!r} has variants")
+    return "" if way == EAGER else policy
 
 
 def is_predicted(way: str) -> bool:
@@ -74,10 +84,12 @@ def going(way: str) -> Iterator[None]:
     usual = planned.limits_for
 
     def limits_for(device: Device | None) -> Limits:
-        known = variants(usual(device), parse("plan"))
+        plan = parse("plan")
+        every = variants(usual(device), plan).items()
+        known = {name: limits for name, (limits, policy) in every if policy == plan}
         if way not in known:
             raise LookupError(f"no variant {way!r} here; there are {', '.join(known)}")
-        return known[way][0]
+        return known[way]
 
     with (
         mock.patch.object(planned, "limits_for", limits_for),
@@ -121,9 +133,20 @@ def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[],
 
     step = (train_anew if keep_gradients else train) if made.training else infer
     if way != EAGER:
-        with alone(part), going(way), config.patch(force_disable_caches=True):
+        with alone(part), going(way), _anew():
             step()  # compiles; what is tuned is tuned here
     return step
+
+
+@contextlib.contextmanager
+def _anew() -> Iterator[None]:
+    """Inside the block nothing comes from a cache, and Dynamo fails where it would give up.
+
+    Beyond its limit of compiled versions of one function it would run another of them, or none.
+    """
+    limit = dynamo_config.patch(recompile_limit=_MOST, fail_on_recompile_limit_hit=True)
+    with limit, config.patch(force_disable_caches=True):
+        yield
 
 
 def _loss(result: torch.Tensor) -> torch.Tensor:

@@ -43,8 +43,9 @@ _SEAM = "torch._inductor.graph:GraphLowering.__init__"
 _PLANNED = "_torch_materialize_planned"
 
 # What one launch costs: on a GPU the seconds that an H200 took for one (what `benchmarks/fit.py`
-# says of results/bench-h200-fused-b-2026-11-26.json: 1.6 to 1.9 us, in the replay of a CUDA graph),
-# as bytes that the device at hand could have moved meanwhile; on a CPU some ten microseconds.
+# says of its results: 1.6 us for a pointwise kernel, more for others, in the replay of a CUDA
+# graph), as bytes that the device at hand could have moved meanwhile; on a CPU some ten
+# microseconds.
 _GPU_LAUNCH_SECONDS = 1.7e-6
 _CPU_LAUNCH_BYTES = 100_000
 # A dry run takes some 1.7 ms for each node, which should be won back within 50,000 calls.  On a
@@ -53,9 +54,10 @@ _CPU_NODE_SECONDS = 1.7e-3 / 50_000
 # Of two cores, where no rates were measured.
 _CPU_BYTE_SECONDS = 1e-10
 # What one operation costs in the same coin.  An H200 moves 4.8 TB/s and does some 50 T simple
-# operations a second; a CPU core with vectors of 8 moves 10 GB/s and does some 50 G.  A
-# fraction of that, since a loop body shows more than what is executed (index arithmetic, values
-# that a whole row shares): it is to keep out what is compute-bound beyond doubt.
+# operations a second, a tenth of a byte each; a CPU core with vectors of 8 moves 10 GB/s and does
+# some 50 G.  A fraction of that, since a loop body shows more than what is executed (values that
+# a whole row shares): it is to keep out what is compute-bound beyond doubt.  Rates that were
+# measured on a device have the last word (`Limits.doubts`).
 _GPU_BALANCE = 0.02
 _CPU_BALANCE = 0.1
 

@@ -101,7 +101,7 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
         "plan, no more kernels": (replace(limits, launch_bytes=_NO_LAUNCH), plan),
     }
     if limits.rates is not None or limits.doubts is not None:
-        found["plan, fewest bytes"] = (replace(limits, rates=None, doubts=None), plan)
+        found["plan, fewest bytes"] = (replace(limits.only_bytes, doubts=None), plan)
     if (rates := limits.doubts) is not None:
         found["plan, least time"] = (replace(limits, balance=rates.balance), plan)
     if policy.numerics == "stored":

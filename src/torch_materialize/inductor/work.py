@@ -14,7 +14,8 @@ __all__ = ["is_delicate", "kernel_operations", "weight"]
 # Names are those of Inductor's operations and of ATen's operators alike.  A GPU's special
 # function units do a quarter of the rate; vectorized CPU code takes ten to forty steps.
 _HEAVY = 8
-# Dividing by a constant is a multiplication with more around it, unless it is a power of two.
+# A GPU has no division of integers: a constant takes a multiplication with as much around it,
+# unless it is a power of two.
 _SHIFT = 2
 # Elements that a GPU's thread reads at once: 16 bytes of 16-bit numbers.
 _VECTOR = 8
@@ -93,14 +94,17 @@ def kernel_operations(kernel: Any) -> int:
 def _addressing(member: Any) -> int:
     """Operations that it takes a Triton kernel to reach one element.
 
-    It counts elements through, and tells their place by dividing by the size of each dimension but
-    the first; loops of C++ are nested.  Rows whose size holds no whole vectors are read and
-    written in pieces.
+    It counts rows through, and what each of them reduces, and tells a place in either by dividing
+    by the size of each dimension but the first; loops of C++ are nested.  Innermost dimensions
+    whose size holds no whole vectors are read and written in pieces.
     """
-    sizes = [elements(size) for extents in member.get_ranges() for size in extents]
-    _, *others = [size for size in sizes if size > 1] or [1]
-    divisions = sum(_HEAVY if size & (size - 1) else _SHIFT for size in others)
-    pieces = _VECTOR // math.gcd(others[-1] if others else _VECTOR, _VECTOR)
+    ranges = [[elements(size) for size in extents] for extents in member.get_ranges()]
+    nested = [[size for size in sizes if size > 1] for sizes in ranges]
+    divisors = [size for sizes in nested for size in sizes[1:]]
+    divisions = sum(_HEAVY if size & (size - 1) else _SHIFT for size in divisors)
+    dimensions = [size for sizes in nested for size in sizes]
+    innermost = dimensions[-1] if len(dimensions) > 1 else _VECTOR
+    pieces = _VECTOR // math.gcd(innermost, _VECTOR)
     counts = member._body.op_counts
     return divisions + pieces * (counts["load"] + counts["store"])
 
