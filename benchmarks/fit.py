@@ -224,10 +224,10 @@ def _fit_kernels(samples: Sequence[Sample], cache: int, strength: float) -> Rate
     weight = np.sqrt(strength * len(samples) / 1e3)
 
     def wrong(logarithms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        each = loads * np.exp(logarithms.reshape(len(KINDS), -1))[kinds]
+        table = logarithms.reshape(len(KINDS), -1)
+        each = loads * np.exp(table)[kinds]
         moving, computing = each[:, _BYTES].sum(axis=1), each[:, _OPERATIONS]
         taken = each[:, _LAUNCHES] + together(moving, computing, True)
-        table = logarithms.reshape(len(KINDS), -1)
         apart = [
             table - table.mean(axis=0),
             table[:, _BYTES] - table[:, _BYTES].mean(axis=1)[:, None],

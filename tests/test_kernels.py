@@ -97,17 +97,16 @@ def test_reaching_an_element_is_work_on_a_gpu_alone():
         (kernel,), _ = kernels_and_code(function, shape, device)
         return kernel.work
 
+    def of_each(shape, device):
+        """Of one element of a padded tensor."""
+        count, height, width = 8 * 16, shape[-2] + 1, shape[-1] + 1
+        return work(padded, shape, device) / (count * height * width)
+
     flat, rows, odd = (8 * 16 * 64 * 64,), (8, 16, 64, 64), (8, 16, 63, 63)
     assert work(torch.exp, flat, "h200") == work(torch.exp, rows, "h200")  # one loop
-    each = [
-        work(padded, shape, "h200") / (s * (t + 1) * (u + 1))
-        for shape, (s, t, u) in ((rows, (128, 64, 64)), (odd, (128, 63, 63)))
-    ]
+    each = [of_each(shape, "h200") for shape in (rows, odd)]
     assert each[0] > 1.3 * each[1]  # 65 columns, or 64 with an edge
-    on_cpu = [
-        work(padded, shape, "cpu") / (s * (t + 1) * (u + 1))
-        for shape, (s, t, u) in ((rows, (128, 64, 64)), (odd, (128, 63, 63)))
-    ]
+    on_cpu = [of_each(shape, "cpu") for shape in (rows, odd)]
     assert on_cpu[0] == on_cpu[1] < each[1]
 
 

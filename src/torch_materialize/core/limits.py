@@ -74,12 +74,12 @@ class Limits:
             return dag.cost(self.balance)
         return seconds_of(dag, self.rates)
 
-    def doubtful(self, dag: Dag, other: Dag) -> bool:
-        """Whether a plan's dry run should take longer than another one, beyond doubt."""
+    def doubtful(self, dag: Dag, *others: Dag) -> bool:
+        """Whether a plan's dry run should take longer than any of some others, beyond doubt."""
         if self.doubts is None:
             return False
-        allowed = seconds_of(other, self.doubts) * (1 + self.doubts.error)
-        return seconds_of(dag, self.doubts) > allowed
+        least = min(seconds_of(other, self.doubts) for other in others)
+        return seconds_of(dag, self.doubts) > least * (1 + self.doubts.error)
 
     def worth_bytes(self, share: float, dag: Dag) -> float:
         """A share of a dry run's cost, as bytes that could be moved meanwhile."""

@@ -371,8 +371,7 @@ class _Hunt:
             after = self._try(folded(self.short.graph, store | self.written), store)
             self._tried[store] = after
             if self._is_better(after):
-                others = self.stock.dag, self._best.dag
-                if not any(self._limits.doubtful(after.dag, other) for other in others):
+                if not self._limits.doubtful(after.dag, self.stock.dag, self._best.dag):
                     self._best = after
                 elif self._doubted is None or self._costs_less(after, self._doubted):
                     self._doubted = after

@@ -58,8 +58,8 @@ _HEAVY_OPERATIONS = frozenset(
         "tanh",
     }
 )
-# What a GPU's special function units begin and more instructions mend; a CPU has one for each.
-_QUOTIENTS = frozenset(["reciprocal", "rsqrt", "sqrt", "truediv"])
+# With what its special function units begin and more instructions mend; a CPU has one for each.
+_HEAVY_ON_GPU = _HEAVY_OPERATIONS | {"reciprocal", "rsqrt", "sqrt", "truediv"}
 # Operations of a loop body that are no arithmetic.
 _FREE = frozenset(
     ["load", "store", "store_reduction", "constant", "index_expr", "get_index", "to_dtype"]
@@ -81,7 +81,7 @@ def kernel_operations(kernel: Any) -> int:
     total = 0
     for member in kernel.get_nodes():
         on_gpu = member.get_device().type != "cpu"
-        heavy = _HEAVY_OPERATIONS | _QUOTIENTS if on_gpu else _HEAVY_OPERATIONS
+        heavy = _HEAVY_ON_GPU if on_gpu else _HEAVY_OPERATIONS
         each = sum(
             count * (_HEAVY if name in heavy else 1)
             for name, count in member._body.op_counts.items()
