@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares, nnls
 
+from tables import measured
 from torch_materialize.core.cost import KINDS, Load, Rates, seconds, together
 from torch_materialize.record import read_json
 
@@ -134,21 +135,21 @@ def _conditions(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _samples(name: str, data: Mapping[str, Any]) -> Iterator[Sample]:
-    for row in data["rows"]:
+    for row in measured(data):
         if row["part"] != "fused" or "predicted" not in row:
             continue
         case = f"{row['name']}, {row['tokens']} tokens ({name})"
         for policy, said in row["predicted"].items():
-            measured = row["ways"][policy]["seconds"]
+            taken = row["ways"][policy]["seconds"]
             launched = [t for n, t in row.get("kernels", {}).get(policy, ()) if _is_fused(n)]
             each = [(kind, Load(*load)) for kind, *load in said.get("each", ())]
             if launched and len(launched) == len(each):
-                between = max(measured - sum(launched), 0.0) / len(each)
-                for (kind, load), seconds_taken in zip(each, launched, strict=True):
-                    yield Sample(case, policy, {kind: load}, seconds_taken + between, 0.0)
+                between = max(taken - sum(launched), 0.0) / len(each)
+                for (kind, load), one in zip(each, launched, strict=True):
+                    yield Sample(case, policy, {kind: load}, one + between, 0.0)
             elif "loads" in said and not row.get("kernels"):
                 work = {kind: Load(**load) for kind, load in said["loads"].items()}
-                yield Sample(case, policy, work, measured)
+                yield Sample(case, policy, work, taken)
 
 
 def _is_fused(kernel: str) -> bool:

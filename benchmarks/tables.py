@@ -42,18 +42,25 @@ def table(name: str, data: Mapping[str, Any]) -> Iterator[str]:
         f"{here['commit']}, {data.get('clock', 'wall')} clock."
     )
     yield ""
-    rows = [row for row in data.get("rows", ()) if "ways" in row]
+    rows = measured(data)
     ways = _ways(rows)
     heading = ["case", "stock ms", *ways, "noise", "MB stock / plan", "of copy", "peak MB"]
     yield line(heading)
     yield "|" + "---|" * len(heading)
     for row in rows:
-        yield line(_cells(row, ways))
+        yield line(cells(row, ways))
     for row in data.get("rows", ()):
         if "error" in row:
             yield f"\n{_title(row)} failed: {row['error']}"
+        if "withdrawn" in row:
+            yield f"\n{_title(row)} is withdrawn: {row['withdrawn']}"
     if data.get("not_reached"):
         yield f"\nNot reached in time: {', '.join(data['not_reached'])}."
+
+
+def measured(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of a file that say something: they have times, and were not withdrawn later."""
+    return [row for row in data.get("rows", ()) if "ways" in row and "withdrawn" not in row]
 
 
 def _ways(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -66,7 +73,8 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{row['name']}{tokens}, {row['part']}"
 
 
-def _cells(row: Mapping[str, Any], ways: Sequence[str]) -> list[str]:
+def cells(row: Mapping[str, Any], ways: Sequence[str]) -> list[str]:
+    """One row: the case, stock's time, each way's share of it, and the rest of the columns."""
     said = row.get("predicted", {})
     again = row["ways"].get(_AGAIN, {}).get("of_stock")
     noise = f"{again['low']:.2f} to {again['high']:.2f}" if again else ""
@@ -116,7 +124,7 @@ def plots(stem: str, data: Mapping[str, Any], folder: Path) -> Iterator[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("fused", "whole"):
-        rows = [r for r in data.get("rows", ()) if "ways" in r and r["part"] == part]
+        rows = [row for row in measured(data) if row["part"] == part]
         if not rows:
             continue
         figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(rows)), layout="constrained")

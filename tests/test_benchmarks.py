@@ -63,6 +63,24 @@ def test_results_that_are_kept_make_tables():
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_the_document_shows_every_row_of_the_results_that_it_names_and_none_that_is_withdrawn():
+    from tables import cells, measured
+    from torch_materialize.record import read_json
+
+    text = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    rows = {tuple(line.split(" | ")[:2]) for line in text.splitlines()}
+    named = [path for path in ROOT.glob("results/bench-*.json") if path.name in text]
+    assert len(named) > 10
+    for path in named:
+        data = read_json(path)
+        shown = measured(data)
+        for row in data["rows"]:
+            if "ways" in row:
+                case, stock, *_ = cells(row, ())
+                assert ((f"| {case}", stock) in rows) == (row in shown), (path.name, case)
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_a_fit_finds_the_rates_that_times_were_made_of():
     from fit import Sample, _fit
     from torch_materialize.core.cost import KINDS, Load, Rates, seconds
