@@ -108,17 +108,13 @@ def test_limits_go_by_time_where_there_are_rates_and_by_bytes_elsewhere():
     assert Limits(rates=rates).cost(dag) == pytest.approx(2e-6)
 
 
-def test_what_should_take_longer_than_stock_is_doubted():
-    """Many more operations, on a device where they are dear."""
-    stock = chain(100)
-    kernels = (replace(stock.kernels[0], work=2000), stock.kernels[1])
-    more = Dag(stock.values, kernels)
-    each = Load(read=1e-9, reread=1e-9, write=1e-9, operations=1e-9)
-    rates = Rates(dict.fromkeys(KINDS, each), cache=0, error=0.1)
-    assert not Limits().doubtful(more, stock)
-    assert not Limits(doubts=rates).doubtful(stock, stock)
-    assert Limits(doubts=rates).doubtful(more, stock)
-    assert not Limits(doubts=replace(rates, error=5.0)).doubtful(more, stock)
+def test_limits_by_the_rates_that_only_doubt():
+    rates = Rates({name: Load(launches=1e-6) for name in KINDS}, cache=0)
+    assert Limits().by_time is None
+    assert Limits(rates=rates).by_time is None  # that is what they go by
+    by_time = Limits(doubts=rates).by_time
+    assert by_time is not None and by_time.doubts is None
+    assert by_time.cost(chain(100)) == pytest.approx(2e-6)
 
 
 def test_a_driver_s_name_for_a_device_of_the_table():

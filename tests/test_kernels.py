@@ -127,7 +127,7 @@ def test_a_launch_costs_what_the_device_could_have_moved():
     assert limits_for(None).launch_bytes == 4_000_000
 
 
-def test_a_gpu_goes_by_bytes_and_its_rates_only_refuse():
+def test_a_gpu_goes_by_bytes_as_far_as_its_rates_have_no_say():
     assert limits_for(DEVICES["h200"]).doubts is FITS["h200"]
     assert limits_for(DEVICES["h200"]).rates is None
     assert limits_for(CPU).rates is FITS["cpu"] and limits_for(CPU).doubts is None

@@ -179,12 +179,13 @@ def test_real_clocks():
 
 
 def test_a_gpu_is_also_tuned_for_the_least_time():
-    """Its own rates only refuse plans; whether what they like is faster, the clock tells."""
+    """Rates decide only where they are sure; whether what they like is faster, the clock tells."""
     limits = planned.limits_for(DEVICES["h200"])
     doubts = limits.doubts
     assert doubts is not None
     found = tune.variants(limits, parse("tune"))
     by_time, policy = found["plan, least time"]
+    assert by_time.rates is doubts and by_time.doubts is None
     assert by_time.balance == doubts.balance > limits.balance
     assert policy.name == "plan"
     by_bytes, policy = found["plan, fewest bytes"]

@@ -25,13 +25,14 @@ class Limits:
         peak_share: how much higher than stock's the estimated peak memory may be.
         balance: bytes that the device moves in the time of one operation.
         rates: of the device, where they were measured; None: time goes by bytes.
-        doubts: rates that a plan does not go by, but is refused by where they say that it takes
-            longer than stock, or than the best plan so far, by more than they are usually wrong;
-            None: of no device.
+        doubts: rates that decide between plans as far as they can tell: one that should take
+            longer than stock or another, by more than these are usually wrong, is refused; between
+            the others bytes decide.  None: bytes alone do.
         launch_bytes: what one more kernel must save to be worth its launch; as it is here, on a
             GPU of 2.4 TB/s.
         rounds: plans that may be tried by a dry run.
-        worth: share of the bytes that a plan must promise to be worth its dry run.
+        worth: share of the bytes, or of the time, that a plan must promise to save to be worth its
+            dry run.
         least_bytes: what a plan after the first must promise to save: less is not worth the time
             of a dry run, which is that of lowering the graph.
         node_bytes: what a plan must promise to save for each FX node of the graph, since that many
@@ -65,6 +66,18 @@ class Limits:
         """These limits for a plan that moves the fewest bytes, whatever time it takes."""
         return replace(self, rates=None, balance=0.0)
 
+    @property
+    def by_time(self) -> Limits | None:
+        """These limits for the least time by the rates that only doubt; None: there are no such."""
+        if self.doubts is None:
+            return None
+        return replace(self, rates=self.doubts, doubts=None, balance=self.doubts.balance)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether kernels compute while they move bytes: the longer of the two is their time."""
+        return self.rates is None or self.rates.overlap
+
     def cost(self, dag: Dag) -> float:
         """What the fused kernels of a dry run cost, to be compared with another of the same graph.
 
@@ -74,13 +87,6 @@ class Limits:
             return dag.cost(self.balance)
         return seconds_of(dag, self.rates)
 
-    def doubtful(self, dag: Dag, *others: Dag) -> bool:
-        """Whether a plan's dry run should take longer than any of some others, beyond doubt."""
-        if self.doubts is None:
-            return False
-        least = min(seconds_of(other, self.doubts) for other in others)
-        return seconds_of(dag, self.doubts) > least * (1 + self.doubts.error)
-
     def worth_bytes(self, share: float, dag: Dag) -> float:
         """A share of a dry run's cost, as bytes that could be moved meanwhile."""
         if self.rates is None or not self.rates.byte:
@@ -88,12 +94,9 @@ class Limits:
         return share * self.cost(dag) / self.rates.byte
 
     def weights(self, kernel: Fused) -> Weights:
-        """What planning takes a byte and an operation of a kernel to cost.
-
-        Without :attr:`rates` operations cost nothing here: most of their time hides behind bytes.
-        """
+        """What planning takes a byte and an operation of a kernel to cost; see :attr:`hidden`."""
         if self.rates is None:
-            return Weights()
+            return Weights(operation=self.balance)
         usual, one = self.rates.balance, self.rates.weights(kind(kernel))
         share = one.operation / usual if usual else 1.0
         read = one.read + (kernel.passes - 1) * one.again

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from .cones import components, cones
+from .cost import together
 from .dag import Dag, Kind, Moved, moved
 from .limits import Limits
 from .program import Program, Solved
@@ -32,7 +33,7 @@ class Plan:
         homes: every materialized value -> the kernel that should write it.
         predicted: bytes that the plan should move, with what the model misses of the dry run.
         saves: what it should save of the dry run's cost, in bytes of a usual kernel
-            (:meth:`.Limits.weights`): bytes, and operations where ``limits`` has rates.
+            (:meth:`.Limits.weights`): bytes and operations.
         bound: certified by the solver: with these kernels, their order, their required
             outputs, what each can reach (:mod:`.cones`) and the limits held fixed, no choice
             of what to materialize moves fewer bytes.  Of limits without rates; with them it is
@@ -90,20 +91,35 @@ def plan(
             homes |= solution.homes
     then = moved(dag, homes)
     predicted = sum(one.total(dag) for one in then) + sum(missed)
-    saves = _weighed(dag, limits, now) - _weighed(dag, limits, then)
+    unseen = [
+        (bytes_missed, max(kernel.work - _work(dag, one), 0))
+        for kernel, bytes_missed, one in zip(dag.kernels, missed, now, strict=True)
+    ]
+    saves = _weighed(dag, limits, now, unseen) - _weighed(dag, limits, then, unseen)
     store = frozenset(i for i in homes if not dag.fixed(i))
     return Plan(store, homes, predicted, saves, bound, tuple(unsolved))
 
 
-def _weighed(dag: Dag, limits: Limits, each: Sequence[Moved]) -> float:
-    """What kernels cost that move and compute as told, in bytes of a usual kernel."""
+def _weighed(
+    dag: Dag, limits: Limits, each: Sequence[Moved], unseen: Sequence[tuple[int, float]]
+) -> float:
+    """What kernels cost that move and compute as told, in bytes of a usual kernel.
+
+    ``unseen`` are bytes and operations of each kernel that its values do not tell of.
+    """
     total = 0.0
-    for kernel, one in zip(dag.kernels, each, strict=True):
+    for kernel, one, (more, busy) in zip(dag.kernels, each, unseen, strict=True):
         weights, written = limits.weights(kernel), sum(one.writes.values())
-        work = sum(dag.values[i].work for i in one.computes)
-        read = one.total(dag) - written
-        total += weights.read * read + weights.write * written + weights.operation * work
+        read = one.total(dag) - written + more
+        moving = weights.read * read + weights.write * written
+        computing = weights.operation * (_work(dag, one) + busy)
+        total += together(moving, computing, limits.hidden)
     return total
+
+
+def _work(dag: Dag, one: Moved) -> float:
+    """Operations of the values that a kernel computes."""
+    return sum(dag.values[i].work for i in one.computes)
 
 
 def _undecided(dag: Dag, group: tuple[int, ...]) -> tuple[int, ...]:

@@ -185,20 +185,23 @@ class Program:
             cost = self._recompute(values[i], weights.operation)
             self._compute[k, i] = self._column(cost, int(i in cone.roots))
             self._slack += cost
-        # Every buffer that the kernel may take: its column, its bytes.
+        # Every buffer that the kernel may take: its column, what moving it costs.
         taken = [
-            (self._write[i][k], values[i].nbytes) for i in inside if k in self._write.get(i, {})
+            (self._write[i][k], weights.write * values[i].nbytes)
+            for i in inside
+            if k in self._write.get(i, {})
         ]
         reach = cone.inside | cone.edge | cone.cut
         for i in sorted(reach | {values[i].base for i in reach}):
             if self._readable(i, k):
-                self._read[k, i] = self._column(weights.read * values[i].nbytes)
-                taken.append((self._read[k, i], values[i].nbytes))
+                cost = weights.read * values[i].nbytes
+                self._read[k, i] = self._column(cost)
+                taken.append((self._read[k, i], cost))
         for i in inside:
             for ways in self._needs(values[i], k):
                 terms = [(way, 1.0) for way in ways if way is not None]
                 self._at_least([*terms, (self._compute[k, i], -1.0)])
-        if self._limits.rates is None:
+        if self._limits.hidden:
             self._add_excess(cone, taken)
         room = max(self._limits.arguments, cone.buffers)
         if len(taken) > room:
@@ -216,22 +219,23 @@ class Program:
             readable = dict.fromkeys((x, whole))
             yield self._compute.get((kernel, x)), *(self._read.get((kernel, i)) for i in readable)
 
-    def _add_excess(self, cone: Cone, taken: Sequence[tuple[int, int]]) -> None:
+    def _add_excess(self, cone: Cone, taken: Sequence[tuple[int, float]]) -> None:
         """Where a kernel would compute for longer than it moves bytes, that time counts.
 
-        ``taken`` holds the columns of the buffers that it may take, with their bytes.
+        ``taken`` holds the columns of the buffers that it may take, with what moving them costs.
         In gigabytes: its row would otherwise dwarf the others, which are in units.
         """
         values, kernel = self._dag.values, cone.kernel
+        weights = self._limits.weights(kernel)
         largest = max(kernel.numels, default=0)
         work: list[tuple[int, float]] = []
         for i in sorted(cone.inside):
             # A value that is broadcast into a larger loop is computed at each of its points.
             points = values[i].numel if values[i].numel in kernel.numels else largest
             operations = values[i].work / max(values[i].numel, 1) * points
-            cost = _CAUTION * self._limits.balance * operations
+            cost = _CAUTION * weights.operation * operations
             work.append((self._compute[kernel.index, i], cost))
-        if sum(w for _, w in work) <= kernel.measured:
+        if sum(w for _, w in work) <= min(weights.read, weights.write) * kernel.measured:
             return
         excess = self._column(_GIGA)
         self._continuous.append(excess)
@@ -241,9 +245,7 @@ class Program:
     def _recompute(self, value: Value, operation: float) -> float:
         if value.kind is not Kind.POINTWISE:
             return 0.0  # a reduction is computed in one place, a view costs nothing
-        # Measured rates are of bytes and operations that take their time one after the other.
-        hidden = self._limits.rates is None
-        each = _OVERLAP * self._limits.balance if hidden else operation
+        each = _OVERLAP * operation if self._limits.hidden else operation
         return max(_RECOMPUTE * value.nbytes, each * value.work)
 
     def _readable(self, index: int, kernel: int) -> bool:

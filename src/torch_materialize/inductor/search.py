@@ -2,8 +2,8 @@
 
 The integer program plans on the kernels of a dry run; a second dry run tells what Inductor
 makes of the plan.  What it materializes unasked and what it does not fuse as planned is
-learned, and the next round plans on the new kernels.  The best *measured* result wins, and
-stock unless something is strictly better.
+learned, and the next round plans on the new kernels.  The best *measured* result wins
+(:mod:`torch_materialize.core.candidates`), and stock unless something is strictly better.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from ..core.candidates import Candidates, State
 from ..core.cost import computing
-from ..core.dag import Dag, Kind, delicate, in_delicate, peak_bytes, required
+from ..core.dag import Dag, Kind, in_delicate, required
 from ..core.graph import Graph
 from ..core.limits import Limits
 from ..core.planner import Plan, Together, least_bytes, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.program import Solved
-from ..core.traffic import most_arguments, traffic
 from .decision import Decision
 from .garbage import CollectingLater
 from .layers import Shortened, shorten
@@ -69,13 +69,6 @@ class Found(Decision):
     seconds: float
     rounds: int
     left_out: int = 0
-
-
-@dataclass(frozen=True)
-class _State:
-    store: frozenset[str] | None
-    graph: Graph
-    dag: Dag
 
 
 def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
@@ -127,18 +120,18 @@ def _rounded(graph: PostGrad, policy: Policy, dag: Dag) -> frozenset[str]:
     return to_round(graph.module, dag) if policy.numerics == "stored" else frozenset()
 
 
-def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: _State, limits: Limits) -> Found:
+def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: State, limits: Limits) -> Found:
     """``found`` with the kernels of the whole graph, and the least bytes that they allow."""
     stock = hunt.stock
     if found.left_out:
         unplanned = folded(graph)
-        stock = best = _State(None, *trial(unplanned, None))
+        stock = best = State(None, *trial(unplanned, None))
         planned = folded(graph, found.casts)
         if found.store is not None or planned is not unplanned:
-            best = _State(found.store, *trial(planned, found.store))
+            best = State(found.store, *trial(planned, found.store))
     elif found.store is None:
         best = hunt.start
-    bound = least_bytes(best.dag.with_forced(hunt.short.expand(frozenset(hunt.forced))), limits)
+    bound = least_bytes(best.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
     after = stock if found.store is None else best
     return replace(
         found,
@@ -157,7 +150,6 @@ class _Hunt:
         stock: what stock makes of the graph.
         start: the kernels of the graph that is planned; those of stock, except where held
             casts make it another graph.
-        forced: nodes that Inductor was seen to materialize unasked, on the way to the best.
         trials: dry runs made.
     """
 
@@ -171,11 +163,12 @@ class _Hunt:
     ) -> None:
         self.short = short
         self._garbage = garbage
-        self.forced: set[str] = set()
+        # A choice -> what Inductor was seen to materialize unasked on the way to it.
+        self._forced: dict[frozenset[str] | None, set[str]] = {}
         self.trials = 0
         self._limits = limits
         self._deadline = started + limits.seconds
-        self._tried: dict[frozenset[str], _State] = {}
+        self._tried: dict[frozenset[str], State] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
         self._solved: Solved = {}
         casts = held_names(short.graph)
@@ -192,33 +185,55 @@ class _Hunt:
                 as_stock = self._try(folded(short.graph, self.written), None)
                 if as_stock.dag.measured > self.stock.dag.measured:
                     as_stock, self.written = self.stock, frozenset()
-        self._doubted: _State | None = None  # the best that was refused for its time alone
         self._as_stock = _unbacked(short.graph.module)
         self._bitwise = policy.numerics == "stock"
         if self._bitwise:
             self._as_stock |= rounds(short.graph.module, self.stock.dag)
             self._as_stock |= in_delicate(self.stock.dag)
         self._kept = self._as_stock & self.start.dag.nodes(self.start.dag.chosen())
-        self._best = as_stock
+        self._candidates = Candidates(self.stock, as_stock, limits, self._bitwise)
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
         self._left = 1.0
 
-    def run(self) -> _State:
+    @property
+    def forced(self) -> frozenset[str]:
+        """Nodes that Inductor was seen to materialize unasked, on the way to the best."""
+        return frozenset(self._forced.get(self._best.store, ()))
+
+    @property
+    def _best(self) -> State:
+        return self._candidates.best
+
+    def run(self) -> State:
         """The best of all rounds; :attr:`stock` where nothing is better."""
         self._climb(self.start)
         if self._left > self._limits.gap:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._may_go_on(0):
                     self._climb(start())
-        if self._doubted is not None and self._in_time():
-            self._relieve(self._doubted)
+        doubted = self._candidates.doubted
+        if doubted is not None and self._in_time():
+            self._relieve(doubted)
         if self._limits.locally and self._in_time():
             if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
                 self._climb(self._by_traffic())
             self._needed_at_once()
+        self._hurry()
         return self._best
 
-    def _relieve(self, state: _State) -> None:
+    def _hurry(self) -> None:
+        """Looks for a plan that should take less time than the best, beyond any doubt.
+
+        Until here a search goes by bytes, where rates do no more than doubt.  It ends at a plan
+        that should be faster and moves more bytes than stock.
+        """
+        limits, doubts = self._limits.by_time, self._limits.doubts
+        if limits is not None and doubts is not None:
+            self._left = 1.0
+            start = self.start if self._best.store is None else self._best
+            self._climb(start, replace(limits, worth=doubts.error))
+
+    def _relieve(self, state: State) -> None:
         """Tries a plan that was refused for its time with less to compute.
 
         What stock writes is written where a kernel of the plan would be longer at computing it
@@ -227,7 +242,8 @@ class _Hunt:
         stock = self.stock.dag
         if state.store is not None and self._limits.doubts is not None:
             again = computing(state.dag, self._limits.doubts) & stock.nodes(stock.homes())
-            self._measure(state.store | self.short.spread(again))
+            after = self._measure(state.store | self.short.spread(again))
+            self._forced.setdefault(after.store, set(self._unasked(after)))
 
     def _needed_at_once(self) -> None:
         """Tries the best plan with all that is read by others written before they ask.
@@ -255,7 +271,7 @@ class _Hunt:
 
     # Where a search starts decides where it may end.
 
-    def _everything_inlined(self) -> _State:
+    def _everything_inlined(self) -> State:
         return self._measure(self._kept)
 
     @functools.cached_property
@@ -263,13 +279,13 @@ class _Hunt:
         """What the local rule makes of the graph."""
         return self._try(folded(self.short.graph, self.written), None, Policy("traffic")).dag
 
-    def _by_traffic(self) -> _State:
+    def _by_traffic(self) -> State:
         local = self._local
         store = self.short.spread(local.nodes(local.chosen()) - self._as_stock)
         store |= self._kept | self._needed(local)
         return self._measure(store)
 
-    def _climb(self, start: _State, limits: Limits | None = None) -> None:
+    def _climb(self, start: State, limits: Limits | None = None) -> None:
         """Plans, tries and learns until nothing better is found from ``start``.
 
         Once from it by time and once by bytes, as ``limits`` say.
@@ -283,8 +299,7 @@ class _Hunt:
         failed = 0
         # It depends on what is decided besides, so another start knows nothing of it.
         forced = set(self._unasked(current))
-        if current is self._best:
-            self.forced = forced
+        self._forced.setdefault(current.store, forced)
         while self._may_go_on(failed):
             dag = current.dag.with_forced(frozenset(forced))
             dag = dag.with_stocks(self._as_stock, self._kept)
@@ -297,12 +312,11 @@ class _Hunt:
             # What was learned from a refusal may show more than the plan promises.
             if not banned:
                 self._left = 1 - self._promised(planned, dag, limits)
-                if self._left < self._limits.worth or not self._may_go_on(failed):
+                if self._left < limits.worth or not self._may_go_on(failed):
                     break
             store = self.short.spread(dag.nodes(planned.store)) | self._kept | self._needed(dag)
-            best, after = self._best, self._measure(store)
-            if self._best is not best:
-                self.forced = forced
+            after = self._measure(store)
+            self._forced.setdefault(store, forced)
             news = self._unasked(after) - forced
             forced |= news
             now, then = limits.cost(after.dag), limits.cost(dag)
@@ -321,8 +335,10 @@ class _Hunt:
                 break  # nothing was learned
             banned |= wrong
 
-    def _go_on_by_bytes(self, *starts: _State) -> None:
+    def _go_on_by_bytes(self, *starts: State) -> None:
         """Climbs by bytes from the first of some kernels that lead to anything better."""
+        if self._limits.rates is None:
+            return  # that is what was done before
         best, left = self._best, self._left
         for start in starts:
             if self._best is best:
@@ -365,55 +381,21 @@ class _Hunt:
             if len(values) > 1:
                 yield values
 
-    def _measure(self, store: frozenset[str]) -> _State:
-        """What Inductor makes of a plan, tried once; remembered if it is the best so far."""
+    def _measure(self, store: frozenset[str]) -> State:
+        """What Inductor makes of a plan, tried once."""
         if store not in self._tried:
             after = self._try(folded(self.short.graph, store | self.written), store)
             self._tried[store] = after
-            if self._is_better(after):
-                if not self._limits.doubtful(after.dag, self.stock.dag, self._best.dag):
-                    self._best = after
-                elif self._doubted is None or self._costs_less(after, self._doubted):
-                    self._doubted = after
+            self._candidates.offer(after)
         return self._tried[store]
 
-    def _unasked(self, state: _State) -> frozenset[str]:
+    def _unasked(self, state: State) -> frozenset[str]:
         """What Inductor materializes on its own in a dry run that follows a plan."""
         if state.store is None:
             return frozenset()
         return self.short.spread(state.dag.nodes(state.dag.chosen()) - state.store)
 
-    def _is_better(self, new: _State) -> bool:
-        """Fewer bytes than stock, launches worth it, arguments and peak as allowed."""
-        ours, stock = traffic(new.graph), traffic(self.stock.graph)
-        launches = max(ours.kernels - stock.kernels, 0)
-        saved = stock.bytes - ours.bytes
-        if saved <= 0 or saved < launches * self._limits.launch_bytes:
-            return False
-        if not self._costs_less(new, self._best):
-            return False
-        if self._bitwise and delicate(new.dag) != delicate(self.stock.dag):
-            return False
-        if _templates(new.graph) != _templates(self.stock.graph):
-            return False
-        # A plan keeps to this, but where a search starts is no plan.
-        if most_arguments(new.graph) > max(
-            self._limits.arguments, most_arguments(self.stock.graph)
-        ):
-            return False
-        peak = peak_bytes(new.dag, new.dag.homes())
-        allowed = peak_bytes(self.stock.dag, self.stock.dag.homes())
-        return peak <= allowed * (1 + self._limits.peak_share)
-
-    def _costs_less(self, one: _State, other: _State) -> bool:
-        return self._limits.cost(one.dag) < self._limits.cost(other.dag)
-
-    def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> _State:
+    def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> State:
         self.trials += 1
         self._garbage.lowered(graph.nodes)
-        return _State(store, *trial(graph, store, policy))
-
-
-def _templates(graph: Graph) -> set[frozenset[str]]:
-    """What templates compute, with what is fused to them: some take nothing, and fail."""
-    return {frozenset(kernel.computes) for kernel in graph.kernels if kernel.kind == "template"}
+        return State(store, *trial(graph, store, policy))

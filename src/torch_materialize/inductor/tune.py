@@ -97,13 +97,16 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
     plan = parse("plan", policy.settings)
     found = {
         "plan": (limits, plan),
-        "plan, little recomputed": (replace(limits, balance=_DEAR * limits.balance), plan),
+        "plan, little recomputed": (
+            replace(limits, balance=_DEAR * limits.balance, doubts=None),
+            plan,
+        ),
         "plan, no more kernels": (replace(limits, launch_bytes=_NO_LAUNCH), plan),
     }
     if limits.rates is not None or limits.doubts is not None:
         found["plan, fewest bytes"] = (replace(limits.only_bytes, doubts=None), plan)
-    if (rates := limits.doubts) is not None:
-        found["plan, least time"] = (replace(limits, balance=rates.balance), plan)
+    if (by_time := limits.by_time) is not None:
+        found["plan, least time"] = (by_time, plan)
     if policy.numerics == "stored":
         found["plan, rounded as stock"] = (limits, parse("plan", {"numerics": "stock"}))
     return found

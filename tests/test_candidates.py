@@ -1,0 +1,94 @@
+"""Which of the plans that were tried is taken; no torch, times and bytes are made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from torch_materialize.core.candidates import Candidates, State
+from torch_materialize.core.cost import KINDS, Load, Rates
+from torch_materialize.core.dag import Dag, Fused, Kind, Value
+from torch_materialize.core.graph import Graph, Kernel
+from torch_materialize.core.limits import Limits
+
+# A byte takes no time here, so that operations are seconds.
+RATES = Rates(dict.fromkeys(KINDS, Load(operations=1.0)), cache=0, error=0.06)
+LIMITS = Limits(launch_bytes=0, balance=0.0, doubts=RATES)
+
+
+def tried(name: str, moves: int, seconds: int, *, kernels: int = 1, arguments: int = 1) -> State:
+    """A dry run that moves some bytes in some kernels, and should take some seconds."""
+    value = Value(0, "x", Kind.PINNED, 1, 1, base=0, required=True)
+    fused = Fused(0, "k", 0, (0,), frozenset({1}), measured=moves, work=seconds)
+    reads = {f"a{i}": 0 for i in range(arguments - 1)}
+    first = Kernel("k", "pointwise", {**reads, "x": moves}, {})
+    more = (Kernel(f"k{i}", "pointwise", {}, {}) for i in range(1, kernels))
+    return State(frozenset([name]), Graph((first, *more)), Dag((value,), (fused,)))
+
+
+def taken(*states: State, limits: Limits = LIMITS) -> Candidates:
+    stock = tried("stock", 1000, 100)
+    candidates = Candidates(stock, stock, limits, bitwise=False)
+    for state in states:
+        candidates.offer(state)
+    return candidates
+
+
+def test_of_plans_that_should_take_as_long_the_one_of_fewest_bytes_is_taken():
+    plans = [tried("a", 900, 99), tried("b", 800, 103), tried("c", 850, 98)]
+    found = taken(*plans)
+    assert found.best.store == {"b"}  # 103 is within 6% of 98
+    assert found.doubted is None
+
+
+def test_what_should_take_longer_than_stock_is_refused_however_few_its_bytes():
+    found = taken(tried("a", 500, 107))
+    assert found.best.store == {"stock"}
+    assert found.doubted is not None and found.doubted.store == {"a"}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_in_whatever_order_they_are_tried(order):
+    """The fastest leaves behind what is slower beyond doubt; then bytes decide."""
+    plans = tried("fewest", 700, 95), tried("fastest", 900, 80), tried("both", 800, 84)
+    found = taken(*(plans[i] for i in order))
+    assert found.best.store == {"both"}
+    assert found.doubted is not None and found.doubted.store == {"fewest"}
+
+
+def test_without_rates_bytes_decide():
+    plans = tried("fewest", 700, 900), tried("fastest", 900, 8)
+    assert taken(*plans, limits=replace(LIMITS, doubts=None)).best.store == {"fewest"}
+
+
+def test_by_rates_that_are_gone_by_the_least_time_decides():
+    plans = tried("fewest", 700, 95), tried("fastest", 900, 94)
+    assert taken(*plans, limits=replace(LIMITS, doubts=None, rates=RATES)).best.store == {"fastest"}
+
+
+def test_of_equals_the_first_is_taken():
+    assert taken(tried("a", 900, 9), tried("b", 900, 9)).best.store == {"a"}
+
+
+def test_where_all_are_slower_than_stock_what_would_be_lowered_stays():
+    """Casts that are to be written may make it other kernels than stock's, and slower ones."""
+    candidates = Candidates(tried("stock", 1000, 100), tried("as stock", 950, 120), LIMITS, False)
+    candidates.offer(tried("a", 900, 110))
+    assert candidates.best.store == {"as stock"}
+    assert candidates.doubted is not None and candidates.doubted.store == {"a"}
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        tried("as many bytes as stock", 1000, 1),
+        tried("a launch that does not pay", 950, 1, kernels=2),
+        tried("too many arguments", 500, 1, arguments=200),
+    ],
+    ids=lambda state: next(iter(state.store)),
+)
+def test_no_time_makes_up_for(refused):
+    found = taken(refused, limits=replace(LIMITS, launch_bytes=60))
+    assert found.best.store == {"stock"}
+    assert found.doubted is None
