@@ -188,7 +188,7 @@ def test_a_plan_of_the_least_time_replaces_one_of_the_fewest_bytes_beyond_doubt(
     def twice(decoder):
         def model(x):
             wide = x.float()
-            for step in range(24):
+            for step in range(12):
                 wide = wide * 0.5 + step
             return decoder(x), wide.sum(0), wide.sum(1)
 

@@ -155,7 +155,8 @@ class Program:
                 for one in {i, base}:
                     seen[one] = seen.get(one, 0) + 1
         for cone in self._group:
-            kernel, byte = cone.kernel, self._limits.weights(cone.kernel).write
+            kernel = cone.kernel
+            byte = self._limits.weights(kernel).write + self._limits.surcharge
             for i in sorted(cone.inside):
                 value = self._dag.values[i]
                 if value.kind in (Kind.VIEW, Kind.SOURCE):
@@ -195,7 +196,7 @@ class Program:
         for i in sorted(reach | {values[i].base for i in reach}):
             if self._readable(i, k):
                 cost = weights.read * values[i].nbytes
-                self._read[k, i] = self._column(cost)
+                self._read[k, i] = self._column(cost + self._limits.surcharge * values[i].nbytes)
                 taken.append((self._read[k, i], cost))
         for i in inside:
             for ways in self._needs(values[i], k):

@@ -39,6 +39,8 @@ PLAN = parse("plan")
 
 # Share of the cost that a dry run must save to count as a step forward.
 _PROGRESS = 5e-4
+# What a byte costs besides its time, in bytes, until a plan moves fewer than stock.
+_SURCHARGES = (0.0, 0.5, 2.0, 8.0)
 # A plan after the first improves on one that is there: it must promise this many times more for
 # each dry run that there was.
 _AGAIN = 10.0
@@ -363,7 +365,14 @@ class _Hunt:
         return time.monotonic() < self._deadline
 
     def _plan(self, dag: Dag, banned: set[tuple[int, int]], limits: Limits) -> Plan:
-        return plan(dag, limits, banned, tuple(self._alike(dag)), self._solved)
+        """Bytes cost more than their time where a plan would otherwise move as many as stock."""
+        alike, stock = tuple(self._alike(dag)), self.stock.dag.measured
+        for surcharge in _SURCHARGES:
+            priced = replace(limits, surcharge=surcharge)
+            planned = plan(dag, priced, banned, alike, self._solved)
+            if limits.rates is None or planned.predicted < stock or not self._in_time():
+                break
+        return planned
 
     def _promised(self, planned: Plan, dag: Dag, limits: Limits) -> float:
         """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
