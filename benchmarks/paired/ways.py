@@ -77,18 +77,25 @@ def is_predicted(way: str) -> bool:
 
 @contextlib.contextmanager
 def going(way: str) -> Iterator[None]:
-    """Inside the block `plan` is planned as the variant that ``way`` names, if it names one."""
+    """Inside the block `plan` is planned as the variant that ``way`` names, if it names one.
+
+    Raises:
+        LookupError: there is no such variant on a device that was planned for; at the end of the
+            block at the latest, since a compile falls back to stock instead of failing.
+    """
     if not way.startswith(_VARIANT):
         yield
         return
     usual = planned.limits_for
+    unknown: list[LookupError] = []
 
     def limits_for(device: Device | None) -> Limits:
         plan = parse("plan")
         every = variants(usual(device), plan).items()
         known = {name: limits for name, (limits, policy) in every if policy == plan}
         if way not in known:
-            raise LookupError(f"no variant {way!r} here; there are {', '.join(known)}")
+            unknown.append(LookupError(f"no variant {way!r} here; there are {', '.join(known)}"))
+            raise unknown[-1]
         return known[way]
 
     with (
@@ -96,6 +103,8 @@ def going(way: str) -> Iterator[None]:
         mock.patch.object(dry_run, "limits_for", limits_for),
     ):
         yield
+    if unknown:
+        raise unknown[0]
 
 
 @contextlib.contextmanager
