@@ -207,6 +207,31 @@ def test_measured_rates_hide_no_computing_behind_bytes():
     assert value in plan(dag, Limits(balance=rates.balance, rates=rates)).store
 
 
+def test_by_time_a_gpu_computes_twice_what_its_bytes_hide():
+    """And writes what they do not hide, where operations are measured to be dear."""
+    one = Load(read=1.0, reread=1.0, write=1.0, operations=0.02)
+    for overlap, stored in ((True, False), (False, True)):
+        limits = Limits(doubts=Rates(dict.fromkeys(KINDS, one), cache=0, overlap=overlap)).by_time
+        dag, value = heavy_chain(50_000, other=10_000)
+        assert (value in plan(dag, limits).store) == stored
+    dear = replace(one, operations=1.0)
+    limits = Limits(doubts=Rates(dict.fromkeys(KINDS, dear), cache=0, overlap=True)).by_time
+    dag, value = heavy_chain(50_000, other=10_000)
+    assert value in plan(dag, limits).store
+
+
+def test_bytes_that_cost_more_than_their_time_are_not_moved_to_save_it():
+    dag, value = heavy_chain(1500, other=10_000)
+    one = Load(read=1.0, reread=1.0, write=1.0, operations=0.5)
+    rates = Rates(dict.fromkeys(KINDS, one), cache=0)
+    by_time = Limits(balance=rates.balance, rates=rates)
+    timely, sparing = plan(dag, by_time), plan(dag, replace(by_time, surcharge=10.0))
+    assert value in timely.store and value not in sparing.store
+    assert sparing.predicted < timely.predicted
+    # What is promised is time, without the surcharge.
+    assert sparing.saves < timely.saves
+
+
 def sum_of_two(**summing):
     """Two tensors are added for a pointwise kernel and for a reduction; and the sum."""
     build = Builder()
