@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from .cost import seconds_of
@@ -90,9 +91,13 @@ class Candidates:
             self._limits.arguments, most_arguments(self._stock.graph)
         ):
             return False
-        peak = peak_bytes(new.dag, new.dag.homes())
-        allowed = peak_bytes(self._stock.dag, self._stock.dag.homes())
-        return peak <= allowed * (1 + self._limits.peak_share)
+        return peak_bytes(new.dag, new.dag.homes()) <= self._highest
+
+    @functools.cached_property
+    def _highest(self) -> float:
+        """The peak that a plan may have, in bytes; asked of stock once, by whoever comes so far."""
+        dag = self._stock.dag
+        return peak_bytes(dag, dag.homes()) * (1 + self._limits.peak_share)
 
 
 def _templates(graph: Graph) -> set[frozenset[str]]:
