@@ -21,7 +21,6 @@ import torch._inductor.graph
 from torch._dynamo.utils import counters
 from torch._inductor import config, metrics
 from torch._inductor.virtualized import V
-from torch.utils._ordered_set import OrderedSet
 
 from ..core.dag import Dag
 from ..core.graph import Graph
@@ -32,6 +31,7 @@ from .pins import quiet
 from .reader import read_scheduled
 from .recording import Recording
 from .reuse import MARK
+from .shapes import scratch_shapes
 
 __all__ = ["PostGrad", "copy_graph", "lowered", "run_lowering", "trial", "ungoverned_copy"]
 
@@ -133,17 +133,14 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
         stack.enter_context(quiet())
         stack.enter_context(V.set_fake_mode(graph.fake_mode))
         stack.enter_context(V.set_debug_handler(_Silent()))
-        shape_env = graph.fake_mode.shape_env
-        if shape_env is not None:
-            # What a trial looks at must not become a guard of the user's program.
-            stack.enter_context(shape_env.suppress_guards())
-            stack.enter_context(_as_it_was(shape_env))
+        if graph.fake_mode.shape_env is not None:
+            stack.enter_context(scratch_shapes(graph.fake_mode))
             # Its entries would hold symbols that are gone after the trial.
             stack.enter_context(mock.patch.object(graph.fake_mode, "cache_enabled", False))
         lowering = lowering_class(
             graph.module,
             example_inputs=graph.inputs,
-            shape_env=shape_env,
+            shape_env=graph.fake_mode.shape_env,
             is_inference=graph.is_inference,
             is_backward=graph.is_backward,
             cpp_wrapper=graph.cpp_wrapper,
@@ -172,45 +169,6 @@ def _no_trace() -> Iterator[None]:
             setattr(metrics, name, value)
         counters.clear()
         counters.update(counted)
-
-
-@contextlib.contextmanager
-def _as_it_was(shape_env: Any) -> Iterator[None]:
-    """Takes back what lowering adds to a ShapeEnv: unbacked symbols, ranges, renamings.
-
-    The counters that its caches go by grow, so that nothing cached is taken for what is now;
-    the numbers of symbols do not start again, since fake tensors remember some.
-    """
-    kept = {name: copy.copy(value) for name, value in _state(shape_env)}
-    try:
-        yield
-    finally:
-        for name, value in _state(shape_env):
-            before = kept.get(name)
-            if value == before:
-                continue
-            if before is None or isinstance(value, int):
-                setattr(shape_env, name, before)
-            elif isinstance(value, list):
-                value[:] = before
-            else:
-                value.clear()
-                value.update(before)
-        # What its caches go by.
-        shape_env._update_version_counter()
-        if hasattr(shape_env, "_replacements_version_counter"):  # torch 2.12 and later
-            shape_env._replacements_version_counter += 1
-
-
-def _state(shape_env: Any) -> list[tuple[str, Any]]:
-    kinds = (dict, list, set, OrderedSet, int)
-    return [
-        (name, value)
-        for name, value in vars(shape_env).items()
-        if isinstance(value, kinds)
-        and not isinstance(value, bool)
-        and not name.endswith("_counter")
-    ]
 
 
 def _figures(module: ModuleType) -> Iterator[tuple[str, Any]]:
