@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
@@ -19,7 +20,9 @@ __all__ = [
     "clear",
     "current",
     "entries",
+    "given_up",
     "hold",
+    "is_given_up",
     "needed",
     "pop",
     "push",
@@ -40,6 +43,7 @@ _stack: list[Entry] = []
 _blocks = 0
 _held: set[int] = set()
 _block: ContextVar[Policy | None] = ContextVar("torch_materialize_block", default=None)
+_given_up: ContextVar[bool] = ContextVar("torch_materialize_given_up", default=False)
 
 
 def current() -> Policy | None:
@@ -72,6 +76,21 @@ def pop(entry: Entry) -> bool:
             return False
         _stack.remove(entry)
         return True
+
+
+@contextlib.contextmanager
+def given_up() -> Iterator[None]:
+    """Inside the block graphs are compiled as stock compiles them, whatever governs them."""
+    token = _given_up.set(True)
+    try:
+        yield
+    finally:
+        _given_up.reset(token)
+
+
+def is_given_up() -> bool:
+    """Whether the graph that is compiled in this context is stock's after all."""
+    return _given_up.get()
 
 
 def hold(token: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch._inductor import compile_fx
 
+from .. import activation
 from ..core.policy import STOCK, Policy
 from ..events import once, surprise
 from ..versions import implementation
@@ -39,13 +40,20 @@ class PolicyPass(ChainedPass):
         self.policy = policy
 
     def __call__(self, graph: torch.fx.Graph, is_inference: bool = False) -> None:
-        """Runs the chained passes, then leaves the policy on the graph's module."""
+        """Runs the chained passes, then leaves the policy on the graph's module.
+
+        A graph that is given up to stock (:mod:`.fallback`) gets none.
+        """
+        # Imported here: it knows of the passes that hold casts, which are passes like this one.
+        from .decision import give_back
+
         self.run_chained(graph, is_inference=is_inference)
         try:
-            self._mark(graph)
+            if activation.is_given_up():
+                give_back(graph.owning_module)
+            else:
+                self._mark(graph)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-            from .decision import give_back
-
             surprise("config.post_grad_custom_post_pass", error)
             give_back(graph.owning_module)
 

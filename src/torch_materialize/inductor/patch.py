@@ -9,6 +9,11 @@ Four objects of upstream are replaced while something needs them:
 ``compile_fx``
     adds the policy that is on in the calling thread to that one compile, forward and lazily
     compiled backward alike (:func:`_governed_compile_fx`).
+
+A fifth, ``fx_codegen_and_compile``, is wrapped with the first policy that is not stock and stays
+wrapped: it compiles a graph once more as stock where that fails under a policy (:mod:`.fallback`),
+and a graph may be compiled long after the call that named its policy (a lazy backward, a model
+with ``options()``).  Graphs of stock pass through it.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from .cache_key import (
     tell_out_of_process,
 )
 from .chained import passes_in
+from .fallback import patch_fx_codegen_and_compile
 from .narrow import hold_options
 from .planned import patch_graph_lowering_init, patch_graph_lowering_run
 from .reuse import patch_should_realize_on_reuse
@@ -94,16 +100,28 @@ def install() -> None:
         if _sites:
             return
         seams.require("policy")
-        prepared = []
-        for seam, wrap in _wrappers():
-            owner, name = seam.owner()
-            upstream = getattr(owner, name)
-            ours = wrap(upstream)
-            setattr(ours, seams.OURS, seam.path)
-            prepared.append(_Site(owner, name, upstream, ours))
+        prepared = [_prepared(seam, wrap) for seam, wrap in _wrappers()]
         for site in prepared:
             setattr(site.owner, site.name, site.ours)
         _sites.extend(prepared)
+        _keep_way_back()
+
+
+def _prepared(seam: seams.Seam, wrap: Callable[[Any], Any]) -> _Site:
+    owner, name = seam.owner()
+    upstream = getattr(owner, name)
+    ours = wrap(upstream)
+    setattr(ours, seams.OURS, seam.path)
+    return _Site(owner, name, upstream, ours)
+
+
+def _keep_way_back() -> None:
+    """Sees to it that no compile of this process fails because of a policy; twice is once."""
+    seam = seams.by_path("torch._inductor.compile_fx:fx_codegen_and_compile")
+    with _lock:
+        if getattr(seam.resolve(), seams.OURS, None) != seam.path:
+            site = _prepared(seam, patch_fx_codegen_and_compile)
+            setattr(site.owner, site.name, site.ours)
 
 
 def remove() -> None:
@@ -160,6 +178,7 @@ def compile_options(policy: Policy) -> dict[str, Any]:
         return {CONFIG_KEY: StockPass(others)}
     if not installed():
         seams.require("policy")
+        _keep_way_back()
     return _governing(policy, others, {})
 
 

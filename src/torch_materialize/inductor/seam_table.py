@@ -141,6 +141,14 @@ SEAMS: tuple[Seam, ...] = (
         {"31516129ba96f949": "2.11", "3f2e3a3737f64e41": "2.12 to 2.15"},
     ),
     Seam(
+        "torch._inductor.compile_fx:fx_codegen_and_compile",
+        Use.CALLED,
+        "wrapped: what fails under a policy is compiled once more as stock",
+        "Inductor has a way back from a graph that it cannot compile",
+        _POLICY,
+        {"4f159dde26e69b32": "2.11", "d3238ac70696d64b": "2.12 to 2.15"},
+    ),
+    Seam(
         "torch._inductor.fx_passes.joint_graph:pointless_convert",
         Use.REPLACED,
         "tells whether narrowing casts must be held back from it (`plan`, torch 2.11, 2.12)",

@@ -92,6 +92,8 @@ def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """
     copied = torch.fx.GraphModule(module, copy.deepcopy(module.graph))
     copied.meta = dict(module.meta)
+    if hasattr(module, "shape_env"):
+        copied.shape_env = module.shape_env
     for name, child in module.named_children():
         if isinstance(child, torch.fx.GraphModule):
             setattr(copied, name, copy_graph(child))
