@@ -16,9 +16,16 @@ from unittest import mock
 
 import pytest
 import torch
+from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.codecache import PyCodeCache
+from torch._inductor.codegen.cpp import CppScheduling
+from torch._inductor.codegen.wrapper import PythonWrapperCodegen
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import Scheduler
+from torch._inductor.virtualized import V
 
 import torch_materialize as tm
+from torch_materialize import activation
 from torch_materialize.inductor import (
     cache_key,
     dag_reader,
@@ -31,6 +38,7 @@ from torch_materialize.inductor import (
     search,
     trial,
 )
+from torch_materialize.inductor.recording import Recording
 from torch_materialize.record import read_json
 
 pytestmark = pytest.mark.long
@@ -121,6 +129,20 @@ def raises(error):
     return fail
 
 
+def plant_later(monkeypatch, stage):
+    """Fails in compiles that a policy governs: not in dry runs, and not as stock."""
+    where, name = LATER_STAGES[stage]
+    upstream = getattr(where, name)
+
+    def fails(*args, **kwargs):
+        dry = isinstance(V.graph, Recording) or isinstance(args[0], Recording)
+        if not dry and not activation.is_given_up():
+            raise Planted(stage)
+        return upstream(*args, **kwargs)
+
+    monkeypatch.setattr(where, name, fails)
+
+
 STAGES = {
     "reader of kernels": (trial, "read_scheduled"),
     "reader of values": (trial, "read_dag"),
@@ -134,6 +156,18 @@ STAGES = {
     "settings": (patch, "_governing"),
     "order of the program": (narrow.HideCasts, "_note_and_hide"),
     "post-grad pass": (patch, "hold_for_lowering"),
+}
+
+# What is upstream's between our decision and the finished code.
+LATER_STAGES = {
+    "lowering of a node": (GraphLowering, "run_node"),
+    "lowering of the outputs": (GraphLowering, "finalize"),
+    "scheduler": (Scheduler, "__init__"),
+    "fusion": (Scheduler, "fuse_nodes"),
+    "code of a kernel": (CppScheduling, "codegen_node"),
+    "code of the wrapper": (PythonWrapperCodegen, "generate"),
+    "build of a kernel": (AsyncCompile, "cpp_pybinding"),
+    "module": (PyCodeCache, "load_by_key_path"),
 }
 
 # Parts of what lowers a pin, or reads pins for the plan.
@@ -200,6 +234,46 @@ class TestPlantedExceptions:
         monkeypatch.setattr(where, name, raises(Planted(stage)))
         with pytest.raises(Exception, match=f"Planted: {stage}"):
             code("plan")
+
+    @pytest.mark.parametrize("policy", ["traffic", "plan"])
+    @pytest.mark.parametrize("stage", LATER_STAGES)
+    def test_a_later_stage_of_upstreams(self, stage, policy, codes, lenient, monkeypatch):
+        plant_later(monkeypatch, stage)
+        assert code(policy) == codes["stock"]
+        (line,) = warned(lenient)
+        assert f"Planted: {stage}" in line
+        assert "Inductor decides as stock" in line
+
+    @pytest.mark.parametrize("stage", ["scheduler", "build of a kernel"])
+    def test_a_later_stage_in_strict_mode_raises(self, stage, monkeypatch):
+        plant_later(monkeypatch, stage)
+        with pytest.raises(Exception, match=f"Planted: {stage}"):
+            code("plan")
+
+    @pytest.mark.parametrize("stage", ["lowering of a node", "fusion", "code of a kernel"])
+    def test_what_stock_raises_is_not_ours(self, stage, lenient, monkeypatch):
+        where, name = LATER_STAGES[stage]
+        monkeypatch.setattr(where, name, raises(Planted(stage)))
+        with pytest.raises(Exception, match=f"Planted: {stage}"):
+            code("plan")
+        assert not warned(lenient)
+
+    def test_a_candidate_that_cannot_be_lowered_is_dropped_alone(self, codes, lenient, monkeypatch):
+        """The first plan that is tried; another one is taken."""
+        tried = []
+        upstream = search._Hunt._lowered
+
+        def fails_once(hunt, decision, **how):
+            if decision.store is not None:
+                tried.append(decision.store)
+                if len(tried) == 1:
+                    raise trial.LoweringError("planted")
+            return upstream(hunt, decision, **how)
+
+        monkeypatch.setattr(search._Hunt, "_lowered", fails_once)
+        code("plan")
+        assert tried
+        assert not warned(lenient)
 
     @pytest.mark.parametrize("stage", ["dry run", "planner", "mark", "order of the program"])
     def test_an_interrupt_passes_through(self, stage, codes, lenient, monkeypatch):

@@ -240,7 +240,7 @@ def test_a_dry_run_knows_the_pins_and_reports_none(caplog):
     with mode:
         xs = [torch.empty(64, 32) for _ in range(2)]
     (graph,) = capturing.capture(pinned, xs, {}, DEVICES["cpu"], mode)
-    _, dag = trial(graph, None)
+    _, dag = trial(graph)
     assert dag.nodes(dag.forced) == {"add"}
     assert "mul" in dag.nodes(dag.never)
     dry_run(graph, tm.Policy("plan"), DEVICES["cpu"])

@@ -15,7 +15,6 @@ from torch._inductor.graph import GraphLowering
 from torch_materialize.inductor import uncached as module
 from torch_materialize.inductor.uncached import is_uncached, uncached
 
-
 # Another number in each test, so that no cache knows the function.
 UNSEEN = 0.0
 

@@ -65,6 +65,19 @@ class Candidates:
             self._all.append(self._weighed(new))
             self._choose()
 
+    def replace(self, old: State, new: State | None) -> None:
+        """Puts what is lowered in the end in the place of a dry run; None: it cannot be lowered.
+
+        What is lowered where no plan is better stays, whatever it moves.
+        """
+        if old is self._all[0].state:
+            self._all[0] = self._weighed(new or self._stock)
+        else:
+            self._all = [one for one in self._all if one.state is not old]
+            if new is not None:
+                self.offer(new)
+        self._choose()
+
     @property
     def refused(self) -> tuple[Refusal, ...]:
         """Of each rule the best plan that it kept from being taken, those of fewest bytes first.

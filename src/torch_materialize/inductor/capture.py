@@ -41,6 +41,7 @@ from ..core.policy import STOCK, Policy, parse
 from ..errors import CaptureError, MaterializeError, brief
 from ..events import log
 from .compiler import Compiler
+from .decision import STOCKS
 from .narrow import hold_options
 from .rounding import emulation
 from .storage import elements
@@ -219,7 +220,7 @@ def _report_strides(graph: PostGrad, device: Device) -> None:
     context = TracingContext.try_get()
     if context is None or context.output_strides is None:
         return
-    with planned_device(device), lowered(graph, STOCK, GraphLowering) as lowering:
+    with planned_device(device), lowered(graph, STOCKS, "", STOCK, GraphLowering) as lowering:
         context.output_strides.extend(_strides(output) for output in lowering.graph_outputs)
 
 

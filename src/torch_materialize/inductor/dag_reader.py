@@ -20,7 +20,7 @@ from ..core.graph import Graph
 from .lifetimes import Lifetimes
 from .pin_nodes import is_written, pinned
 from .reader import is_fused
-from .recording import Recording
+from .recording import Recording, rounded_as
 from .schedule import Schedule, longest_held, numels, passes, reduced
 from .storage import (
     buffer_name,
@@ -378,13 +378,14 @@ class _Reader:
             fields["inputs"] = tuple(dict.fromkeys(i for i in fields["inputs"] if i != index))
             if fields["kind"] is Kind.POINTWISE and index not in held:
                 fields["required"] = False  # its reader took a copy: an internal buffer
-            name = node.name if node is not None else ""
-            values.append(Value(**{"node": name, "label": name, **fields}))
+            values.append(Value(**{**_named(node), **fields}))
         kept, never = pinned(self.of_node, values)
         never |= {
             value.index
             for value, node in zip(values, self.nodes, strict=True)
-            if node is not None and value.kind is Kind.POINTWISE and not _has_value(node)
+            if node is not None
+            and value.kind is Kind.POINTWISE
+            and (rounded_as(node) or not _has_value(node))
         }
         dag = Dag(tuple(values), kernels, kept & held, never)
         return dag.with_forced(frozenset(self.forced))
@@ -399,6 +400,14 @@ class _Reader:
     def _written(self, kernel: Any) -> tuple[int, ...]:
         names = (name for m in kernel.get_nodes() for name in m.get_buffer_names())
         return tuple(dict.fromkeys(self.of_buffer[name] for name in names))
+
+
+def _named(node: torch.fx.Node | None) -> dict[str, str]:
+    if node is not None and (rounded := rounded_as(node)):
+        # Nobody can ask to store what is rounded in its place.
+        return {"node": "", "label": f"{rounded}#unrounded"}
+    name = node.name if node is not None else ""
+    return {"node": name, "label": name}
 
 
 def _has_value(node: torch.fx.Node) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..events import surprise
-from .apply import mark, unmark
+from .apply import mark, undecided, unmark
 from .narrow import fold
 from .rounding import apply_rounding, skip_exact_casts, undo_rounding
 
-__all__ = ["Decision", "give_back", "prepare"]
+__all__ = ["STOCKS", "Decision", "choosing", "give_back", "prepare", "rounds_casts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,25 @@ class Decision:
     marked: frozenset[str] = frozenset()
     casts: frozenset[str] = frozenset()
 
+    @property
+    def changes(self) -> bool:
+        """Whether Inductor is to lower anything else than stock's graph, or to choose otherwise."""
+        return self.store is not None or bool(self.rounded or self.marked or self.casts)
+
+
+#: Everything is left to stock.
+STOCKS = Decision()
+
+
+def choosing(decision: Decision) -> contextlib.AbstractContextManager[Any]:
+    """Inside the block Inductor materializes what is marked, and chooses itself without a plan."""
+    return contextlib.nullcontext() if decision.store is None else undecided()
+
+
+def rounds_casts(decision: Decision, numerics: str) -> bool:
+    """Whether the code that is generated has to round at each of its casts."""
+    return numerics == "eager" or bool(decision.rounded)
+
 
 def prepare(module: torch.fx.GraphModule, found: Decision | None, numerics: str) -> None:
     """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers.
@@ -42,8 +63,8 @@ def prepare(module: torch.fx.GraphModule, found: Decision | None, numerics: str)
         fold(module)
         return
     fold(module, keep=found.casts)
-    instead = apply_rounding(module, found.rounded)
-    mark(module, frozenset(instead.get(name, name) for name in found.marked))
+    apply_rounding(module, found.rounded)
+    mark(module, found.marked)
     if numerics == "eager":
         skip_exact_casts(module)
 

@@ -14,7 +14,6 @@ from ..core.devices import Device
 from ..core.graph import Graph
 from ..core.policy import Policy
 from . import patch
-from .narrow import folded
 from .planned import limits_for
 from .rounding import emulation
 from .search import Found, search
@@ -54,7 +53,7 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         if policy.plans:
             found = search(graph, limits_for(device), policy)
             return Outcome(found.graph, found.dag, found.bound, found)
-        return Outcome(*trial(folded(graph), None, policy))
+        return Outcome(*trial(graph, policy=policy))
 
 
 @contextlib.contextmanager

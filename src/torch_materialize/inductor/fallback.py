@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,12 +23,16 @@ from ..core.policy import Policy
 from ..events import surprise
 from .cache_key import CONFIG_KEY, PolicyPass
 from .chained import passes_in
-from .trial import copy_graph
+from .post_grad import copy_graph
 from .uncached import uncached
 
-__all__ = ["patch_fx_codegen_and_compile"]
+__all__ = ["patch_fx_codegen_and_compile", "suspect"]
 
 _SEAM = "torch._inductor.compile_fx:fx_codegen_and_compile"
+
+_suspects: ContextVar[list[tuple[str, Exception]] | None] = ContextVar(
+    "torch_materialize_suspects", default=None
+)
 
 
 def patch_fx_codegen_and_compile(upstream: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,8 +43,10 @@ def patch_fx_codegen_and_compile(upstream: Callable[..., Any]) -> Callable[..., 
         if _governing() is None or activation.is_given_up():
             return upstream(gm, *args, **kwargs)
         untouched = _copied(gm)
+        suspects: list[tuple[str, Exception]] = []
+        token = _suspects.set(suspects)
         try:
-            return upstream(gm, *args, **kwargs)
+            compiled = upstream(gm, *args, **kwargs)
         except SkipFrame:
             raise
         except Exception as error:
@@ -53,8 +60,26 @@ def patch_fx_codegen_and_compile(upstream: Callable[..., Any]) -> Callable[..., 
             surprise(_SEAM, error)
             uncached(compiled)
             return compiled
+        finally:
+            _suspects.reset(token)
+        for seam, suspected in suspects:
+            surprise(seam, suspected)
+        return compiled
 
     return fx_codegen_and_compile
+
+
+def suspect(seam: str, error: Exception) -> None:
+    """Notes what a dry run of stock's own choice raised.
+
+    It is a surprise of ours only if the compile at hand succeeds; else it is upstream's, which
+    that compile raises by itself.
+    """
+    suspects = _suspects.get()
+    if suspects is None:
+        surprise(seam, error)
+    else:
+        suspects.append((seam, error))
 
 
 def _governing() -> Policy | None:

@@ -26,7 +26,7 @@ from . import seams
 from .cache_key import out_of_process
 from .chained import ChainedPass, passes_in, uuids
 from .operators import identity
-from .trial import PostGrad, copy_graph
+from .post_grad import PostGrad, copy_graph
 
 __all__ = [
     "HideCasts",

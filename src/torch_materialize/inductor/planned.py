@@ -28,13 +28,17 @@ from ..core.policy import Policy
 from ..events import log, surprise
 from .apply import as_stock, materializing, undecided
 from .cpp_casts import keep_casts
-from .decision import Decision, give_back, prepare
+from .decision import STOCKS, Decision, give_back, prepare, rounds_casts
+from .fallback import suspect
 from .narrow import failed_pass
+from .outer_loops import keep_outer_loops_apart
 from .pins import failures
+from .post_grad import PostGrad
 from .reuse import MARK
 from .search import search
-from .trial import PostGrad
+from .trial import LoweringError
 from .tune import tuned
+from .uncached import uncached
 
 __all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run"]
 
@@ -63,22 +67,28 @@ _CPU_BALANCE = 0.1
 
 
 def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., None]:
-    """Wraps ``GraphLowering.__init__``; graphs without the policy `plan` pass straight on."""
+    """Wraps ``GraphLowering.__init__``; graphs without a policy pass straight on."""
     signature = inspect.signature(upstream)
 
     @functools.wraps(upstream)
     def __init__(self: GraphLowering, *args: Any, **kwargs: Any) -> None:
-        found, eager = None, False
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         policy = getattr(bound.arguments["gm"], "meta", {}).get(MARK)
+        found: Decision | None = STOCKS
         if policy is not None and policy.plans:
             found = _applied(type(self), bound.arguments, policy)
-            eager = policy.numerics == "eager"
         upstream(self, *args, **kwargs)
-        if found is not None and found.store is not None:
+        if policy is None:
+            return
+        if found is None:
+            uncached(self)
+            return
+        if found.store is not None:
             setattr(self, _PLANNED, True)
-        if eager or (found is not None and found.rounded):
+        if found.changes or policy.name == "traffic":
+            keep_outer_loops_apart(self)
+        if rounds_casts(found, policy.numerics):
             keep_casts(self)
 
     return __init__
@@ -129,12 +139,17 @@ def limits_for(device: Device | None) -> Limits:
 
 
 def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:
-    """Plans a graph and prepares it in place; None: it is now exactly what stock lowers."""
+    """Plans a graph and prepares it in place; None where that failed: stock lowers it then."""
     module = arguments["gm"]
     with failures() as failed:
         try:
             found = _planned(kind, arguments, policy, failed)
             prepare(module, found, policy.numerics)
+        except LoweringError as error:
+            # Stock may well fail where its dry run did, and that is not ours to report.
+            give_back(module)
+            suspect(_SEAM, error)
+            return None
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             if not failed:  # what failed with pins and is reported may well be what fails here
                 surprise(_SEAM, error)
@@ -145,12 +160,12 @@ def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision 
 
 def _planned(
     kind: type, arguments: dict[str, Any], policy: Policy, failed: Sequence[Exception]
-) -> Decision | None:
-    """The plan of one graph; None where it is out of our reach, or pins ``failed`` meanwhile."""
+) -> Decision:
+    """The plan of one graph; stock's where it is out of our reach, or pins ``failed`` meanwhile."""
     reason = _out_of_reach(kind, arguments)
     if reason:
         log.info("plan: left to stock: %s", reason)
-        return None
+        return STOCKS
     inputs = tuple(arguments["example_inputs"] or ())
     graph = PostGrad(
         arguments["gm"],
@@ -165,14 +180,14 @@ def _planned(
     if policy.name == "tune":
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
-            return None if failed else chosen
+            return STOCKS if failed else chosen
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
     certify = log.isEnabledFor(logging.DEBUG)
     found = search(graph, limits, policy, certify=certify)
     if failed:
         log.info("plan: left to stock: a pin could not be lowered")
-        return None
+        return STOCKS
     # Imported here: it explains by what this module and dry runs are made of.
     from .telling import tell
 

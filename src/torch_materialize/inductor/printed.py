@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import replace
 from unittest import mock
 
 import torch.utils._triton
@@ -17,12 +16,12 @@ from torch._inductor.graph import GraphLowering
 from ..core.devices import Device
 from ..core.policy import STOCK, Policy
 from ..explanation import Code
-from .apply import undecided
 from .cpp_casts import keep_casts
-from .decision import prepare
+from .decision import STOCKS, rounds_casts
 from .dry_run import Outcome, hooks_for
+from .post_grad import PostGrad
 from .rounding import emulation
-from .trial import PostGrad, copy_graph, lowered
+from .trial import lowered
 from .virtual_gpu import planned_device
 
 __all__ = ["code_of", "split"]
@@ -41,23 +40,20 @@ def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -
         Exception: whatever Inductor raises while lowering or generating code.
     """
     found = outcome.found
-    module = copy_graph(graph.module)
-    prepare(module, found, policy.numerics)
+    numerics = policy.numerics if policy.plans else ""
     governing = policy if found is None else STOCK
     with contextlib.ExitStack() as stack:
         stack.enter_context(planned_device(device))
         stack.enter_context(config.patch(emulation(policy)))
         stack.enter_context(hooks_for(governing))
-        if found is not None and found.store is not None:
-            stack.enter_context(undecided())
         # Part of a kernel's cache key, and made from a driver that is not there.
         stack.enter_context(
             mock.patch.object(torch.utils._triton, "triton_hash_with_backend", lambda: "")
         )
         lowering = stack.enter_context(
-            lowered(replace(graph, module=module), governing, GraphLowering)
+            lowered(graph, found or STOCKS, numerics, governing, GraphLowering)
         )
-        if policy.numerics == "eager" or (found is not None and found.rounded):
+        if rounds_casts(found or STOCKS, numerics):
             keep_casts(lowering)
         code, _ = lowering.codegen()
     return split(str(getattr(code, "value", code)), sum(1 for _ in outcome.graph.fused()))

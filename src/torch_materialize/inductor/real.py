@@ -19,10 +19,11 @@ from torch._inductor.graph import GraphLowering
 from torch.utils._python_dispatch import _disable_current_modes
 
 from . import seams
-from .apply import undecided
 from .cpp_casts import keep_casts
-from .decision import Decision, prepare
-from .trial import PostGrad, run_lowering, ungoverned_copy
+from .decision import Decision, choosing, prepare, rounds_casts
+from .outer_loops import keep_outer_loops_apart
+from .post_grad import PostGrad, ungoverned_copy
+from .trial import run_lowering
 
 __all__ = ["clock", "compiled", "made_up", "outside", "sizes", "why_not"]
 
@@ -85,11 +86,16 @@ def compiled(graph: PostGrad, decision: Decision, numerics: str) -> Callable[[li
     """
     copied = replace(graph, module=ungoverned_copy(graph.module))
     prepare(copied.module, decision, numerics)
-    chosen: Any = contextlib.nullcontext() if decision.store is None else undecided()
     # What is written while the user debugs should be the user's own graph.
     settings = {"trace.enabled": False}
-    with config.patch(settings), chosen, run_lowering(copied, GraphLowering) as lowering:
-        if numerics == "eager" or decision.rounded:
+    with (
+        config.patch(settings),
+        choosing(decision),
+        run_lowering(copied, GraphLowering) as lowering,
+    ):
+        if decision.changes:
+            keep_outer_loops_apart(lowering)
+        if rounds_casts(decision, numerics):
             keep_casts(lowering)
         with outside(graph):
             call: Callable[[list[Any]], Any] = lowering.compile_to_module().call

@@ -9,7 +9,16 @@ from torch._inductor.graph import GraphLowering
 
 from .storage import buffer_name, storage_of
 
-__all__ = ["Recording"]
+__all__ = ["ROUNDED_AS", "Recording", "rounded_as"]
+
+#: On a node whose rounded value took its name (:mod:`.rounding`): the name.
+ROUNDED_AS = "torch_materialize_rounded_as"
+
+
+def rounded_as(node: torch.fx.Node) -> str:
+    """The name that a node had before its rounded value took it; "" where it is not rounded."""
+    name: str = node.meta.get(ROUNDED_AS, "")
+    return name
 
 
 class Recording(GraphLowering):

@@ -11,6 +11,8 @@ node meta rounds a node's inputs as well; an operator of ours rounds this one va
 from __future__ import annotations
 
 import functools
+import math
+import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Set
 from typing import Any
@@ -24,12 +26,14 @@ from ..core.policy import Policy
 from .narrow import program_order
 from .operators import identity
 from .pin_nodes import is_written, root_of
+from .recording import ROUNDED_AS
 from .storage import mutates
 
 __all__ = [
     "across",
     "apply_rounding",
     "emulation",
+    "exact_casts",
     "is_narrow",
     "rounds",
     "skip_exact_casts",
@@ -39,15 +43,22 @@ __all__ = [
 
 _NAME = "rounded"
 _NARROW = (torch.float16, torch.bfloat16)
-# Operators whose result is one of their arguments' numbers, possibly negated.
+# Operators whose result holds one of their arguments' numbers at each place, possibly negated, and
+# that give a rounded result for rounded arguments: rounding before or after them is the same.
 _EXACT = frozenset(
     {
+        "aten._unsafe_index",
+        "aten._unsafe_view",
         "aten.abs",
         "aten.alias",
+        "aten.amax",
+        "aten.amin",
+        "aten.as_strided",
         "aten.cat",
         "aten.clone",
         "aten.constant_pad_nd",
         "aten.copy",
+        "aten.diagonal",
         "aten.embedding",
         "aten.expand",
         "aten.flip",
@@ -56,17 +67,49 @@ _EXACT = frozenset(
         "aten.gather",
         "aten.index",
         "aten.index_select",
+        "aten.max",
+        "aten.maximum",
+        "aten.min",
+        "aten.minimum",
         "aten.neg",
         "aten.permute",
         "aten.relu",
+        "aten.repeat",
+        "aten.reshape",
+        "aten.roll",
         "aten.select",
         "aten.slice",
+        "aten.split",
+        "aten.split_with_sizes",
         "aten.squeeze",
+        "aten.t",
+        "aten.transpose",
+        "aten.unbind",
+        "aten.unfold",
         "aten.unsqueeze",
         "aten.view",
         "aten.where",
     }
 )
+# The same of one of several results, by its place.
+_EXACT_FIRST = frozenset(
+    {
+        "aten._adaptive_max_pool2d",
+        "aten.adaptive_max_pool2d",
+        "aten.adaptive_max_pool3d",
+        "aten.fractional_max_pool2d",
+        "aten.fractional_max_pool3d",
+        "aten.kthvalue",
+        "aten.max_pool2d_with_indices",
+        "aten.max_pool3d_with_indices",
+        "aten.mode",
+        "aten.sort",
+        "aten.topk",
+        "prims._low_memory_max_pool_with_offsets",
+    }
+)
+# The place of a number that such an operator writes besides: the value that fills, or pads.
+_FILLING = {"aten.full": 1, "aten.full_like": 1, "aten.constant_pad_nd": 2}
 _CAST = torch.ops.prims.convert_element_type.default
 _WIDE = (torch.float32, torch.float64)
 _PRODUCTS = frozenset({"aten.mul", "aten.square", "aten.pow"})
@@ -110,14 +153,34 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     used = dag.nodes(used_where_written(dag))
     exact = _in_memory(dag) | (dag.nodes(written(dag)) - used)
     candidates = (used | across(module, dag)) - exact
+    wanted = _behind_exact_operators(module, candidates)
     found = set()
     for node in module.graph.nodes:
         if node.op == "placeholder" or _keeps_digits(node, exact):
             exact.add(node.name)
-        elif node.name in candidates and is_narrow(node) and not is_written(node):
+        elif node.name in wanted and is_narrow(node) and not is_written(node):
             found.add(node.name)
             exact.add(node.name)
     return frozenset(found)
+
+
+def _behind_exact_operators(module: torch.fx.GraphModule, names: Set[str]) -> set[str]:
+    """The nodes to round so that the named ones are rounded.
+
+    The result of a concatenation, or of any other operator that hands on numbers, is rounded by
+    rounding what it is made of: a kernel of its own would have to read the result, otherwise.
+    """
+    found = set()
+    wanted = set(names)
+    for node in reversed(module.graph.nodes):
+        if node.name not in wanted:
+            continue
+        sources = _handed_on(node)
+        if sources and all(_dtype(x) == _dtype(node) and not is_written(x) for x in sources):
+            wanted |= {x.name for x in sources}
+        else:
+            found.add(node.name)
+    return found
 
 
 def across(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
@@ -141,19 +204,19 @@ def _in_memory(dag: Dag) -> set[str]:
     return {value.node for value in dag.values if value.kind is Kind.SOURCE}
 
 
-def apply_rounding(module: torch.fx.GraphModule, names: Set[str]) -> dict[str, str]:
+def apply_rounding(module: torch.fx.GraphModule, names: Set[str]) -> None:
     """Rounds the named nodes for everyone who uses them, in place.
 
-    Returns the name of each node -> that of the rounded value, which is to be stored instead.
+    The rounded value takes the name: what is decided about a node is decided about it.
     """
-    replaced = {}
     for node in [node for node in module.graph.nodes if node.name in names]:
+        name = node.name
         with module.graph.inserting_after(node):
             rounded = module.graph.call_function(_rounded(), (node,))
         rounded.meta = dict(node.meta)
         node.replace_all_uses_with(rounded, delete_user_cb=lambda user, ours=rounded: user != ours)
-        replaced[node.name] = rounded.name
-    return replaced
+        node.meta[ROUNDED_AS] = name
+        node.name, rounded.name = rounded.name, name
 
 
 def skip_exact_casts(module: torch.fx.GraphModule) -> None:
@@ -162,16 +225,21 @@ def skip_exact_casts(module: torch.fx.GraphModule) -> None:
     No digit is lost in between; but where every cast rounds (``numerics="eager"``), Inductor
     rounds there as well, once in each loop.
     """
-    skipped = []
-    for node in module.graph.find_nodes(op="call_function", target=_CAST):
-        before = _widened_from(node) if is_narrow(node) else None
-        if before is None or before is node:
-            continue
-        if before.meta["val"].stride() == node.meta["val"].stride():
-            skipped.append((node, before))
-    for node, before in skipped:
+    for node, before in exact_casts(module):
         for user in [user for user in node.users if user.target is _CAST]:
             user.replace_input_with(node, before)
+
+
+def exact_casts(module: torch.fx.GraphModule) -> list[tuple[torch.fx.Node, torch.fx.Node]]:
+    """Narrowing casts that lose no digit and that a cast reads, with what they can read instead."""
+    found = []
+    for node in module.graph.find_nodes(op="call_function", target=_CAST):
+        before = _widened_from(node) if is_narrow(node) else None
+        if before is None or before is node or not any(u.target is _CAST for u in node.users):
+            continue
+        if before.meta["val"].stride() == node.meta["val"].stride():
+            found.append((node, before))
+    return found
 
 
 def _widened_from(node: torch.fx.Node) -> torch.fx.Node | None:
@@ -187,8 +255,10 @@ def _widened_from(node: torch.fx.Node) -> torch.fx.Node | None:
 def undo_rounding(module: torch.fx.GraphModule) -> None:
     """Takes back every :func:`apply_rounding`."""
     for rounded in module.graph.find_nodes(op="call_function", target=identity(_NAME)):
-        rounded.replace_all_uses_with(rounded.args[0])
+        node = rounded.args[0]
+        rounded.replace_all_uses_with(node)
         module.graph.erase_node(rounded)
+        node.name = node.meta.pop(ROUNDED_AS, node.name)
 
 
 def _keeps_digits(node: torch.fx.Node, exact: Set[str]) -> bool:
@@ -199,10 +269,37 @@ def _keeps_digits(node: torch.fx.Node, exact: Set[str]) -> bool:
     if node.target is _CAST:
         before = _widened_from(node)
         return before is not None and before.name in exact
-    if _named(node, _EXACT):
-        sources = [x for x in node.all_input_nodes if _floats(x)]
-        return all(x.meta["val"].dtype == dtype and x.name in exact for x in sources)
-    return False
+    sources = _handed_on(node)
+    if sources is None:
+        return False
+    return all(_dtype(x) == dtype and x.name in exact for x in sources)
+
+
+def _handed_on(node: torch.fx.Node) -> list[torch.fx.Node] | None:
+    """The tensors of which a node's result holds the numbers; None where it computes others."""
+    made_by, exact = node, _EXACT
+    if node.target is operator.getitem:
+        made_by = node.all_input_nodes[0]
+        exact = _EXACT | _EXACT_FIRST if node.args[1] == 0 else _EXACT
+    if not _named(made_by, exact) or not _fills_exactly(made_by):
+        return None
+    return [x for x in made_by.all_input_nodes if _floats(x)]
+
+
+def _fills_exactly(node: torch.fx.Node) -> bool:
+    """Whether a number that a node writes besides its arguments' is one of its own dtype."""
+    place = _FILLING.get(str(node.target).rsplit(".", 1)[0])
+    if place is None:
+        return True
+    value = node.args[place] if len(node.args) > place else node.kwargs.get("value", 0)
+    if not isinstance(value, int | float):
+        return False
+    return math.isnan(value) or torch.tensor(value, dtype=_dtype(node)).item() == value
+
+
+def _dtype(node: torch.fx.Node) -> torch.dtype:
+    dtype: torch.dtype = node.meta["val"].dtype
+    return dtype
 
 
 def _is_contracted(node: torch.fx.Node) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch._inductor.graph import GraphLowering
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
@@ -26,15 +27,19 @@ from ..core.planner import Plan, Together, least_bytes, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.program import Solved
 from ..core.story import Refusal
+from ..core.traffic import traffic
+from ..events import log
 from .decision import Decision
 from .garbage import CollectingLater
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
-from .rounding import across, rounds, to_round
-from .storage import copied_over
-from .trial import PostGrad, trial
+from .post_grad import PostGrad
+from .reader import read_scheduled
+from .rounding import across, exact_casts, rounds
+from .settle import settle
+from .trial import LoweringError, lowered, trial
 
-__all__ = ["Found", "search"]
+__all__ = ["Found", "search", "unlike_claimed"]
 
 PLAN = parse("plan")
 
@@ -100,12 +105,13 @@ def search(
     with CollectingLater() as garbage:
         short = shorten(graph)
         hunt = _Hunt(short, limits, policy, started, garbage)
-        best = hunt.run()
-    store = None if best.store is None else short.expand(best.store)
-    rounded = short.expand(_rounded(short.graph, policy, best.dag))
-    chosen = short.expand(best.dag.nodes(best.dag.chosen()) - copied_over(short.graph.module))
+        hunt.run()
+        decision, best = hunt.settled()
     found = Found(
-        store=store,
+        store=None if decision.store is None else short.expand(decision.store),
+        rounded=short.expand(decision.rounded),
+        marked=short.expand(decision.marked),
+        casts=short.expand(decision.casts),
         graph=best.graph,
         stock=hunt.stock.graph,
         dag=best.dag,
@@ -114,31 +120,22 @@ def search(
         seconds=time.monotonic() - started,
         rounds=hunt.trials,
         left_out=len(short.copies),
-        rounded=rounded,
-        marked=(store or frozenset()) | (rounded & chosen),
-        casts=(store or frozenset()) | short.expand(hunt.written),
         refused=hunt.refused,
     )
-    return _certified(graph, found, hunt, best, limits) if certify else found
+    return _certified(graph, found, hunt, limits, policy) if certify else found
 
 
-def _rounded(graph: PostGrad, policy: Policy, dag: Dag) -> frozenset[str]:
-    return to_round(graph.module, dag) if policy.numerics == "stored" else frozenset()
-
-
-def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: State, limits: Limits) -> Found:
+def _certified(graph: PostGrad, found: Found, hunt: _Hunt, limits: Limits, policy: Policy) -> Found:
     """``found`` with the kernels of the whole graph, and the least bytes that they allow."""
-    stock = hunt.stock
+    after, stock = State(found.store, found.graph, found.dag), hunt.stock
     if found.left_out:
-        unplanned = folded(graph)
-        stock = best = State(None, *trial(unplanned, None))
-        planned = folded(graph, found.casts)
-        if found.store is not None or planned is not unplanned:
-            best = State(found.store, *trial(planned, found.store))
-    elif found.store is None:
-        best = hunt.start
-    bound = least_bytes(best.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
-    after = stock if found.store is None else best
+        stock = after = State(None, *trial(graph))
+        if found.changes or policy.numerics == "eager":
+            after = State(found.store, *trial(graph, found, numerics=policy.numerics))
+    start = after if found.store is not None else hunt.start
+    if found.left_out and found.store is None and held_names(graph):
+        start = State(None, *trial(graph, Decision(casts=held_names(graph))))
+    bound = least_bytes(start.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
     return replace(
         found,
         graph=after.graph,
@@ -146,6 +143,25 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: State, limits: 
         dag=after.dag,
         stock_dag=stock.dag,
         bound=bound,
+    )
+
+
+def unlike_claimed(graph: PostGrad, found: Found, policy: Policy) -> str:
+    """What differs between a certified claim and the graph as it is lowered for it; "" if nothing.
+
+    Lowered and scheduled as a compile does it, by upstream's own class and for the whole graph.
+
+    Raises:
+        LoweringError: it cannot be lowered so.
+    """
+    with lowered(graph, found, policy.numerics, STOCK, GraphLowering):
+        real = traffic(read_scheduled())
+    claimed = traffic(found.graph)
+    if (real.bytes, real.kernels) == (claimed.bytes, claimed.kernels):
+        return ""
+    return (
+        f"claimed {claimed.bytes} bytes in {claimed.kernels} kernels; lowered it moves "
+        f"{real.bytes} bytes in {real.kernels}"
     )
 
 
@@ -174,12 +190,13 @@ class _Hunt:
         self.trials = 0
         self._limits = limits
         self._deadline = started + limits.seconds
-        self._tried: dict[frozenset[str], State] = {}
+        self._tried: dict[frozenset[str], State | None] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
         self._solved: Solved = {}
+        self._numerics = policy.numerics
         casts = held_names(short.graph)
-        self.stock = self._try(folded(short.graph), None)
-        self.start = self._try(short.graph, None) if casts else self.stock
+        self.stock = self._lowered(Decision(), numerics="")
+        self.start = self._lowered(Decision(casts=casts)) if casts else self.stock
         self.written: frozenset[str] = frozenset()
         as_stock = self.stock
         if policy.numerics == "stored":
@@ -188,9 +205,11 @@ class _Hunt:
             dag = self.start.dag
             self.written = casts & (dag.nodes(required(dag)) | across(short.graph.module, dag))
             if self.written:
-                as_stock = self._try(folded(short.graph, self.written), None)
+                as_stock = self._lowered(Decision(casts=self.written))
                 if as_stock.dag.measured > self.stock.dag.measured:
                     as_stock, self.written = self.stock, frozenset()
+        elif policy.numerics == "eager" and exact_casts(short.graph.module):
+            as_stock = self._lowered(Decision())
         self._as_stock = _unbacked(short.graph.module)
         self._bitwise = policy.numerics == "stock"
         if self._bitwise:
@@ -215,22 +234,21 @@ class _Hunt:
     def _best(self) -> State:
         return self._candidates.best
 
-    def run(self) -> State:
-        """The best of all rounds; :attr:`stock` where nothing is better."""
+    def run(self) -> None:
+        """Tries plans; the best of them is :meth:`settled`."""
         self._climb(self.start)
         if self._left > self._limits.gap:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._may_go_on(0):
-                    self._climb(start())
+                    self._climb_if(start())
         doubted = self._candidates.doubted
         if doubted is not None and self._in_time():
             self._relieve(doubted)
         if self._limits.locally and self._in_time():
             if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
-                self._climb(self._by_traffic())
+                self._climb_if(self._by_traffic())
             self._needed_at_once()
         self._hurry()
-        return self._best
 
     def _hurry(self) -> None:
         """Looks for a plan that should take less time than the best, beyond any doubt.
@@ -254,7 +272,8 @@ class _Hunt:
         if state.store is not None and self._limits.doubts is not None:
             again = computing(state.dag, self._limits.doubts) & stock.nodes(stock.homes())
             after = self._measure(state.store | self.short.spread(again))
-            self._forced.setdefault(after.store, set(self._unasked(after)))
+            if after is not None:
+                self._forced.setdefault(after.store, set(self._unasked(after)))
 
     def _needed_at_once(self) -> None:
         """Tries the best plan with all that is read by others written before they ask.
@@ -265,7 +284,7 @@ class _Hunt:
         if best.store is None or not self._in_time():
             return
         after = self._measure(best.store | self._needed(best.dag, early=False))
-        if after is self._best:
+        if after is not None and after is self._best:
             self._climb(after)
 
     def _needed(self, dag: Dag, *, early: bool = True) -> frozenset[str]:
@@ -282,19 +301,23 @@ class _Hunt:
 
     # Where a search starts decides where it may end.
 
-    def _everything_inlined(self) -> State:
+    def _everything_inlined(self) -> State | None:
         return self._measure(self._kept)
 
     @functools.cached_property
     def _local(self) -> Dag:
         """What the local rule makes of the graph."""
-        return self._try(folded(self.short.graph, self.written), None, Policy("traffic")).dag
+        return self._lowered(Decision(casts=self.written), policy=Policy("traffic")).dag
 
-    def _by_traffic(self) -> State:
+    def _by_traffic(self) -> State | None:
         local = self._local
         store = self.short.spread(local.nodes(local.chosen()) - self._as_stock)
         store |= self._kept | self._needed(local)
         return self._measure(store)
+
+    def _climb_if(self, start: State | None) -> None:
+        if start is not None:
+            self._climb(start)
 
     def _climb(self, start: State, limits: Limits | None = None) -> None:
         """Plans, tries and learns until nothing better is found from ``start``.
@@ -327,6 +350,8 @@ class _Hunt:
                     break
             store = self.short.spread(dag.nodes(planned.store)) | self._kept | self._needed(dag)
             after = self._measure(store)
+            if after is None:
+                break
             self._forced.setdefault(store, forced)
             news = self._unasked(after) - forced
             forced |= news
@@ -399,13 +424,29 @@ class _Hunt:
             if len(values) > 1:
                 yield values
 
-    def _measure(self, store: frozenset[str]) -> State:
-        """What Inductor makes of a plan, tried once."""
+    def _measure(self, store: frozenset[str]) -> State | None:
+        """What Inductor makes of a plan, tried once; None where it makes nothing of it."""
         if store not in self._tried:
-            after = self._try(folded(self.short.graph, store | self.written), store)
+            after = self._attempt(self._unrounded(store))
             self._tried[store] = after
-            self._candidates.offer(after)
+            if after is not None:
+                self._candidates.offer(after)
         return self._tried[store]
+
+    def settled(self) -> tuple[Decision, State]:
+        """The best plan with its roundings, and its dry run; to be asked last."""
+
+        def unrounded(state: State) -> Decision:
+            return self._unrounded(state.store)
+
+        if self._numerics != "stored":
+            return unrounded(self._best), self._best
+        module = self.short.graph.module
+        return settle(module, self._candidates, self.stock, unrounded, self._attempt)
+
+    def _unrounded(self, store: frozenset[str] | None) -> Decision:
+        marked = store or frozenset()
+        return Decision(store=store, marked=marked, casts=marked | self.written)
 
     def _unasked(self, state: State) -> frozenset[str]:
         """What Inductor materializes on its own in a dry run that follows a plan."""
@@ -413,7 +454,19 @@ class _Hunt:
             return frozenset()
         return self.short.spread(state.dag.nodes(state.dag.chosen()) - state.store)
 
-    def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> State:
+    def _attempt(self, decision: Decision) -> State | None:
+        """A dry run of a plan; None where Inductor cannot lower the graph so."""
+        try:
+            return self._lowered(decision)
+        except LoweringError as error:
+            log.info("plan: a plan is dropped, since Inductor cannot lower it: %s", error)
+            return None
+
+    def _lowered(
+        self, decision: Decision, policy: Policy = STOCK, numerics: str | None = None
+    ) -> State:
         self.trials += 1
+        graph = self.short.graph
         self._garbage.lowered(graph.nodes)
-        return State(store, *trial(graph, store, policy))
+        how = self._numerics if numerics is None else numerics
+        return State(decision.store, *trial(graph, decision, numerics=how, policy=policy))

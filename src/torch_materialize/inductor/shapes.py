@@ -89,17 +89,21 @@ def _copied(value: Any) -> Any:
     return value
 
 
-@functools.cache
+_classes: dict[type, type] = {}
+
+
 def _with_own_caches(kind: type) -> type:
     """A subclass of a ShapeEnv whose methods remember nothing of what the class's own do.
 
     Upstream remembers answers by the ShapeEnv itself, in caches of the class: that a guard was
     added, for example, which would then not be added again.
     """
-    own: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        own |= {n: _afresh(m) for n, m in vars(base).items() if hasattr(m, "cache_clear")}
-    return type(kind.__name__, (kind,), {"__module__": kind.__module__, **own})
+    if kind not in _classes:
+        own: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):
+            own |= {n: _afresh(m) for n, m in vars(base).items() if hasattr(m, "cache_clear")}
+        _classes[kind] = type(kind.__name__, (kind,), {"__module__": kind.__module__, **own})
+    return _classes[kind]
 
 
 def _afresh(method: Any) -> Any:

@@ -1,5 +1,8 @@
 """Lowers and schedules a copy of a post-grad graph: real decisions, no code, no trace.
 
+The copy is prepared as the graph itself would be, its roundings included: what a trial measures is
+what a decision ships.
+
 What Inductor would decide is not modelled here, it is asked: real lowering, real fusion, and
 then everything that the run left behind is put back.
 """
@@ -11,7 +14,7 @@ import copy
 import itertools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -25,15 +28,27 @@ from torch._inductor.virtualized import V
 from ..core.dag import Dag
 from ..core.graph import Graph
 from ..core.policy import STOCK, Policy
-from .apply import mark, materializing, undecided
+from ..errors import brief
+from .apply import materializing
 from .dag_reader import read_dag
+from .decision import STOCKS, Decision, choosing, prepare
+from .outer_loops import keep_outer_loops_apart
 from .pins import quiet
+from .post_grad import PostGrad, copy_graph, ungoverned_copy
 from .reader import read_scheduled
 from .recording import Recording
 from .reuse import MARK
 from .shapes import scratch_shapes
 
-__all__ = ["PostGrad", "copy_graph", "lowered", "run_lowering", "trial", "ungoverned_copy"]
+__all__ = [
+    "LoweringError",
+    "PostGrad",
+    "copy_graph",
+    "lowered",
+    "run_lowering",
+    "trial",
+    "ungoverned_copy",
+]
 
 # A dry run must not measure: there may be no device, and nobody asked for the time.
 _QUIET = {
@@ -50,76 +65,57 @@ _QUIET = {
 _lock = threading.RLock()
 
 
-@dataclass(frozen=True)
-class PostGrad:
-    """A post-grad graph with what lowering needs beside it.
+class LoweringError(Exception):
+    """Inductor could not lower or schedule a graph; the cause is chained.
 
-    ``inputs`` are fake tensors on the (planned) device, in placeholder order.
+    Whether it is ours to mend is not known here: stock's own lowering may fail as well.
     """
-
-    module: torch.fx.GraphModule
-    inputs: tuple[Any, ...]
-    fake_mode: Any
-    is_inference: bool = True
-    is_backward: bool = False
-    cpp_wrapper: bool = False
-    aot_mode: bool = False
-
-    @property
-    def nodes(self) -> int:
-        """Number of FX nodes."""
-        return len(self.module.graph.nodes)
 
 
 def trial(
-    graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK
+    graph: PostGrad, decision: Decision = STOCKS, *, numerics: str = "", policy: Policy = STOCK
 ) -> tuple[Graph, Dag]:
-    """Lowers and schedules ``graph`` with exactly the nodes in ``store`` materialized.
+    """Lowers and schedules a copy of ``graph``, prepared for ``decision``.
 
-    None takes the choice of ``policy``, whose hooks must be installed.  For use on the device
-    at hand, or inside :func:`.virtual_gpu.planned_device`.
+    ``numerics`` is the policy's; where ``decision`` leaves the choice to others, ``policy`` makes
+    it, whose hooks must be installed.  For use on the device at hand, or inside
+    :func:`.virtual_gpu.planned_device`.
+
+    Raises:
+        LoweringError: Inductor cannot lower the graph so.
     """
-    chosen = contextlib.nullcontext() if store is None else undecided()
-    with chosen, lowered(graph, policy, Recording, store or frozenset()) as lowering:
+    with lowered(graph, decision, numerics, policy, Recording) as lowering:
         scheduled = read_scheduled()
         return scheduled, read_dag(lowering, scheduled)
 
 
-def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """A copy with graphs of its own, subgraphs included; weights and constants are shared.
-
-    A deep copy would clone those, which is dear, and fails where a fake mode is active.
-    """
-    copied = torch.fx.GraphModule(module, copy.deepcopy(module.graph))
-    copied.meta = dict(module.meta)
-    if hasattr(module, "shape_env"):
-        copied.shape_env = module.shape_env
-    for name, child in module.named_children():
-        if isinstance(child, torch.fx.GraphModule):
-            setattr(copied, name, copy_graph(child))
-    return copied
-
-
-def ungoverned_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """A :func:`copy_graph` without a policy: what is done to it is not planned again."""
-    copied = copy_graph(module)
-    for child in copied.modules():
-        getattr(child, "meta", {}).pop(MARK, None)
-    return copied
-
-
 @contextlib.contextmanager
 def lowered(
-    graph: PostGrad, policy: Policy, lowering_class: Any, store: frozenset[str] = frozenset()
+    graph: PostGrad,
+    decision: Decision,
+    numerics: str,
+    policy: Policy,
+    lowering_class: Any,
 ) -> Iterator[Any]:
-    """A lowered and scheduled copy of ``graph``, inside its handler contexts."""
+    """A lowered and scheduled copy of ``graph``, inside its handler contexts.
+
+    Raises:
+        LoweringError: as for :func:`trial`.
+    """
     module = ungoverned_copy(graph.module)
     if not policy.is_stock:
         module.meta[MARK] = policy
-    mark(module, store)
+    prepare(module, decision, numerics)
     settings = {k: v for k, v in _QUIET.items() if k in config._config}
-    with config.patch(settings), run_lowering(replace(graph, module=module), lowering_class) as one:
-        one._update_scheduler()
+    with (
+        config.patch(settings),
+        choosing(decision),
+        run_lowering(replace(graph, module=module), lowering_class) as one,
+    ):
+        if decision.changes or not policy.is_stock:
+            keep_outer_loops_apart(one)
+        with _upstreams():
+            one._update_scheduler()
         yield one
 
 
@@ -128,6 +124,9 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
     """A lowering of ``graph`` itself, run but not scheduled, inside its handler contexts.
 
     What it leaves behind in Inductor, Dynamo and the ShapeEnv is taken back in the end.
+
+    Raises:
+        LoweringError: Inductor cannot lower the graph.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock)
@@ -139,20 +138,30 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
             stack.enter_context(scratch_shapes(graph.fake_mode))
             # Its entries would hold symbols that are gone after the trial.
             stack.enter_context(mock.patch.object(graph.fake_mode, "cache_enabled", False))
-        lowering = lowering_class(
-            graph.module,
-            example_inputs=graph.inputs,
-            shape_env=graph.fake_mode.shape_env,
-            is_inference=graph.is_inference,
-            is_backward=graph.is_backward,
-            cpp_wrapper=graph.cpp_wrapper,
-            aot_mode=graph.aot_mode,
-        )
+        with _upstreams():
+            lowering = lowering_class(
+                graph.module,
+                example_inputs=graph.inputs,
+                shape_env=graph.fake_mode.shape_env,
+                is_inference=graph.is_inference,
+                is_backward=graph.is_backward,
+                cpp_wrapper=graph.cpp_wrapper,
+                aot_mode=graph.aot_mode,
+            )
         stack.enter_context(V.set_graph_handler(lowering))
         stack.enter_context(V.set_extern_kernel_nodes([]))
-        with materializing(lowering):
+        with _upstreams(), materializing(lowering):
             lowering.run(*graph.inputs)
         yield lowering
+
+
+@contextlib.contextmanager
+def _upstreams() -> Iterator[None]:
+    """Tells what Inductor raises from what we do."""
+    try:
+        yield
+    except Exception as error:
+        raise LoweringError(brief(error)) from error
 
 
 @contextlib.contextmanager

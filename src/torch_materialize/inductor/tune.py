@@ -33,7 +33,6 @@ from ..errors import brief
 from ..events import log, once, surprise
 from ..versions import implementation, installed_versions, processor
 from .decision import Decision
-from .narrow import folded
 from .real import clock, compiled, made_up, outside, sizes, why_not
 from .search import search
 from .trial import PostGrad, trial
@@ -157,7 +156,7 @@ def _planned(graph: PostGrad, limits: Limits, policy: Policy) -> Decision:
 
 def _by_traffic(graph: PostGrad) -> Decision:
     """What the local rule materializes, as marks; its hooks stand while a graph is governed."""
-    _, dag = trial(folded(graph), None, parse("traffic"))
+    _, dag = trial(graph, policy=parse("traffic"))
     names = dag.nodes(dag.chosen())
     return Decision(store=names, marked=names)
 
