@@ -333,7 +333,9 @@ def _gathering(body: Any) -> Iterator[str]:
     """The buffer of each load of a body that goes through an index."""
     indices = set(body.indirect_vars)
     for entry in body.memory_usage[MemoryUsageType.LOAD]:
-        if not indices.isdisjoint(sympy.sympify(body.indexing_exprs[entry.index_name]).free_symbols):
+        if not indices.isdisjoint(
+            sympy.sympify(body.indexing_exprs[entry.index_name]).free_symbols
+        ):
             yield entry.buffer_name
 
 
