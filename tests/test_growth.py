@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import sympy
 import torch
-from test_gathers import captured, indices
 
 import torch_materialize
+from test_gathers import captured, indices
 from torch_materialize.core import cones as reach
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved
 from torch_materialize.core.devices import DEVICES

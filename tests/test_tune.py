@@ -20,7 +20,7 @@ from torch_materialize.cli.main import main
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned, real, tune
+from torch_materialize.inductor import planned, real, tune, undeciding
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = pytest.mark.usefixtures("dynamo")
@@ -248,6 +248,87 @@ def test_an_operator_that_fails_on_made_up_inputs_leaves_the_plan(caplog):
     out = compiled("tune", model, x)[0]
     torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
     assert "large numbers" in caplog.text and not list(store.entries())
+
+
+@e2e
+@pytest.mark.parametrize("stage", ["compile", "run"])
+def test_a_candidate_that_fails_is_left_out_alone(monkeypatch, clocks, caplog, stage):
+    """Its compile, as where code generation refuses it, or its first run; stock is still timed."""
+    seconds, seen = clocks
+    seconds |= {"traffic": 0.5}
+    usual = tune.compiled
+
+    def fails(graph, decision, numerics):
+        call = usual(graph, decision, numerics)
+        if not decision.rounded:  # stock and traffic
+            return call
+        if stage == "compile":
+            raise RuntimeError("no code for this")
+
+        def refuses(inputs):
+            raise RuntimeError("no code for this")
+
+        return refuses
+
+    monkeypatch.setattr(tune, "compiled", fails)
+    monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
+    model, x = made()
+    out = compiled("tune", model, x)[0]
+    torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
+    assert seen and all(tune.STOCK in names and "plan" not in names for names in seen)
+    assert caplog.text.count("plan is left out") == 1 and "no code for this" in caplog.text
+    assert "made-up inputs" not in caplog.text
+    assert [kept.choice for kept in store.entries()] == ["traffic"]
+
+
+@e2e
+def test_without_stock_nothing_is_timed(monkeypatch, clocks, caplog):
+    _, seen = clocks
+    usual = tune.compiled
+
+    def fails(graph, decision, numerics):
+        if decision == tune._NOTHING:
+            raise RuntimeError("not even stock")
+        return usual(graph, decision, numerics)
+
+    monkeypatch.setattr(tune, "compiled", fails)
+    model, x = made()
+    compiled("tune", model, x)
+    assert not seen and not list(store.entries()) and "not even stock" in caplog.text
+
+
+def test_settings_that_decide_nothing_are_known_by_their_whole_names():
+    """Each exists in a torch that is supported, and none that decides is taken for one."""
+    there = set(torch._inductor.config.get_config_copy())
+    ours = tuple(map(int, torch.__version__.split(".")[:2]))
+    for name, version in undeciding.SETTINGS.items():
+        if tuple(map(int, version.split("."))) <= ours:
+            assert name in there, f"{name}: no setting of torch {torch.__version__}"
+        elif ours[1] in (11, 13):
+            assert name not in there, f"{name}: there before torch {version}"
+    for group in undeciding.GROUPS:
+        assert any(name.startswith(group) for name in there)
+    for name in (
+        "assert_indirect_indexing",
+        "coordinate_descent_check_all_directions",
+        "cpp.gemm_cache_blocking",
+        "debug_index_asserts",
+        "triton.skip_l1_cache",
+        "max_autotune",
+    ):
+        assert name in there and undeciding.decides(name)
+    assert not undeciding.decides("trace.enabled") and not undeciding.decides("fx_graph_cache")
+
+
+@e2e
+def test_a_setting_that_decides_is_in_the_key():
+    graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
+    plain = tune.graph_key(graph, parse("tune"))
+    usual = torch._inductor.config.assert_indirect_indexing
+    with torch._inductor.config.patch(assert_indirect_indexing=not usual):
+        assert tune.graph_key(graph, parse("tune")) != plain
+    with torch._inductor.config.patch({"compile_threads": 7, "trace.enabled": True}):
+        assert tune.graph_key(graph, parse("tune")) == plain
 
 
 @e2e
