@@ -152,3 +152,18 @@ def test_a_planned_gpu_is_the_one_that_its_properties_tell_of():
     for device in DEVICES.values():
         if device.is_gpu:
             assert identify(_driver_properties(device)) is device
+
+
+@pytest.mark.e2e
+def test_whether_the_cpu_was_measured_is_in_the_key(monkeypatch):
+    """A cache may travel from one machine to another, and keys of Inductor do not name the CPU."""
+    from torch_materialize.core.policy import parse
+    from torch_materialize.inductor import at_hand
+    from torch_materialize.inductor.cache_key import PolicyPass
+
+    keys = set()
+    for title in ("Intel(R) Xeon(R) Processor", "Intel(R) Core(TM) i9-14900K"):
+        monkeypatch.setattr(at_hand, "_processor", lambda title=title: title)
+        monkeypatch.setattr(at_hand.torch, "get_num_threads", lambda: 2)
+        keys.add(PolicyPass(parse("plan")).uuid())
+    assert len(keys) == 2

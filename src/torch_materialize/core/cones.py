@@ -45,9 +45,9 @@ def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
     """
     homes = dag.homes()
     # Where kernels reach so far that the program would be too large, they reach less far.
-    for body, most in _reaches(body):
+    for far, most in _reaches(body):
         result = [
-            _behind(dag, homes, kernel, one, body)
+            _behind(dag, homes, kernel, one, far)
             for kernel, one in zip(dag.kernels, now, strict=True)
         ]
         wanted = {i for cone in result for i in cone.inside | cone.cut}

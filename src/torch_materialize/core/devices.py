@@ -36,8 +36,8 @@ _MEASURED_THREADS = 2
 class Device:
     """One planned device.  Sizes in bytes, bandwidth in bytes per second (0: not stated).
 
-    ``title`` is what the driver calls it, ``titles`` what else it does; ``fitted`` is the key of its
-    rates in :data:`.fits.FITS`, if there are any, "" where they must not be used.
+    ``title`` is what the driver calls it, ``titles`` what other drivers do; ``fitted`` is the key
+    of its rates in :data:`.fits.FITS`, "" where there are none that it may use.
     """
 
     name: str

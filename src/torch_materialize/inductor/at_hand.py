@@ -11,7 +11,7 @@ import torch
 from ..core.devices import Device, cpu_at_hand, identify
 from ..versions import processor
 
-__all__ = ["device_of", "device_text"]
+__all__ = ["decides", "device_of", "device_text"]
 
 
 def device_of(inputs: Iterable[Any]) -> Device | None:
@@ -22,6 +22,11 @@ def device_of(inputs: Iterable[Any]) -> Device | None:
     if placed.type != "cuda" or not torch.cuda.is_available():
         return None
     return identify(torch.cuda.get_device_properties(placed))
+
+
+def decides() -> str:
+    """What of the CPU at hand a plan depends on, for cache keys, which may travel."""
+    return cpu_at_hand(_processor(), torch.get_num_threads()).fitted
 
 
 def device_text(inputs: Iterable[Any]) -> str:
