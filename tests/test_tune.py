@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -15,12 +16,14 @@ from click.testing import CliRunner
 from torch._inductor.utils import run_and_get_code
 
 import torch_materialize as tm
+from torch_materialize import events
 from torch_materialize import tuned as store
 from torch_materialize.cli.main import main
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor import planned, real, tune, undeciding
+from torch_materialize.inductor.decision import Decision
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = pytest.mark.usefixtures("dynamo")
@@ -250,51 +253,51 @@ def test_an_operator_that_fails_on_made_up_inputs_leaves_the_plan(caplog):
     assert "large numbers" in caplog.text and not list(store.entries())
 
 
-@e2e
+def timed(monkeypatch, fails, stage):
+    """``_timed`` of three candidates of which one fails when it is compiled or first run."""
+    candidates = {
+        tune.STOCK: tune._NOTHING,
+        "plan": Decision(store=frozenset({"a"})),
+        "traffic": Decision(store=frozenset({"b"})),
+    }
+    names = {decision: name for name, decision in candidates.items()}
+    seconds = {tune.STOCK: 1.0, tune.AGAIN: 1.0, "plan": 0.2, "traffic": 0.5}
+
+    def compiled(graph, decision, numerics):
+        if names[decision] == fails and stage == "compile":
+            raise RuntimeError("no code for this")
+        return names[decision]
+
+    def clock(graph, name, inputs):
+        def run():
+            if name == fails:
+                raise RuntimeError("no code for this")
+            return seconds[name]
+
+        return run
+
+    monkeypatch.setattr(tune, "made_up", lambda graph: [])
+    monkeypatch.setattr(tune, "outside", lambda graph: contextlib.nullcontext())
+    monkeypatch.setattr(tune, "compiled", compiled)
+    monkeypatch.setattr(tune, "clock", clock)
+    monkeypatch.setattr(tune, "_SECONDS", 0.0)
+    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT", raising=False)
+    return tune._timed(None, candidates, "stored")
+
+
 @pytest.mark.parametrize("stage", ["compile", "run"])
-def test_a_candidate_that_fails_is_left_out_alone(monkeypatch, clocks, caplog, stage):
-    """Its compile, as where code generation refuses it, or its first run; stock is still timed."""
-    seconds, seen = clocks
-    seconds |= {"traffic": 0.5}
-    usual = tune.compiled
-
-    def fails(graph, decision, numerics):
-        call = usual(graph, decision, numerics)
-        if not decision.rounded:  # stock and traffic
-            return call
-        if stage == "compile":
-            raise RuntimeError("no code for this")
-
-        def refuses(inputs):
-            raise RuntimeError("no code for this")
-
-        return refuses
-
-    monkeypatch.setattr(tune, "compiled", fails)
-    monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
-    model, x = made()
-    out = compiled("tune", model, x)[0]
-    torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
-    assert seen and all(tune.STOCK in names and "plan" not in names for names in seen)
-    assert caplog.text.count("plan is left out") == 1 and "no code for this" in caplog.text
-    assert "made-up inputs" not in caplog.text
-    assert [kept.choice for kept in store.entries()] == ["traffic"]
+def test_a_candidate_that_fails_is_left_out_alone(monkeypatch, caplog, stage):
+    monkeypatch.setattr(events, "_seen", set())
+    chosen = timed(monkeypatch, "plan", stage)
+    assert chosen.name == "traffic" and set(chosen.seconds) == {tune.STOCK, "traffic"}
+    (line,) = caplog.messages
+    assert line.startswith("tune: plan is left out") and "no code for this" in line
 
 
-@e2e
-def test_without_stock_nothing_is_timed(monkeypatch, clocks, caplog):
-    _, seen = clocks
-    usual = tune.compiled
-
-    def fails(graph, decision, numerics):
-        if decision == tune._NOTHING:
-            raise RuntimeError("not even stock")
-        return usual(graph, decision, numerics)
-
-    monkeypatch.setattr(tune, "compiled", fails)
-    model, x = made()
-    compiled("tune", model, x)
-    assert not seen and not list(store.entries()) and "not even stock" in caplog.text
+@pytest.mark.parametrize("stage", ["compile", "run"])
+def test_without_stock_nothing_is_timed(monkeypatch, stage):
+    with pytest.raises(RuntimeError, match="no code"):
+        timed(monkeypatch, tune.STOCK, stage)
 
 
 def test_settings_that_decide_nothing_are_known_by_their_whole_names():
