@@ -8,7 +8,7 @@ import pytest
 
 from torch_materialize.core.cost import KINDS, Load, Rates, computing, each_load, kind, seconds
 from torch_materialize.core.dag import Dag, Fused, Kind, Value
-from torch_materialize.core.devices import DEVICES, recognized
+from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.fits import FITS
 from torch_materialize.core.limits import Limits
 
@@ -115,16 +115,6 @@ def test_limits_by_the_rates_that_only_doubt():
     by_time = Limits(doubts=rates).by_time
     assert by_time is not None and by_time.doubts is None
     assert by_time.cost(chain(100)) == pytest.approx(2e-6)
-
-
-def test_a_driver_s_name_for_a_device_of_the_table():
-    for title, name in (
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA GeForce RTX 4090", "rtx4090"),
-        ("AMD Instinct MI300X", "mi300x"),
-    ):
-        assert recognized(title) == DEVICES[name]
-    assert recognized("Tesla T4") is None
 
 
 def test_no_rate_without_a_source():

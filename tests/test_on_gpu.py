@@ -18,7 +18,7 @@ from test_compile import Block, mutation, softmax_and_norms, views_and_slices
 from test_numerics import however_cut, share
 from test_plan import branching, residual_chain
 from test_wide import chain_with_reuse, foreach, one_sum, pairs
-from torch_materialize.core.devices import recognized
+from torch_materialize.core.devices import DEVICES, identify
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
@@ -81,8 +81,8 @@ def test_forward_and_backward_as_eager(policy):
 @torch.no_grad()
 def test_a_plan_is_what_runs_and_moves_what_was_planned_without_the_gpu(caplog):
     """As many kernels as a dry run says for such a GPU, and other code than stock's."""
-    known = recognized(torch.cuda.get_device_name())
-    if known is None:
+    known = identify(torch.cuda.get_device_properties())
+    if known.name not in DEVICES:
         pytest.skip(f"{torch.cuda.get_device_name()} is not in our table")
     model, x = decoder()
     _, (stocks,) = run_and_get_code(compiled(model, "stock"), x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -15,12 +16,14 @@ from click.testing import CliRunner
 from torch._inductor.utils import run_and_get_code
 
 import torch_materialize as tm
+from torch_materialize import events
 from torch_materialize import tuned as store
 from torch_materialize.cli.main import main
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned, real, tune
+from torch_materialize.inductor import planned, real, tune, undeciding
+from torch_materialize.inductor.decision import Decision
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = pytest.mark.usefixtures("dynamo")
@@ -248,6 +251,87 @@ def test_an_operator_that_fails_on_made_up_inputs_leaves_the_plan(caplog):
     out = compiled("tune", model, x)[0]
     torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
     assert "large numbers" in caplog.text and not list(store.entries())
+
+
+def timed(monkeypatch, fails, stage):
+    """``_timed`` of three candidates of which one fails when it is compiled or first run."""
+    candidates = {
+        tune.STOCK: tune._NOTHING,
+        "plan": Decision(store=frozenset({"a"})),
+        "traffic": Decision(store=frozenset({"b"})),
+    }
+    names = {decision: name for name, decision in candidates.items()}
+    seconds = {tune.STOCK: 1.0, tune.AGAIN: 1.0, "plan": 0.2, "traffic": 0.5}
+
+    def compiled(graph, decision, numerics):
+        if names[decision] == fails and stage == "compile":
+            raise RuntimeError("no code for this")
+        return names[decision]
+
+    def clock(graph, name, inputs):
+        def run():
+            if name == fails:
+                raise RuntimeError("no code for this")
+            return seconds[name]
+
+        return run
+
+    monkeypatch.setattr(tune, "made_up", lambda graph: [])
+    monkeypatch.setattr(tune, "outside", lambda graph: contextlib.nullcontext())
+    monkeypatch.setattr(tune, "compiled", compiled)
+    monkeypatch.setattr(tune, "clock", clock)
+    monkeypatch.setattr(tune, "_SECONDS", 0.0)
+    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT", raising=False)
+    return tune._timed(None, candidates, "stored")
+
+
+@pytest.mark.parametrize("stage", ["compile", "run"])
+def test_a_candidate_that_fails_is_left_out_alone(monkeypatch, caplog, stage):
+    monkeypatch.setattr(events, "_seen", set())
+    chosen = timed(monkeypatch, "plan", stage)
+    assert chosen.name == "traffic" and set(chosen.seconds) == {tune.STOCK, "traffic"}
+    (line,) = caplog.messages
+    assert line.startswith("tune: plan is left out") and "no code for this" in line
+
+
+@pytest.mark.parametrize("stage", ["compile", "run"])
+def test_without_stock_nothing_is_timed(monkeypatch, stage):
+    with pytest.raises(RuntimeError, match="no code"):
+        timed(monkeypatch, tune.STOCK, stage)
+
+
+def test_settings_that_decide_nothing_are_known_by_their_whole_names():
+    """Each exists in a torch that is supported, and none that decides is taken for one."""
+    there = set(torch._inductor.config.get_config_copy())
+    ours = tuple(map(int, torch.__version__.split(".")[:2]))
+    for name, version in undeciding.SETTINGS.items():
+        if tuple(map(int, version.split("."))) <= ours:
+            assert name in there, f"{name}: no setting of torch {torch.__version__}"
+        elif ours[1] in (11, 13):
+            assert name not in there, f"{name}: there before torch {version}"
+    for group in undeciding.GROUPS:
+        assert any(name.startswith(group) for name in there)
+    for name in (
+        "assert_indirect_indexing",
+        "coordinate_descent_check_all_directions",
+        "cpp.gemm_cache_blocking",
+        "debug_index_asserts",
+        "triton.skip_l1_cache",
+        "max_autotune",
+    ):
+        assert name in there and undeciding.decides(name)
+    assert not undeciding.decides("trace.enabled") and not undeciding.decides("fx_graph_cache")
+
+
+@e2e
+def test_a_setting_that_decides_is_in_the_key():
+    graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
+    plain = tune.graph_key(graph, parse("tune"))
+    usual = torch._inductor.config.assert_indirect_indexing
+    with torch._inductor.config.patch(assert_indirect_indexing=not usual):
+        assert tune.graph_key(graph, parse("tune")) != plain
+    with torch._inductor.config.patch({"compile_threads": 7, "trace.enabled": True}):
+        assert tune.graph_key(graph, parse("tune")) == plain
 
 
 @e2e

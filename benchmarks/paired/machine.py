@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torch_materialize.core.devices import CPU, DEVICES, Device, recognized
+from torch_materialize.core.devices import CPU, DEVICES, Device, identify
 from torch_materialize.versions import processor
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -64,8 +64,9 @@ def planned(device: str) -> Device:
     """
     if device == "cpu":
         return CPU
-    name = torch.cuda.get_device_name()
-    known = recognized(name)
-    if known is not None:
+    known = identify(torch.cuda.get_device_properties())
+    if known.name in DEVICES:
         return known
-    raise LookupError(f"{name} is not among {', '.join(DEVICES)}, so no bytes can be predicted")
+    raise LookupError(
+        f"{known.title} is not among {', '.join(DEVICES)}, so no bytes can be predicted"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -13,27 +14,52 @@ from ._version import __version__
 __all__ = ["implementation", "installed_versions", "processor"]
 
 _PACKAGES = ("torch", "triton", "transformers")
+# Folders of ours that decide, and packages that they decide with: the solver, and the arithmetic
+# of its coefficients.  Torch's version is in every key of Inductor's already.
+_DECIDING = ("core", "inductor")
+_SOLVERS = ("numpy", "scipy")
 
 
 @functools.cache
 def implementation() -> str:
-    """Version and source digest of the code that decides."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for source in sorted([*package.glob("core/*.py"), *package.glob("inductor/*.py")]):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    """Version of ours, with a digest of the code that decides and of what it decides with.
+
+    Part of every cache key; read once for each process, and nothing is imported for it.
+    """
+    digest = hashlib.sha256(_sources(Path(__file__).parent).encode())
+    for package, version in _versions(_SOLVERS).items():
+        digest.update(f"{package} {version}\0".encode())
     return f"{__version__}+{digest.hexdigest()[:16]}"
+
+
+def _sources(package: Path) -> str:
+    """Digest of all sources below the folders that decide, with where in the package they are."""
+    digest = hashlib.sha256()
+    found = {
+        source.relative_to(package).as_posix(): source
+        for folder in _DECIDING
+        for source in package.joinpath(folder).rglob("*.py")
+    }
+    for name in sorted(found):
+        content = found[name].read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def installed_versions(*more: str) -> dict[str, str]:
     """Package -> version, ``not installed`` where it is not; ``more`` names further packages."""
-    versions = {"torch-materialize": __version__, "python": platform.python_version()}
-    for package in (*_PACKAGES, *more):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    ours = {"torch-materialize": __version__, "python": platform.python_version()}
+    return ours | _versions((*_PACKAGES, *more))
 
 
 def processor() -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .dag import Dag, Fused, Kind, Moved
 
-__all__ = ["Cone", "components", "cones"]
+__all__ = ["MOST_ENTRIES", "Cone", "components", "cones", "entries"]
+
+# A kernel may compute on the side at most so many times as many values as it may compute at all,
+# and asks for at most so many inputs to find them: what is left out is far from what it writes.
+_ASIDE = 4
+_LOOKS = 10_000
+#: A program of more entries than this is not worth its solve, which takes seconds.
+MOST_ENTRIES = 1_000_000
 
 
 @dataclass
@@ -36,13 +44,47 @@ def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
     What a kernel computes ``now``, in the dry run, it can compute, however much that is.
     """
     homes = dag.homes()
-    result = [
-        _behind(dag, homes, kernel, one, body) for kernel, one in zip(dag.kernels, now, strict=True)
-    ]
-    wanted = {i for cone in result for i in cone.inside | cone.cut}
-    for cone in result:
-        _beside(dag, homes, cone, wanted)
+    # Where kernels reach so far that the program would be too large, they reach less far.
+    for far, most in _reaches(body):
+        result = [
+            _behind(dag, homes, kernel, one, far)
+            for kernel, one in zip(dag.kernels, now, strict=True)
+        ]
+        wanted = {i for cone in result for i in cone.inside | cone.cut}
+        open_to_all = {
+            i
+            for i in wanted
+            if dag.values[i].kind in (Kind.POINTWISE, Kind.VIEW) and not dag.fixed(i)
+        }
+        users = {i: [u for u in dag.users[i] if u in open_to_all] for i in wanted}
+        for cone in result:
+            _beside(dag, homes, cone, users, most)
+        if entries(dag, result) <= MOST_ENTRIES:
+            break
     return result
+
+
+def _reaches(body: int) -> Iterator[tuple[int, int]]:
+    """How many values a kernel may compute, and how many on the side, from far to near."""
+    yield from ((body, most) for most in (_ASIDE * body, body, body // 4, 0))
+    yield from ((less, less) for less in (body // 4, body // 16))
+
+
+def entries(dag: Dag, some: Sequence[Cone]) -> int:
+    """About how many entries the rows of a program of these kernels have (:mod:`.program`).
+
+    Each kernel that may read or compute a value is told of each that may write it.
+    """
+    writers: Counter[int] = Counter()
+    reach: Counter[int] = Counter()
+    for cone in some:
+        for i in cone.inside:
+            reach[i] += 1
+            writers[i] += dag.values[i].numel in cone.kernel.numels and not dag.fixed(i)
+        reach.update(cone.edge)
+        reach.update(cone.cut)
+    # Half of the writers come before a reader; all of them keep a kernel from recomputing.
+    return sum(count + 3 * writers[i] * count // 2 for i, count in reach.items())
 
 
 def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, now: Moved, body: int) -> Cone:
@@ -71,29 +113,38 @@ def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, now: Moved, body: in
     return cone
 
 
-def _beside(dag: Dag, homes: dict[int, int], cone: Cone, wanted: set[int]) -> None:
-    """Values that other kernels want and this one could compute on the side.
+def _beside(
+    dag: Dag, homes: dict[int, int], cone: Cone, users: Mapping[int, Sequence[int]], most: int
+) -> None:
+    """Values that other kernels want and this one could compute on the side, the nearest first.
 
     The bf16 residual is such a value: the norm kernel computes the fp32 sum that it rounds,
     but only the next layer reads it, so it is behind none of the norm kernel's roots.
     Without it there is no narrow cut.
+
+    ``users`` holds for each value those of its users that are not decided and that some kernel
+    wants; ``most`` is how many values may be added.
     """
-    grown = True
-    while grown:
-        grown = False
-        near = {user for i in cone.inside for user in dag.users[i]} - cone.inside
+    added = looks = 0
+    fresh = set(cone.inside)
+    while fresh:
+        # Only a value that has just come in can be the last input that one of its users lacked.
+        near = {user for i in fresh for user in users.get(i, ())} - cone.inside
+        looks += len(near)
+        fresh = set()
         for i in sorted(near):
             value = dag.values[i]
-            ours = value.kind in (Kind.POINTWISE, Kind.VIEW) and not dag.fixed(i)
-            if not ours or i not in wanted:
-                continue
             if value.kind is Kind.POINTWISE and value.numel not in cone.kernel.numels:
                 continue
+            looks += len(value.inputs)
+            if added == most or looks > _LOOKS:
+                return
             if all(_at_hand(dag, homes, cone, x) for x in value.inputs):
                 cone.inside.add(i)
                 cone.edge.update(x for x in value.inputs if x not in cone.inside)
                 cone.cut.discard(i)
-                grown = True
+                fresh.add(i)
+                added += 1
 
 
 def _at_hand(dag: Dag, homes: dict[int, int], cone: Cone, index: int) -> bool:

@@ -3,6 +3,11 @@
 Properties are what the drivers report, from the vendors' data sheets and programming guides
 (CUDA C++ Programming Guide, "Compute Capabilities"; AMD Instinct MI300X data sheet).  They
 steer Inductor's lowering and fusion only through the fields below; no time is derived here.
+
+A device is in the table or it is not: :func:`identify` compares the driver's whole name, the
+number of processors and the memory, and a GPU that differs in one of them is known by its own
+properties alone.  A named device (``compare --device cpu``) is the table's; the CPU at hand is it
+only where it is like those that its rates were measured on (:func:`cpu_at_hand`).
 """
 
 from __future__ import annotations
@@ -11,18 +16,29 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from ..errors import TargetError
 
-__all__ = ["CPU", "DEVICES", "Device", "find", "named", "recognized"]
+__all__ = ["CPU", "DEVICES", "Device", "cpu_at_hand", "find", "identify", "named"]
 
 _GIB = 1 << 30
 _MIB = 1 << 20
+# Drivers keep some of the memory for themselves.
+_MEMORY_SHARE = 0.1
+# The CPU's rates were fitted on the first of these and checked on the other (shares of stock's
+# time off by 2.6% and 4.7%, docs/figures.md), each a virtual machine of two threads.
+_MEASURED_CPUS = ("Intel(R) Xeon(R)", "AMD EPYC")
+_MEASURED_THREADS = 2
 
 
 @dataclass(frozen=True)
 class Device:
-    """One planned device.  Sizes in bytes, bandwidth in bytes per second (0: not stated)."""
+    """One planned device.  Sizes in bytes, bandwidth in bytes per second (0: not stated).
+
+    ``title`` is what the driver calls it, ``titles`` what other drivers do; ``fitted`` is the key
+    of its rates in :data:`.fits.FITS`, "" where there are none that it may use.
+    """
 
     name: str
     title: str
@@ -38,6 +54,8 @@ class Device:
     shared_bytes_per_block: int = 0
     bandwidth: float = 0.0
     arch: str = ""
+    titles: tuple[str, ...] = ()
+    fitted: str = ""
 
     @property
     def is_gpu(self) -> bool:
@@ -45,7 +63,7 @@ class Device:
         return self.runtime in ("cuda", "hip")
 
 
-CPU = Device("cpu", "CPU", "cpu")
+CPU = Device("cpu", "CPU", "cpu", fitted="cpu")
 
 _TABLE = (
     CPU,
@@ -59,6 +77,7 @@ _TABLE = (
         l2_bytes=40 * _MIB,
         shared_bytes_per_block=163 << 10,
         bandwidth=2.039e12,
+        titles=("A100-SXM4-80GB",),  # drivers before 470
     ),
     Device(
         "rtx4090",
@@ -93,6 +112,7 @@ _TABLE = (
         l2_bytes=50 * _MIB,
         shared_bytes_per_block=227 << 10,
         bandwidth=4.8e12,
+        fitted="h200",
     ),
     Device(
         "b200",
@@ -117,6 +137,7 @@ _TABLE = (
         shared_bytes_per_block=64 << 10,
         bandwidth=5.3e12,
         arch="gfx942",
+        titles=("AMD Instinct MI300X OAM", "AMD Instinct MI300X VF"),
     ),
 )
 
@@ -141,7 +162,53 @@ def named(name: str) -> Device:
     return DEVICES.get(name) or Device(name, name, "cuda")
 
 
-def recognized(title: str) -> Device | None:
-    """The GPU of the table that a driver calls ``title``; None for one that is not in it."""
-    known = (one for one in _TABLE if one.is_gpu and one.name in title.lower().replace(" ", ""))
-    return next(known, None)
+def identify(properties: Any) -> Device:
+    """The GPU that ``torch.cuda.get_device_properties`` tells of.
+
+    The table's where name, processors and memory agree; a part of one (MIG), a variant (PCIe,
+    NVL, Laptop) and a relative (GH200, GB200) are others, with the bandwidth that their own
+    properties say and without fitted rates.
+    """
+    title = str(properties.name)
+    processors = int(getattr(properties, "multi_processor_count", 0))
+    memory = int(getattr(properties, "total_memory", 0))
+    for one in _TABLE:
+        alike = one.is_gpu and title in (one.title, *one.titles) and processors == one.processors
+        if alike and abs(memory - one.memory_bytes) <= _MEMORY_SHARE * one.memory_bytes:
+            return one
+    arch = str(getattr(properties, "gcnArchName", ""))
+    arch = arch if arch.startswith("gfx") else ""  # CUDA builds fill it with something else
+    return Device(
+        title,
+        title,
+        "hip" if arch else "cuda",
+        (int(getattr(properties, "major", 0)), int(getattr(properties, "minor", 0))),
+        processors,
+        memory_bytes=memory,
+        l2_bytes=int(getattr(properties, "L2_cache_size", 0)),
+        bandwidth=0.0 if arch else _bandwidth(properties),
+        arch=arch,
+    )
+
+
+def _bandwidth(properties: Any) -> float:
+    """Bytes per second of an NVIDIA GPU; 0 where its driver does not say.
+
+    The memory's clock is in kHz, its bus in bits, and both edges of the clock count (CUDA's
+    `deviceQuery` computes it so).  What ROCm says of HBM3 is half of it, so it is not asked.
+    """
+    clock = getattr(properties, "memory_clock_rate", None) or 0
+    bus = getattr(properties, "memory_bus_width", None) or 0
+    return 2.0 * 1e3 * float(clock) * float(bus) / 8
+
+
+def cpu_at_hand(title: str, threads: int) -> Device:
+    """The CPU that graphs will run on, by its model's name and the threads that kernels use.
+
+    Fitted rates belong to Intel Xeon and AMD EPYC processors of which two threads are used: those
+    were measured.  With more threads memory is shared by more of them, and another maker's cores
+    have other vectors, so that bytes alone decide there, with a stated balance.
+    """
+    if threads == _MEASURED_THREADS and title.startswith(_MEASURED_CPUS):
+        return CPU
+    return Device("cpu", title or "CPU", "cpu")

@@ -1,7 +1,10 @@
 """Rates of the cost model, by device, as `benchmarks/fit.py --write` fitted them.
 
 A device that is not here was not measured, and has no predicted time.  The rates hold for the
-machine and torch that the files named in ``source`` say.
+machine and torch that the files named in ``source`` say: "cpu" is an Intel Xeon of two threads
+(an AMD EPYC of two threads, which the fit has not seen, is off by 4.7%; ``devices.cpu_at_hand``
+says which processors count as that), "h200" one NVIDIA H200 as a whole.  A device says by
+:attr:`.devices.Device.fitted` whether it may use any.
 """
 
 from __future__ import annotations

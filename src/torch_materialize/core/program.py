@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
-from .cones import Cone
+from .cones import MOST_ENTRIES, Cone, entries
 from .dag import Dag, Kind, Value
 from .limits import Limits
 
@@ -79,6 +79,9 @@ class Program:
         self._compute: dict[tuple[int, int], int] = {}
         self._read: dict[tuple[int, int], int] = {}
         self._write: dict[int, dict[int, int]] = {}  # value -> kernel -> column
+        self._too_large = entries(dag, group) > MOST_ENTRIES
+        if self._too_large:
+            return
         self._add_writes()
         for cone in group:
             self._add_kernel(cone)
@@ -87,10 +90,12 @@ class Program:
         self._link_alike(alike)
 
     def solve(self, seconds: float, solved: Solved | None = None) -> Solution | None:
-        """The best plan found in ``seconds``, None when there is none or nothing to decide.
+        """The best plan found in ``seconds``; None when there is none, or it is too large to solve.
 
         Programs of equal numbers have equal solutions: what ``solved`` holds is not solved again.
         """
+        if self._too_large:
+            return None
         if not self._cost:
             return Solution({}, 0.0)
         solved = {} if solved is None else solved

@@ -17,6 +17,7 @@ from .. import activation
 from ..core.policy import STOCK, Policy
 from ..events import once, surprise
 from ..versions import implementation
+from . import at_hand
 from .chained import ChainedPass, uuids
 from .reuse import MARK
 
@@ -84,7 +85,8 @@ class PolicyPass(ChainedPass):
             return None
 
     def _fingerprint(self) -> str:
-        return self.policy.fingerprint(implementation())
+        # The CPU's rates decide, and Inductor's keys do not know of which CPU they are.
+        return self.policy.fingerprint(f"{implementation()} {at_hand.decides()}")
 
 
 class StockPass(PolicyPass):

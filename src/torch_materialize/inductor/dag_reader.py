@@ -36,6 +36,9 @@ from .work import is_delicate, kernel_operations, weight
 
 __all__ = ["read_dag"]
 
+# Values among which a copy's inputs are looked for; a loop computes far fewer.
+_FAR = 1_000
+
 
 def read_dag(lowered: Recording, scheduled: Graph) -> Dag:
     """Reads a lowering after scheduling; call inside its graph handler context.
@@ -68,6 +71,7 @@ class _Reader:
         self.gathers: dict[tuple[int, str, str, str], int] = {}
         self.touched: dict[int, set[str]] = {}
         self.internal_of: dict[torch.fx.Node | None, list[int]] = {}
+        self.owner_of: dict[int, torch.fx.Node | None] = {}
 
     def _add(self, node: torch.fx.Node | None, **fields: Any) -> int:
         index = len(self.values)
@@ -272,7 +276,7 @@ class _Reader:
         reads = {dep.name for dep in member.read_writes.reads}
         known = tuple(self.of_buffer[dep] for dep in reads if dep in self.of_buffer)
         near = self._inputs(owner) if owner is not None else ()
-        near += tuple(self.internal_of.get(owner, ()))
+        near += self._own(owner, reads)
         # An input counts only if its own buffers are all read: by buffers alone, values
         # that are inlined on the way would be passed over.
         inputs = tuple(i for i in near if self._is_read(i, reads))
@@ -302,6 +306,7 @@ class _Reader:
         if owner is not None:
             self.values[index]["label"] = f"{owner.name}#{len(siblings)}"
         siblings.append(index)
+        self.owner_of[index] = owner
 
     def _read_internal(self, owner: torch.fx.Node, mine: list[int]) -> None:
         """A node with internal buffers reads those, and of its inputs what is left."""
@@ -312,8 +317,14 @@ class _Reader:
             if not decided_here or self.nodes[i] not in parts or i not in self.boxes:
                 continue
             reads = buffer_reads(self.boxes[i])
-            kept = tuple(x for x in (*value["inputs"], *mine) if self._is_read(x, reads))
+            kept = tuple(x for x in value["inputs"] if self._is_read(x, reads))
+            kept += self._own(owner, reads)
             value["inputs"] = kept or value["inputs"]
+
+    def _own(self, owner: torch.fx.Node | None, reads: set[str]) -> tuple[int, ...]:
+        """Those of a node's internal buffers that are read; it may have very many."""
+        found = {self.of_buffer[name] for name in reads if name in self.of_buffer}
+        return tuple(sorted(i for i in found if self.owner_of.get(i, self) is owner))
 
     def _copied(self, near: tuple[int, ...], reads: set[str]) -> tuple[int, ...]:
         """What a loop reads that computes an input once more, which became a buffer only later.
@@ -322,7 +333,7 @@ class _Reader:
         """
         found, todo = [], list(near)
         seen = set(near)
-        while todo:
+        while todo and len(seen) < _FAR:
             i = todo.pop()
             if self._is_read(i, reads):
                 found.append(i)

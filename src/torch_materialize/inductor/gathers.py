@@ -9,30 +9,41 @@ an index that varies over the same loop as what is added to it, add up.  This is
 the distinct elements, as everywhere: caches serve what one kernel reads again.
 
 A loop's body is run once with values that are numbered (Cocke's value numbering), so that equal
-indices are known to be equal, in one loop or in two that are fused.
+indices are known to be equal, in one loop or in two that are fused.  The work is linear in the
+operations of the body.  A body that is too large for that, by counts and not by a clock, is not
+run: each of its accesses counts as elements of its own, which is an upper bound as well.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
 from torch._inductor.dependencies import MemoryDep
+from torch._inductor.loop_body import MemoryUsageType
 from torch._inductor.ops_handler import DefaultHandler
 from torch._inductor.virtualized import V
 from torch.utils._pytree import tree_leaves
 from torch.utils._sympy.functions import Identity
 
-from .storage import elements
+from .storage import elements, points
 
 __all__ = ["Gathers"]
 
 _Bounds = Mapping[sympy.Symbol, tuple[int, int]]  # first and last of a loop
 _Key = tuple[Any, ...]
 _UNKNOWN = 1 << 62
+# Bodies beyond these are not run.  Upstream unrolls a pool's window into some 60 operations and
+# two indices for each of its places; a body of 100 places stays far below.
+_MOST_OPERATIONS = 50_000
+# Each index that is loaded is put into every expression of its body (`LoopBody.replace_indirect`).
+_MOST_REPLACED = 200_000
+# Terms of one expression once its products are multiplied out, and its operands before.
+_MOST_TERMS = 2_000
 
 
 class Gathers:
@@ -40,26 +51,30 @@ class Gathers:
 
     def __init__(self) -> None:
         self._numbers: dict[_Key, int] = {}
-        self._columns: dict[tuple[str, _Key], set[_Columns]] = {}
+        self._columns: dict[str, dict[_Key, set[_Columns]]] = {}  # by buffer and index
         self._rows: dict[tuple[str, _Key], int] = {}
 
     def add(self, member: Any) -> None:
         """Adds the loads of a scheduled node."""
         body = member._body
+        if _is_too_large(body):
+            for place, name in enumerate(_gathering(body)):
+                key = "apart", member.get_name(), place
+                self.touch(name, key, 1, _Columns(0, 0, 0, points(member), key))
+            return
         loops = {var: (0, elements(size) - 1) for var, size in body.var_ranges.items()}
         with V.set_ops_handler(_Tracer(self, loops)):
             body(list(loops), allow_same_symbol_in_index=True)
 
     def names(self) -> set[str]:
         """The buffers that are read so, as the loops call them."""
-        return {name for name, _ in self._columns}
+        return set(self._columns)
 
     def elements(self, name: str) -> int:
         """Distinct elements of a buffer that these loads can touch, at most."""
         return sum(
-            self._rows[key] * _union(columns)
-            for key, columns in self._columns.items()
-            if key[0] == name
+            self._rows[name, index] * _union(columns)
+            for index, columns in self._columns.get(name, {}).items()
         )
 
     def number(self, *key: Any) -> int:
@@ -69,7 +84,7 @@ class Gathers:
     def touch(self, name: str, index: _Key, rows: int, columns: _Columns) -> None:
         """Notes that a load touches some columns of the rows that an index selects."""
         key = name, index
-        self._columns.setdefault(key, set()).add(columns)
+        self._columns.setdefault(name, {}).setdefault(index, set()).add(columns)
         self._rows[key] = min(rows, self._rows.get(key, rows))
 
 
@@ -138,14 +153,18 @@ class _Tracer(DefaultHandler):
         rest = tuple(str(part) for part in parts if not isinstance(part, _Value))
         # Of two that vary the set of pairs is unknown, though both sets are known.
         varying = {value.number for value in values if value.loops}
+        loops = frozenset().union(*(value.loops for value in values))
+        # Over its loops a value is computed once for each point.  Without that limit the product
+        # has twice the digits after each operation.
+        most = math.prod({value.number: value.most for value in values}.values())
         rows = None
         if len(varying) <= 1 and all(value.rows is not None for value in values):
             rows = self._found.number("rows", name, rest, *(value.rows for value in values))
         return _Value(
             self._found.number(name, rest, *(value.number for value in values)),
             rows,
-            frozenset().union(*(value.loops for value in values)),
-            math.prod({value.number: value.most for value in values}.values()),
+            loops,
+            min(most, self._points(loops), _UNKNOWN),
             bounds=self._implied(name, values),
         )
 
@@ -298,6 +317,47 @@ class _Tracer(DefaultHandler):
 
 def _extent(bounds: tuple[int, int]) -> int:
     return max(bounds[1] - bounds[0] + 1, 0)
+
+
+def _is_too_large(body: Any) -> bool:
+    """Whether running a loop's body would take much longer than Inductor takes to make it."""
+    if sum(body.op_counts.values()) > _MOST_OPERATIONS:
+        return True
+    expressions = body.indexing_exprs.values()
+    if len(body.indirect_vars) * len(expressions) > _MOST_REPLACED:
+        return True
+    return any(_terms(sympy.sympify(one)) > _MOST_TERMS for one in expressions)
+
+
+def _gathering(body: Any) -> Iterator[str]:
+    """The buffer of each load of a body that goes through an index."""
+    indices = set(body.indirect_vars)
+    for entry in body.memory_usage[MemoryUsageType.LOAD]:
+        if not indices.isdisjoint(
+            sympy.sympify(body.indexing_exprs[entry.index_name]).free_symbols
+        ):
+            yield entry.buffer_name
+
+
+def _terms(expression: Any) -> int:
+    """Terms that an expression has at most once its products are multiplied out.
+
+    Beyond :data:`_MOST_TERMS` operands nobody counts on.
+    """
+    nodes = list(itertools.islice(sympy.preorder_traversal(expression), _MOST_TERMS + 1))
+    if len(nodes) > _MOST_TERMS:
+        return len(nodes)
+    counts: dict[Any, int] = {}
+    for node in reversed(nodes):  # operands before what is made of them
+        inner = [counts[operand] for operand in node.args]
+        if isinstance(node, sympy.Mul):
+            count = math.prod(inner)
+        elif isinstance(node, sympy.Pow) and isinstance(node.exp, sympy.Integer):
+            count = inner[0] ** min(abs(int(node.exp)), _MOST_TERMS.bit_length())
+        else:
+            count = sum(inner)
+        counts[node] = min(max(count, 1), _UNKNOWN)
+    return counts[expression]
 
 
 def _plain(expression: Any) -> Any:

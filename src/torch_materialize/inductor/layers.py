@@ -30,6 +30,10 @@ _HEAD = 2
 _TAIL = 2
 # Distances between equal nodes that are tried as the length of a layer.
 _PERIODS = 8
+# Stacks that are left out of one graph, and that are tried for each: every try copies the graph,
+# and a graph of many short stacks would take longer to shorten than to plan.
+_STACKS = 16
+_TRIES = 8
 _LOOKUP_SEED = torch.ops.prims.inductor_lookup_seed.default
 
 
@@ -73,17 +77,21 @@ class Shortened:
 def shorten(graph: PostGrad) -> Shortened:
     """``graph`` without most of its repeated layers; itself where nothing repeats enough.
 
-    An encoder and a decoder are two stacks, both shortened.  Time: linear in the nodes.
+    An encoder and a decoder are two stacks, both shortened; of very many the largest.  Time:
+    linear in the nodes.
     """
     result = Shortened(graph)
-    while (step := _shorten_once(result.graph)) is not None:
+    for _ in range(_STACKS):
+        step = _shorten_once(result.graph)
+        if step is None:
+            break
         result = Shortened(step.graph, result.alike + step.alike, result.copies + step.copies)
     return result
 
 
 def _shorten_once(graph: PostGrad) -> Shortened | None:
     nodes = list(graph.module.graph.nodes)
-    for stack in _stacks(nodes):
+    for stack in _stacks(nodes)[:_TRIES]:
         module = _without_middle(graph.module, nodes, stack)
         if module is not None:
             inner = [*range(1, _HEAD), *range(stack.count - _TAIL, stack.count - 1)]

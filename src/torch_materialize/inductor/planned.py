@@ -21,12 +21,13 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 
 from .. import activation
-from ..core.devices import CPU, Device, recognized
+from ..core.devices import Device
 from ..core.fits import FITS
 from ..core.limits import Limits
 from ..core.policy import Policy
 from ..events import log, surprise
 from .apply import as_stock, materializing, undecided
+from .at_hand import device_of
 from .cpp_casts import keep_casts
 from .decision import STOCKS, Decision, give_back, prepare, rounds_casts
 from .fallback import suspect
@@ -63,7 +64,9 @@ _CPU_BYTE_SECONDS = 1e-10
 # a whole row shares): it is to keep out what is compute-bound beyond doubt.  Rates that were
 # measured on a device have the last word (`Limits.doubts`).
 _GPU_BALANCE = 0.02
-_CPU_BALANCE = 0.1
+# Of a CPU without measured rates: what the one that was measured needs, so that a plan recomputes
+# no more there.  More cores at one memory have operations to spare.
+_CPU_BALANCE = 0.8
 
 
 def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., None]:
@@ -118,8 +121,12 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
 
 
 def limits_for(device: Device | None) -> Limits:
-    """The limits that a plan respects on a device; None: a GPU that is not in our table."""
-    rates = FITS.get(device.name) if device else None
+    """The limits that a plan respects on a device; None: one that we know nothing of.
+
+    A device of the table that is named (a dry run, ``compare``) has its rates; of the one at hand
+    :mod:`.at_hand` says whether they are its own.
+    """
+    rates = FITS.get(device.fitted) if device else None
     if device is None or device.is_gpu:
         launch = int(_GPU_LAUNCH_SECONDS * (device.bandwidth if device else 0.0))
         # Next to compiling for a GPU one more dry run is nothing.
@@ -176,7 +183,7 @@ def _planned(
         arguments["cpp_wrapper"],
         arguments["aot_mode"],
     )
-    limits = limits_for(_device(inputs))
+    limits = limits_for(device_of(inputs))
     if policy.name == "tune":
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
@@ -193,16 +200,6 @@ def _planned(
 
     tell(graph, policy, found, limits.balance)
     return found
-
-
-def _device(inputs: Sequence[Any]) -> Device | None:
-    """Where a graph will run; None where that is a GPU that is not in our table."""
-    placed = [x.device for x in inputs if isinstance(x, torch.Tensor) and x.device.type != "cpu"]
-    if not placed:
-        return CPU
-    if placed[0].type != "cuda" or not torch.cuda.is_available():
-        return None
-    return recognized(torch.cuda.get_device_name(placed[0]))
 
 
 def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:

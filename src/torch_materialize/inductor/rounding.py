@@ -112,6 +112,8 @@ _EXACT_FIRST = frozenset(
 _FILLING = {"aten.full": 1, "aten.full_like": 1, "aten.constant_pad_nd": 2}
 _CAST = torch.ops.prims.convert_element_type.default
 _WIDE = (torch.float32, torch.float64)
+# Of a longer row of casts nobody asks where it begins.
+_CASTS = 32
 _PRODUCTS = frozenset({"aten.mul", "aten.square", "aten.pow"})
 
 
@@ -245,7 +247,9 @@ def exact_casts(module: torch.fx.GraphModule) -> list[tuple[torch.fx.Node, torch
 def _widened_from(node: torch.fx.Node) -> torch.fx.Node | None:
     """What a cast's value was before it was widened; None where it lost digits on the way."""
     dtype = node.meta["val"].dtype
-    while node.target is _CAST and _floats(node.args[0]):
+    for _ in range(_CASTS):
+        if node.target is not _CAST or not _floats(node.args[0]):
+            break
         node = node.args[0]
         if node.meta["val"].dtype not in (dtype, *_WIDE):
             return None

@@ -37,6 +37,7 @@ class Schedule:
         self.fused: set[str] = set()
         self.fused_members: set[str] = set()
         self.next_version: dict[str, str] = {}
+        self._last: dict[str, str] = {}  # of the buffers that were asked for
         for position, kernel in enumerate(self.kernels):
             self.position |= dict.fromkeys(kernel.get_buffer_names(), position)
             if is_fused(kernel):
@@ -49,8 +50,14 @@ class Schedule:
 
     def last_version(self, name: str) -> str:
         """The buffer that ``name`` is when the last kernel has written into it."""
-        while name in self.next_version:
+        seen = []
+        while name in self._last or name in self.next_version:
+            if name in self._last:
+                name = self._last[name]
+                break
+            seen.append(name)
             name = self.next_version[name]
+        self._last |= dict.fromkeys(seen, name)
         return name
 
 

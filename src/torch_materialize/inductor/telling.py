@@ -22,13 +22,13 @@ import torch
 from torch._logging import _internal as torch_logging
 
 from .. import explanation_record
-from ..core.devices import DEVICES
 from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
 from ..events import log, surprise
 from ..explanation import Explanation
 from ..figures import decision_rows
 from ..versions import installed_versions
+from .at_hand import device_of
 from .dry_run import Outcome
 from .explaining import explained
 from .search import Found
@@ -101,12 +101,14 @@ def _explanation(graph: PostGrad, policy: Policy, found: Found, balance: float) 
 
 def _device(graph: PostGrad) -> str:
     """The short name of the device that a graph is compiled for; its own where we have none."""
-    tensors = [x for x in graph.inputs if isinstance(x, torch.Tensor)]
-    device = next((x.device for x in tensors if x.device.type != "cpu"), None)
-    if device is None:
-        return "cpu"
-    title = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return next((known.name for known in DEVICES.values() if known.title == title), title)
+    device = device_of(graph.inputs)
+    if device is not None:
+        return device.name
+    return next(x.device.type for x in graph.inputs if _is_elsewhere(x))
+
+
+def _is_elsewhere(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type != "cpu"
 
 
 def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None:

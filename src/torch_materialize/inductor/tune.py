@@ -30,12 +30,14 @@ from ..core.limits import Limits
 from ..core.paired import faster, interleaved, noise
 from ..core.policy import Policy, parse
 from ..errors import brief
-from ..events import log, once, surprise
-from ..versions import implementation, installed_versions, processor
+from ..events import log, once, strict, surprise
+from ..versions import implementation, installed_versions
+from .at_hand import device_text
 from .decision import Decision
 from .real import clock, compiled, made_up, outside, sizes, why_not
 from .search import search
 from .trial import PostGrad, trial
+from .undeciding import decides
 
 __all__ = ["graph_key", "tuned", "variants"]
 
@@ -48,8 +50,6 @@ _SECONDS = 10.0
 # A plan that is not to recompute what costs anything, and one that adds no kernel.
 _DEAR = 8.0
 _NO_LAUNCH = 1 << 60
-# Words in the names of settings that say how a compile is done, not what of.
-_UNDECIDING = ("cache", "trace.", "debug", "compile_threads", "worker", "dir")
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,9 @@ def _by_traffic(graph: PostGrad) -> Decision:
 def _timed(graph: PostGrad, candidates: dict[str, Decision], numerics: str) -> _Chosen:
     if len(candidates) == 1:
         return _Chosen(STOCK, _NOTHING, {}, 0.0)
-    inputs = made_up(graph)
-    runs = {
-        name: clock(graph, compiled(graph, decision, numerics), inputs)
-        for name, decision in candidates.items()
-    }
+    runs = dict(_running(graph, candidates, numerics))
+    if len(runs) == 1:
+        return _Chosen(STOCK, _NOTHING, {}, 0.0)
     with outside(graph):
         times = _rounds({**runs, AGAIN: runs[STOCK]})
     name = faster(times, STOCK, AGAIN)
@@ -178,6 +176,32 @@ def _timed(graph: PostGrad, candidates: dict[str, Decision], numerics: str) -> _
         {n: statistics.median(own) for n, own in times.items() if n != AGAIN},
         noise(times[STOCK], times[AGAIN]),
     )
+
+
+def _running(
+    graph: PostGrad, candidates: dict[str, Decision], numerics: str
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    """The candidates that compile and run; without stock there is nothing to hold them against."""
+    inputs = made_up(graph)
+    for name, decision in candidates.items():
+        try:
+            run = clock(graph, compiled(graph, decision, numerics), inputs)
+            with outside(graph):
+                run()
+        except Exception as error:
+            if name == STOCK:
+                raise
+            if strict():
+                raise
+            once(
+                f"tune:{name}:{brief(error)}",
+                logging.WARNING,
+                "tune: %s is left out, since it does not compile or run where stock does: %s",
+                name,
+                brief(error),
+            )
+            continue
+        yield name, run
 
 
 def _rounds(runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -247,13 +271,8 @@ def _about(graph: PostGrad) -> dict[str, str]:
 
 def _machine(graph: PostGrad) -> dict[str, str]:
     versions = installed_versions()
-    device = next(x.device for x in graph.inputs if isinstance(x, torch.Tensor))
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{processor()}, {torch.get_num_threads()} threads"
     return {
-        "device": name,
+        "device": device_text(graph.inputs),
         "torch": torch.__version__,
         "triton": versions["triton"],
         "torch-materialize": implementation(),
@@ -263,8 +282,7 @@ def _machine(graph: PostGrad) -> dict[str, str]:
 def _settings() -> Iterator[tuple[str, str]]:
     """Inductor's settings that are plain values: passes and the like have no stable text."""
     for name, value in config.get_config_copy().items():
-        decides = not any(word in name for word in _UNDECIDING)
-        if decides and isinstance(value, bool | int | float | str | None):
+        if decides(name) and isinstance(value, bool | int | float | str | None):
             yield name, repr(value)
 
 
