@@ -15,12 +15,9 @@ import time
 
 STARTED = time.monotonic()
 
-_VLLM = {
-    "mode": 3,
-    "compile_sizes": [],
-    "cudagraph_mode": "NONE",
-    "custom_ops": ["none"],
-}
+# Mode 3, vLLM's IR operators wrapped, custom operators off: all by default.  No CUDA graphs, and so
+# no sizes of them to compile for.
+_VLLM = {"cudagraph_mode": "NONE", "compile_sizes": []}
 #: How vLLM compiles: name -> ``compilation_config``, None for not at all.
 CUTS = {
     "eager": None,
