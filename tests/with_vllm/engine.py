@@ -1,8 +1,8 @@
 """One vLLM engine in a process of its own: engine.py REQUEST, a line of JSON on standard output.
 
 The request is JSON: ``model`` (a folder), ``cut`` (:data:`CUTS`) and ``tokens``.  The answer
-has the tokens and logprobs of each prompt and way of sampling, what was planned, the counters
-of the caches and the seconds until the engine was ready.
+has the tokens and logprobs of each prompt and way of sampling, what was planned, how vLLM compiled,
+the counters of the caches and the seconds until the engine was ready.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ CUTS = {
 
 PROMPTS = ([5, 17, 256, 900], [42], [7, 7, 7, 300, 301, 302, 303, 11], list(range(100, 150)))
 _LINES: list[dict[str, object]] = []
+# vLLM's own operators that were lowered, graph by graph.
+_LOWERED: list[int] = []
 
 
 class Lines(logging.Handler):
@@ -49,6 +51,7 @@ def main() -> None:
         from shim import install
 
         install()
+        _count_lowered()
     how = CUTS[request["cut"]]
     if how:
         how = {**how, "pass_config": _no_fusion()}
@@ -84,6 +87,7 @@ def main() -> None:
             ],
         }
     answer["counters"] = _counters()
+    answer["compiles"] = _compiles(engine.llm_engine.vllm_config)
     answer["policy"] = os.environ.get("TORCH_MATERIALIZE")
     sys.stdout.write("\nANSWER " + json.dumps(answer) + "\n")
     sys.stdout.flush()
@@ -98,6 +102,27 @@ def _no_fusion() -> dict[str, bool]:
 
     names = (field.name for field in fields(PassConfig))
     return {name: False for name in names if name.startswith(("fuse_", "enable_"))}
+
+
+def _count_lowered() -> None:
+    from vllm.compilation.passes.ir.lowering_pass import VllmIRLoweringPass
+
+    upstream = VllmIRLoweringPass.__call__
+
+    def counted(self, graph) -> None:
+        _LOWERED.append(sum("vllm_ir" in str(node.target) for node in graph.nodes))
+        upstream(self, graph)
+
+    VllmIRLoweringPass.__call__ = counted
+
+
+def _compiles(config) -> dict[str, object]:
+    """What decides about the graphs that are compiled, as vLLM settled it."""
+    compilation = config.compilation_config
+    names = ("backend", "ir_enable_torch_wrap", "custom_ops", "use_inductor_graph_partition")
+    settings = {name: getattr(compilation, name, None) for name in names}
+    inductor = {k: str(v) for k, v in compilation.inductor_compile_config.items()}
+    return {**settings, "mode": int(compilation.mode), "inductor": inductor, "lowered": _LOWERED}
 
 
 def _counters() -> dict[str, int]:

@@ -76,9 +76,7 @@ def _model(kind: str) -> torch.nn.Module:
 
 
 def _quantize(where: Path) -> None:
-    """W8A8 as ``compressed-tensors`` writes it: a scale for each channel of a weight, for each token
-    of an activation.
-    """
+    """W8A8 as ``compressed-tensors`` writes it: scales by channel of weights, by token else."""
     from safetensors.torch import load_file, save_file
 
     file = where / "model.safetensors"

@@ -2,9 +2,9 @@
 
 For an engine that runs in this process:
 
-- the CPU platform turns mode 3 (vLLM's backend) into plain `torch.compile`, and with it every setting
-  that decides what is compiled; all of them are put back (:data:`LEFT` excepted), so that the graphs
-  are those that a user of a GPU compiles by default;
+- the CPU platform turns mode 3 (vLLM's backend) into plain `torch.compile`, and changes what else
+  decides about the graphs that are compiled (vLLM's IR operators are unwrapped, say); all that is
+  put back, but :data:`LEFT`, so that the graphs are those of a GPU's defaults;
 - a CPU build lacks the CUDA operators that vLLM's pass FixFunctionalization names; they get empty
   schemas, which nothing ever calls.
 """

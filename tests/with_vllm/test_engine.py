@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 
 import pytest
 from launch import TOKENS, environment, limited
+from models import KINDS as ALL
 
 KINDS = ("llama", "moe")
 SAMPLING = ("greedy", "seeded")
@@ -36,13 +37,39 @@ def test_entry_point_is_ours():
     assert ours.value == "torch_materialize.integrations.vllm:register"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cut", ["whole", "piecewise"])
+def test_the_engines_compile_what_vllm_compiles_by_default(engine, cut):
+    """As a user of a GPU has it: the shim puts the defaults back, and adds nothing."""
+    compiles = engine("llama", cut)["compiles"]
+    # Four layers with two norms each, and the last: vLLM's own operators until after Inductor's
+    # passes, in every graph; each graph is compiled for one range of sizes.
+    assert sum(compiles.pop("lowered")) == 4 * 2 + 1
+    assert compiles == {
+        "mode": 3,
+        "backend": "inductor",
+        "ir_enable_torch_wrap": True,
+        "custom_ops": ["none"],
+        "use_inductor_graph_partition": cut == "whole",
+        # Beside what vLLM sets for a GPU: threads, which its CPU workers bind.
+        "inductor": {"enable_auto_functionalized_v2": "False", "cpp.dynamic_threads": "True"},
+    }
+
+
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_whole_and_piecewise_give_the_same_tokens_under_plan(engine, kind, sampling):
     """The issue's 96 of 96; bit for bit, logprobs too, which stock's do not have."""
     whole, piecewise = engine(kind, "whole"), engine(kind, "piecewise")
     assert [len(tokens) for tokens in whole[sampling]["tokens"]] == [TOKENS] * 4
     assert whole[sampling] == piecewise[sampling]
+
+
+def test_numerics_eager_says_what_eager_says(engine):
+    ours = engine("llama", "whole", TORCH_MATERIALIZE="plan:numerics=eager")
+    eager = engine("llama", "eager")
+    assert ours["greedy"]["tokens"] == eager["greedy"]["tokens"]
+    for one, other in zip(*(x["greedy"]["logprobs"] for x in (ours, eager)), strict=True):
+        assert max(abs(x - y) for x, y in zip(one, other, strict=True)) < 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
