@@ -226,8 +226,9 @@ def register() -> None:
 
 
 def add_and_norm(x, residual):
+    """By the largest, not by a mean: how a sum rounds follows from how it was vectorized."""
     total = x.float() + residual.float()
-    normed = total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-6)
+    normed = total / total.abs().amax(-1, keepdim=True)
     return normed.to(x.dtype), total.to(x.dtype)
 
 
