@@ -54,7 +54,7 @@ def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:
     """
     nodes = list(graph.nodes)
     noted = {n: n.meta[_PLACE] for n in nodes if isinstance(n.meta.get(_PLACE), _Place)}
-    operations = next((place.operations for place in noted.values()), {})
+    operations: _Operations = next((place.operations for place in noted.values()), {})
     unmoved = _unmoved({node: place.number for node, place in noted.items()})
     latest = _latest(nodes, noted)
     where: dict[torch.fx.Node, float] = {}
