@@ -1,8 +1,8 @@
 """One vLLM engine in a process of its own: engine.py REQUEST, a line of JSON on standard output.
 
 The request is JSON: ``model`` (a folder), ``cut`` (:data:`CUTS`) and ``tokens``.  The answer
-has the tokens and logprobs of each prompt and way of sampling, what was planned, the counters
-of the caches and the seconds until the engine was ready.
+has the tokens and logprobs of each prompt and way of sampling, what was planned, how vLLM compiled,
+the counters of the caches and the seconds until the engine was ready.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ import time
 
 STARTED = time.monotonic()
 
-_VLLM = {
-    "mode": 3,
-    "compile_sizes": [],
-    "cudagraph_mode": "NONE",
-    "custom_ops": ["none"],
-}
-#: How vLLM compiles: name -> ``compilation_config``, None for not at all.
+# Mode 3, vLLM's IR operators wrapped, custom operators off: all by default.  No CUDA graphs, and so
+# no sizes of them to compile for.
+_VLLM = {"cudagraph_mode": "NONE", "compile_sizes": []}
+#: How vLLM compiles: name -> ``compilation_config``; ``eager`` is not compiled, and calls the
+#: operators that compiled code is made of instead of vLLM's kernels, which round otherwise.
 CUTS = {
-    "eager": None,
+    "eager": {"custom_ops": ["none"]},
     "plain": {},  # what vLLM does on a CPU: the whole graph, by plain torch.compile
     "piecewise": _VLLM,
     "whole": {**_VLLM, "use_inductor_graph_partition": True},
@@ -31,6 +29,8 @@ CUTS = {
 
 PROMPTS = ([5, 17, 256, 900], [42], [7, 7, 7, 300, 301, 302, 303, 11], list(range(100, 150)))
 _LINES: list[dict[str, object]] = []
+# vLLM's own operators that were lowered, graph by graph.
+_LOWERED: list[int] = []
 
 
 class Lines(logging.Handler):
@@ -52,12 +52,14 @@ def main() -> None:
         from shim import install
 
         install()
+        _count_lowered()
+    eager = request["cut"] == "eager"
     how = CUTS[request["cut"]]
-    if how:
+    if how and not eager:
         how = {**how, "pass_config": _no_fusion()}
     engine = LLM(
         request["model"],
-        enforce_eager=how is None,
+        enforce_eager=eager,
         **({"compilation_config": how} if how else {}),
         dtype="bfloat16",
         seed=0,
@@ -87,6 +89,7 @@ def main() -> None:
             ],
         }
     answer["counters"] = _counters()
+    answer["compiles"] = _compiles(engine.llm_engine.vllm_config)
     answer["policy"] = os.environ.get("TORCH_MATERIALIZE")
     sys.stdout.write("\nANSWER " + json.dumps(answer) + "\n")
     sys.stdout.flush()
@@ -101,6 +104,27 @@ def _no_fusion() -> dict[str, bool]:
 
     names = (field.name for field in fields(PassConfig))
     return {name: False for name in names if name.startswith(("fuse_", "enable_"))}
+
+
+def _count_lowered() -> None:
+    from vllm.compilation.passes.ir.lowering_pass import VllmIRLoweringPass
+
+    upstream = VllmIRLoweringPass.__call__
+
+    def counted(self, graph) -> None:
+        _LOWERED.append(sum("vllm_ir" in str(node.target) for node in graph.nodes))
+        upstream(self, graph)
+
+    VllmIRLoweringPass.__call__ = counted
+
+
+def _compiles(config) -> dict[str, object]:
+    """What decides about the graphs that are compiled, as vLLM settled it."""
+    compilation = config.compilation_config
+    names = ("backend", "ir_enable_torch_wrap", "custom_ops", "use_inductor_graph_partition")
+    settings = {name: getattr(compilation, name, None) for name in names}
+    inductor = {k: str(v) for k, v in compilation.inductor_compile_config.items()}
+    return {**settings, "mode": int(compilation.mode), "inductor": inductor, "lowered": _LOWERED}
 
 
 def _counters() -> dict[str, int]:

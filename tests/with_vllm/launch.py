@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Seconds until an engine is killed, and then killed for good: a failing one can hang.
-LIMIT, GRACE = 480, 20
+LIMIT, GRACE = 550, 20
 TOKENS = 24
 
 

@@ -24,17 +24,39 @@ _SMALL = {
 }
 
 
+#: ``int8`` is the Llama with int8 weights and activations.
+KINDS = ("llama", "moe", "gemma", "int8")
+
+
 def make(kind: str, folder: Path) -> Path:
-    """Writes the model ``kind``, ``llama`` or ``moe``, once; returns its folder."""
+    """Writes the model ``kind``, one of :data:`KINDS`, once; returns its folder."""
     where = folder / kind
     if (where / "done").exists():
         return where
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
-
     torch.manual_seed(0)
-    if kind == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**_SMALL, intermediate_size=512))
-    else:
+    model = _model(kind)
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.to(torch.bfloat16).save_pretrained(where)
+    if kind == "int8":
+        _quantize(where)
+    _tokenizer(where)
+    (where / "done").touch()
+    return where
+
+
+def _model(kind: str) -> torch.nn.Module:
+    from transformers import (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+    )
+
+    if kind == "moe":
         config = Qwen3MoeConfig(
             **_SMALL,
             intermediate_size=512,
@@ -43,14 +65,43 @@ def make(kind: str, folder: Path) -> Path:
             num_experts_per_tok=2,
             norm_topk_prob=True,
         )
-        model = Qwen3MoeForCausalLM(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("norm.weight"):
-            parameter.data.add_(0.1 * torch.randn_like(parameter))
-    model.to(torch.bfloat16).save_pretrained(where)
-    _tokenizer(where)
-    (where / "done").touch()
-    return where
+        return Qwen3MoeForCausalLM(config)
+    if kind == "gemma":
+        # Its norms multiply by 1 + w in fp32, and stand behind attention and MLP, too.
+        config = Gemma3TextConfig(
+            **_SMALL, intermediate_size=512, sliding_window=32, query_pre_attn_scalar=64
+        )
+        return Gemma3ForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**_SMALL, intermediate_size=512))
+
+
+def _quantize(where: Path) -> None:
+    """W8A8 as ``compressed-tensors`` writes it: scales by channel of weights, by token else."""
+    from safetensors.torch import load_file, save_file
+
+    file = where / "model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if name.endswith("proj.weight")]:
+        wide = tensors[name].float()
+        scale = wide.abs().amax(-1, keepdim=True) / 127
+        tensors[name] = (wide / scale).round().clamp(-128, 127).to(torch.int8)
+        tensors[f"{name}_scale"] = scale
+    save_file(tensors, file, {"format": "pt"})
+    eight = {"num_bits": 8, "type": "int", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**eight, "strategy": "channel", "dynamic": False},
+        "input_activations": {**eight, "strategy": "token", "dynamic": True},
+    }
+    config = json.loads((where / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+    }
+    (where / "config.json").write_text(json.dumps(config))
 
 
 def _tokenizer(where: Path) -> None:

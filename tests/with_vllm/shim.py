@@ -2,13 +2,17 @@
 
 For an engine that runs in this process:
 
-- the CPU platform turns mode 3 (vLLM's backend) into plain `torch.compile`; mode 3 is put back;
+- the CPU platform turns mode 3 (vLLM's backend) into plain `torch.compile`, and changes what else
+  decides about the graphs that are compiled (vLLM's IR operators are unwrapped, say); all that is
+  put back, but :data:`LEFT`, so that the graphs are those of a GPU's defaults;
 - a CPU build lacks the CUDA operators that vLLM's pass FixFunctionalization names; they get empty
   schemas, which nothing ever calls.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 
 import torch
@@ -40,6 +44,9 @@ MISSING = {
     ),
 }
 
+# What the CPU platform may go on deciding: there are no CUDA graphs to capture.
+LEFT = frozenset({"cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size"})
+
 _library = torch.library.Library("_C", "FRAGMENT")
 
 
@@ -50,10 +57,10 @@ def install() -> None:
     for name, schema in MISSING.items():
         if not hasattr(torch.ops._C, name):
             _library.define(name + schema)
-    _keep_mode()
+    _keep_what_is_compiled()
 
 
-def _keep_mode() -> None:
+def _keep_what_is_compiled() -> None:
     from vllm.platforms import cpu
 
     platform = cpu.CpuPlatform
@@ -64,10 +71,14 @@ def _keep_mode() -> None:
     @functools.wraps(upstream)
     def check_and_update_config(cls, vllm_config):
         compilation = vllm_config.compilation_config
-        asked, backend = compilation.mode, compilation.backend
+        names = [field.name for field in dataclasses.fields(compilation)]
+        asked = {name: copy.copy(getattr(compilation, name, None)) for name in names}
         upstream(cls, vllm_config)
-        if asked is not None and asked == 3:
-            compilation.mode, compilation.backend = asked, backend
-            compilation.inductor_compile_config["cpp.dynamic_threads"] = True
+        if asked["mode"] is None or asked["mode"] != 3:
+            return
+        for name in names:
+            if name not in LEFT and getattr(compilation, name, None) != asked[name]:
+                setattr(compilation, name, asked[name])
+        compilation.inductor_compile_config["cpp.dynamic_threads"] = True
 
     platform.check_and_update_config = classmethod(check_and_update_config)

@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 
 import pytest
 from launch import TOKENS, environment, limited
+from models import KINDS as ALL
 
 KINDS = ("llama", "moe")
 SAMPLING = ("greedy", "seeded")
@@ -31,18 +32,66 @@ def moved(answer: dict) -> tuple[int, int]:
     return sum(int(x[3]) for x in lines), sum(int(x[5]) for x in lines)
 
 
+def compared(one: dict, other: dict) -> tuple[int, list[float]]:
+    """Equal tokens, place by place; how far apart logprobs are until a prompt's tokens part."""
+    equal, apart = 0, []
+    for s, t, p, q in zip(
+        one["tokens"], other["tokens"], one["logprobs"], other["logprobs"], strict=True
+    ):
+        equal += sum(x == y for x, y in zip(s, t, strict=True))
+        same = next((i for i in range(TOKENS) if s[i] != t[i]), TOKENS)
+        apart += [abs(x - y) for x, y in zip(p[:same], q[:same], strict=True)]
+    return equal, apart
+
+
 def test_entry_point_is_ours():
     (ours,) = entry_points(group="vllm.general_plugins", name="torch-materialize")
     assert ours.value == "torch_materialize.integrations.vllm:register"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cut", ["whole", "piecewise"])
+def test_the_engines_compile_what_vllm_compiles_by_default(engine, cut):
+    """As a user of a GPU has it: the shim puts the defaults back, and adds nothing."""
+    compiles = dict(engine("llama", cut)["compiles"])
+    # vLLM's own operators are there until after Inductor's passes: two norms in each of four layers
+    # and one at the end; equal pieces are compiled once.
+    assert compiles.pop("lowered") == ([9] if cut == "whole" else [1, 2, 2])
+    assert compiles == {
+        "mode": 3,
+        "backend": "inductor",
+        "ir_enable_torch_wrap": True,
+        "custom_ops": ["none"],
+        "use_inductor_graph_partition": cut == "whole",
+        # Beside what vLLM sets for a GPU: threads, which its CPU workers bind.
+        "inductor": {"enable_auto_functionalized_v2": "False", "cpp.dynamic_threads": "True"},
+    }
+
+
+# On a CPU a kernel that loads fp32 or int32 besides bf16 gets vectors of half the length.  Where
+# the full graph recomputes Gemma's embedding in a norm whose piece reads it from memory, the norm
+# therefore adds up in another order.
+VECTORS = pytest.mark.xfail(reason="the full graph's norms add up in another order", strict=False)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=VECTORS if kind == "gemma" else ()) for kind in ALL]
+)
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_whole_and_piecewise_give_the_same_tokens_under_plan(engine, kind, sampling):
     """The issue's 96 of 96; bit for bit, logprobs too, which stock's do not have."""
     whole, piecewise = engine(kind, "whole"), engine(kind, "piecewise")
     assert [len(tokens) for tokens in whole[sampling]["tokens"]] == [TOKENS] * 4
     assert whole[sampling] == piecewise[sampling]
+
+
+def test_numerics_eager_says_what_eager_says(engine):
+    """But where two tokens are as likely; stock's logprobs are five times as far from eager's."""
+    ours = engine("llama", "whole", TORCH_MATERIALIZE="plan:numerics=eager")
+    eager = engine("llama", "eager", **STOCK)
+    for sampling in SAMPLING:
+        same, apart = compared(ours[sampling], eager[sampling])
+        assert same >= 0.9 * 4 * TOKENS
+        assert max(apart) < 0.03 and statistics.median(apart) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,12 +110,7 @@ def test_beside_stock(engine, kind, cut):
     assert not stock["lines"]
     for one, other in zip(*(x["greedy"]["tokens"] for x in (ours, stock)), strict=True):
         assert one[0] == other[0]
-    apart = []
-    for sampling in SAMPLING:
-        a, b = ours[sampling], stock[sampling]
-        for s, t, p, q in zip(a["tokens"], b["tokens"], a["logprobs"], b["logprobs"], strict=True):
-            same = next((i for i in range(TOKENS) if s[i] != t[i]), TOKENS)
-            apart += [abs(x - y) for x, y in zip(p[:same], q[:same], strict=True)]
+    apart = [x for way in SAMPLING for x in compared(ours[way], stock[way])[1]]
     assert statistics.median(apart) < 0.05
     if kind == "llama":  # a token that goes to another expert is not a rounding any more
         assert max(apart) < 0.15

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from torch_materialize.compare import compare
-from torch_materialize.models.vllm import CONFIGS
+from torch_materialize.inductor.capture import fake_mode
+from torch_materialize.models.vllm import CONFIGS, build
 
 
 def bytes_of(target: str, tokens: int = 1024, layers: int = 4):
@@ -27,3 +28,21 @@ def test_expert_kernels_and_attention_stay_opaque():
     found, *_ = bytes_of("vllm:qwen3-next-80b-a3b", tokens=16)
     kernels = [k for k in found.graphs[0].scheduled["stock"].kernels if k.kind == "extern"]
     assert len(kernels) > 4 * 4
+
+
+def test_the_graphs_are_those_of_vllms_defaults(monkeypatch):
+    """Its own operators stay until after Inductor's passes; a CPU's settings are not a GPU's."""
+    lowering = pytest.importorskip("vllm.compilation.passes.ir.lowering_pass")
+    upstream, lowered = lowering.VllmIRLoweringPass.__call__, []
+
+    def counted(self, graph):
+        lowered.append(sum("vllm_ir" in str(node.target) for node in graph.nodes))
+        upstream(self, graph)
+
+    monkeypatch.setattr(lowering.VllmIRLoweringPass, "__call__", counted)
+    compare("vllm:llama-3.1-8b", ["stock"], "h200", tokens=16, layers=1)
+    assert lowered == [3]
+    with fake_mode():
+        *_, compiler = build("llama-3.1-8b", 16, 1)
+    of_a_cpu = {"dce", "size_asserts", "nan_asserts", "epilogue_fusion", "cpp.dynamic_threads"}
+    assert not of_a_cpu & set(compiler.settings)

@@ -27,6 +27,7 @@ from .cache_key import out_of_process
 from .chained import ChainedPass, passes_in, uuids
 from .operators import identity
 from .post_grad import PostGrad, copy_graph
+from .program_order import note
 
 __all__ = [
     "HideCasts",
@@ -37,11 +38,9 @@ __all__ = [
     "folds_narrow_casts",
     "held_names",
     "hold_options",
-    "program_order",
 ]
 
 _HELD = "torch_materialize_held_cast"
-_PLACE = "torch_materialize_place"
 _CAST = torch.ops.prims.convert_element_type.default
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Digests of the pointless_convert that folds narrowing casts, too.
@@ -111,8 +110,7 @@ class HideCasts(_CastPass):
         self._attempt(self._note_and_hide, graph)
 
     def _note_and_hide(self, graph: torch.fx.Graph) -> None:
-        for place, node in enumerate(graph.nodes):
-            node.meta[_PLACE] = place
+        note(graph)
         if (
             folds_narrow_casts()
             and self._will_be_shown()
@@ -169,21 +167,6 @@ def _release(graph: torch.fx.Graph, held: bool) -> None:
             user.meta[_HELD] = held
         hidden.replace_all_uses_with(hidden.args[0])
         graph.erase_node(hidden)
-
-
-def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:
-    """The place of each node in the program that was traced, as far as :class:`HideCasts` saw it.
-
-    A node that a later pass made stands where the last of its inputs does; without any note the
-    order is the graph's.
-    """
-    if not any(_PLACE in node.meta for node in graph.nodes):
-        return {node: place for place, node in enumerate(graph.nodes)}
-    place: dict[torch.fx.Node, int] = {}
-    for node in graph.nodes:
-        latest = max((place[x] for x in node.all_input_nodes), default=0)
-        place[node] = max(node.meta.get(_PLACE, 0), latest)
-    return place
 
 
 def _held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:

@@ -23,9 +23,9 @@ from torch._inductor.virtualized import ops
 
 from ..core.dag import Dag, Kind, used_where_written, written
 from ..core.policy import Policy
-from .narrow import program_order
 from .operators import identity
 from .pin_nodes import is_written, root_of
+from .program_order import program_order
 from .recording import ROUNDED_AS
 from .storage import mutates
 

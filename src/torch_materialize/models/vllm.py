@@ -127,7 +127,7 @@ def _described(name: str) -> dict[str, Any]:
 
 def _engine_config(described: dict[str, Any], tokens: int) -> Any:
     """vLLM's configuration, with its distributed state for a single process."""
-    from vllm.config import CompilationMode, set_current_vllm_config
+    from vllm.config import CompilationConfig, CompilationMode, set_current_vllm_config
     from vllm.distributed import (
         destroy_model_parallel,
         ensure_model_parallel_initialized,
@@ -153,6 +153,8 @@ def _engine_config(described: dict[str, Any], tokens: int) -> Any:
         ).create_engine_config()
     # A CPU is compiled by torch.compile alone; what is asked for is what a GPU gets.
     config.compilation_config.mode = CompilationMode.VLLM_COMPILE
+    asked = CompilationConfig(**compilation).inductor_compile_config
+    config.compilation_config.inductor_compile_config = asked
     _without_fusions(config.compilation_config.pass_config)
     with set_current_vllm_config(config):
         if not torch.distributed.is_initialized():
