@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from ..core.devices import CPU, Device, recognized
 from ..core.fits import FITS
 from ..core.limits import Limits
 from ..core.policy import Policy
-from ..events import log, surprise
+from ..events import detailed, log, surprise
 from .apply import as_stock, materializing, undecided
 from .cpp_casts import keep_casts
 from .decision import Decision, give_back, prepare
@@ -168,8 +167,7 @@ def _planned(
             return None if failed else chosen
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
-    certify = log.isEnabledFor(logging.DEBUG)
-    found = search(graph, limits, policy, certify=certify)
+    found = search(graph, limits, policy, certify=detailed())
     if failed:
         log.info("plan: left to stock: a pin could not be lowered")
         return None

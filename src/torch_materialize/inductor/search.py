@@ -26,7 +26,6 @@ from ..core.planner import Plan, Together, least_bytes, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.program import Solved
 from .decision import Decision
-from .garbage import CollectingLater
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
 from .rounding import across, rounds, to_round
@@ -94,10 +93,9 @@ def search(
     started = time.monotonic()
     if policy.numerics == "stock":
         graph = folded(graph)
-    with CollectingLater() as garbage:
-        short = shorten(graph)
-        hunt = _Hunt(short, limits, policy, started, garbage)
-        best = hunt.run()
+    short = shorten(graph)
+    hunt = _Hunt(short, limits, policy, started)
+    best = hunt.run()
     store = None if best.store is None else short.expand(best.store)
     rounded = short.expand(_rounded(short.graph, policy, best.dag))
     chosen = short.expand(best.dag.nodes(best.dag.chosen()) - copied_over(short.graph.module))
@@ -161,10 +159,8 @@ class _Hunt:
         limits: Limits,
         policy: Policy,
         started: float,
-        garbage: CollectingLater,
     ) -> None:
         self.short = short
-        self._garbage = garbage
         # A choice -> what Inductor was seen to materialize unasked on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
         self.trials = 0
@@ -406,5 +402,4 @@ class _Hunt:
 
     def _try(self, graph: PostGrad, store: frozenset[str] | None, policy: Policy = STOCK) -> State:
         self.trials += 1
-        self._garbage.lowered(graph.nodes)
         return State(store, *trial(graph, store, policy))

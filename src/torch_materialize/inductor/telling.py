@@ -25,7 +25,7 @@ from .. import explanation_record
 from ..core.devices import DEVICES
 from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
-from ..events import log, surprise
+from ..events import detailed, log, surprise
 from ..explanation import Explanation
 from ..figures import decision_rows
 from ..versions import installed_versions
@@ -128,7 +128,7 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
         found.rounds,
         found.seconds,
     )
-    if log.isEnabledFor(logging.DEBUG):
+    if detailed():
         for row in decision_rows(make(), _TOP):
             log.debug(
                 "plan: %s%s, %s at %s: stored by %s; if stored %s, if inlined %s",

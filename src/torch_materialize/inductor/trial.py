@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import torch
-import torch._inductor.graph
-from torch._dynamo.utils import counters
-from torch._inductor import config, metrics
+from torch._dynamo.convert_frame import compile_lock
+from torch._inductor import config
 from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
 from ..core.dag import Dag
 from ..core.graph import Graph
 from ..core.policy import STOCK, Policy
+from .apart import counting_apart
 from .apply import mark, materializing, undecided
 from .dag_reader import read_dag
 from .pins import quiet
 from .reader import read_scheduled
 from .recording import Recording
 from .reuse import MARK
+from .settings import patched
 
 __all__ = ["PostGrad", "copy_graph", "lowered", "run_lowering", "trial", "ungoverned_copy"]
 
@@ -46,8 +44,6 @@ _QUIET = {
     "combo_kernels_autotune": 0,
     "trace.enabled": False,
 }
-# Two trials at once would take each other's figures for what was there before.
-_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ def lowered(
         module.meta[MARK] = policy
     mark(module, store)
     settings = {k: v for k, v in _QUIET.items() if k in config._config}
-    with config.patch(settings), run_lowering(replace(graph, module=module), lowering_class) as one:
+    with patched(settings), run_lowering(replace(graph, module=module), lowering_class) as one:
         one._update_scheduler()
         yield one
 
@@ -128,8 +124,9 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
     What it leaves behind in Inductor, Dynamo and the ShapeEnv is taken back in the end.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_lock)
-        stack.enter_context(_no_trace())
+        # As every compile of Dynamo's: much of Inductor is not made for two threads.
+        stack.enter_context(compile_lock)
+        stack.enter_context(counting_apart())
         stack.enter_context(quiet())
         stack.enter_context(V.set_fake_mode(graph.fake_mode))
         stack.enter_context(V.set_debug_handler(_Silent()))
@@ -154,24 +151,6 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
         with materializing(lowering):
             lowering.run(*graph.inputs)
         yield lowering
-
-
-@contextlib.contextmanager
-def _no_trace() -> Iterator[None]:
-    """Puts back Inductor's metrics, Dynamo's counters and the numbering of graphs."""
-    before = {name: copy.copy(value) for name, value in _figures(metrics)}
-    counted = {name: counter.copy() for name, counter in counters.items()}
-    numbering = mock.patch.object(
-        torch._inductor.graph, "_post_grad_graph_counter", itertools.count()
-    )
-    try:
-        with numbering:
-            yield
-    finally:
-        for name, value in before.items():
-            setattr(metrics, name, value)
-        counters.clear()
-        counters.update(counted)
 
 
 @contextlib.contextmanager
@@ -211,13 +190,6 @@ def _state(shape_env: Any) -> list[tuple[str, Any]]:
         and not isinstance(value, bool)
         and not name.endswith("_counter")
     ]
-
-
-def _figures(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """The module's own numbers and collections, by name."""
-    for name, value in vars(module).items():
-        if not name.startswith("_") and isinstance(value, int | float | list | dict | set):
-            yield name, value
 
 
 class _Silent:
