@@ -28,6 +28,7 @@ from ..events import detailed, log, surprise
 from .apply import as_stock, materializing, undecided
 from .cpp_casts import keep_casts
 from .decision import Decision, give_back, prepare
+from .futile import nothing_to_gain
 from .narrow import failed_pass
 from .pins import failures
 from .reuse import MARK
@@ -161,18 +162,22 @@ def _planned(
         arguments["aot_mode"],
     )
     limits = limits_for(_device(inputs))
+    # Imported here: it explains by what this module and dry runs are made of.
+    from .telling import tell, told
+
     if policy.name == "tune":
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
             return None if failed else chosen
+    if not told() and nothing_to_gain(graph, limits):
+        log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
+        return Decision()
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
     found = search(graph, limits, policy, certify=detailed())
     if failed:
         log.info("plan: left to stock: a pin could not be lowered")
         return None
-    # Imported here: it explains by what this module and dry runs are made of.
-    from .telling import tell
 
     tell(graph, policy, found, limits.balance)
     return found

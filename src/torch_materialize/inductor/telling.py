@@ -34,7 +34,7 @@ from .explaining import explained
 from .search import Found
 from .trial import PostGrad
 
-__all__ = ["RECORD", "record_folder", "tell"]
+__all__ = ["RECORD", "record_folder", "tell", "told"]
 
 #: The variable that names the folder for records.
 RECORD = "TORCH_MATERIALIZE_RECORD"
@@ -52,6 +52,12 @@ def record_folder() -> Path | None:
     """Where records are to be left; None where nobody asked for them."""
     folder = os.environ.get(RECORD, "")
     return Path(folder) if folder else None
+
+
+def told() -> bool:
+    """Whether somebody wants the figures of dry runs, even of a graph that no plan changes."""
+    tracing = getattr(torch_logging, "trace_log", None)
+    return detailed() or record_folder() is not None or bool(getattr(tracing, "handlers", ()))
 
 
 def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
