@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 
 import pytest
@@ -15,7 +14,6 @@ from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.fits import FITS
 from torch_materialize.core.policy import STOCK
 from torch_materialize.inductor.dry_run import dry_run
-from torch_materialize.inductor.garbage import CollectingLater
 from torch_materialize.inductor.planned import limits_for
 from torch_materialize.inductor.printed import code_of
 
@@ -131,17 +129,3 @@ def test_a_gpu_goes_by_bytes_as_far_as_its_rates_have_no_say():
     assert limits_for(DEVICES["h200"]).doubts is FITS["h200"]
     assert limits_for(DEVICES["h200"]).rates is None
     assert limits_for(CPU).rates is FITS["cpu"] and limits_for(CPU).doubts is None
-
-
-@pytest.mark.parametrize("collects", [True, False])
-def test_garbage_is_collected_again_after_planning(collects):
-    before = gc.isenabled()
-    (gc.enable if collects else gc.disable)()
-    try:
-        with pytest.raises(RuntimeError), CollectingLater() as garbage:
-            assert not gc.isenabled()
-            garbage.lowered(10**6)
-            raise RuntimeError
-        assert gc.isenabled() == collects
-    finally:
-        (gc.enable if before else gc.disable)()

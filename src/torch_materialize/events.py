@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 
-__all__ = ["log", "once", "strict", "surprise"]
+__all__ = ["detailed", "log", "once", "strict", "surprise"]
 
 log = logging.getLogger("torch_materialize")
 
@@ -20,6 +20,15 @@ def strict() -> bool:
     The tests run this way; users need it only to get a traceback for a bug report.
     """
     return os.environ.get("TORCH_MATERIALIZE_STRICT", "") not in ("", "0")
+
+
+def detailed() -> bool:
+    """Whether somebody asked this package for the details of its decisions, which take solves.
+
+    It is asked by the level of our own logger, which ``TORCH_LOGS=+torch_materialize`` sets.  A
+    program that logs all its libraries at DEBUG asks for what they say, not for more work.
+    """
+    return logging.NOTSET < log.level <= logging.DEBUG
 
 
 def once(key: str, level: int, message: str, *args: object) -> None:

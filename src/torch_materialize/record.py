@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,17 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    # Not a file of tempfile's: those are private, and a record is as readable as any file of the
+    # user; to ask for the umask is to change it for every thread.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with temporary.open("xb") as file:
+        try:
             file.write(content)
-        # mkstemp makes private files; a record is as readable as any file of the user.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            file.close()
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def read_json(path: Path) -> Any:
@@ -99,12 +100,6 @@ def complete(where: str) -> Iterator[None]:
         raise RecordError(
             f"{where}: the record is damaged ({type(error).__name__}: {error}). Make it anew."
         ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def tensor_to_json(tensor: Tensor) -> dict[str, Any]:

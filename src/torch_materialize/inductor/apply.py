@@ -20,6 +20,8 @@ import torch
 from torch._inductor import config, ir
 from torch._inductor.graph import GraphLowering
 
+from .settings import patched
+
 __all__ = ["as_stock", "mark", "materializing", "undecided", "unmark"]
 
 _MARK = "torch_materialize_marked"
@@ -46,7 +48,7 @@ def undecided() -> Iterator[None]:
     rules = {k: v for k, v in _COUNTING_RULES.items() if hasattr(config, k)}
     token = _before.set(_before.get() or {k: getattr(config, k) for k in rules})
     try:
-        with config.patch(rules):
+        with patched(rules):
             yield
     finally:
         _before.reset(token)
@@ -55,7 +57,7 @@ def undecided() -> Iterator[None]:
 @contextlib.contextmanager
 def as_stock() -> Iterator[None]:
     """Inside the block, within :func:`undecided`, the counting rules are the user's again."""
-    with config.patch(dict(_before.get() or {})):
+    with patched(dict(_before.get() or {})):
         yield
 
 

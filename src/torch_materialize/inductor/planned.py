@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,12 +24,13 @@ from ..core.devices import Device
 from ..core.fits import FITS
 from ..core.limits import Limits
 from ..core.policy import Policy
-from ..events import log, surprise
+from ..events import detailed, log, surprise
 from .apply import as_stock, materializing, undecided
 from .at_hand import device_of
 from .cpp_casts import keep_casts
 from .decision import STOCKS, Decision, give_back, prepare, rounds_casts
 from .fallback import suspect
+from .futile import nothing_to_gain
 from .narrow import failed_pass
 from .outer_loops import keep_outer_loops_apart
 from .pins import failures
@@ -184,19 +184,22 @@ def _planned(
         arguments["aot_mode"],
     )
     limits = limits_for(device_of(inputs))
+    # Imported here: it explains by what this module and dry runs are made of.
+    from .telling import tell, told
+
     if policy.name == "tune":
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
             return STOCKS if failed else chosen
+    if not told() and nothing_to_gain(graph, limits):
+        log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
+        return STOCKS
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
-    certify = log.isEnabledFor(logging.DEBUG)
-    found = search(graph, limits, policy, certify=certify)
+    found = search(graph, limits, policy, certify=detailed())
     if failed:
         log.info("plan: left to stock: a pin could not be lowered")
         return STOCKS
-    # Imported here: it explains by what this module and dry runs are made of.
-    from .telling import tell
 
     tell(graph, policy, found, limits.balance)
     return found

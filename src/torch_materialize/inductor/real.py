@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._inductor import config
 from torch._inductor.graph import GraphLowering
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -23,6 +22,7 @@ from .cpp_casts import keep_casts
 from .decision import Decision, choosing, prepare, rounds_casts
 from .outer_loops import keep_outer_loops_apart
 from .post_grad import PostGrad, ungoverned_copy
+from .settings import patched
 from .trial import run_lowering
 
 __all__ = ["clock", "compiled", "made_up", "outside", "sizes", "why_not"]
@@ -89,7 +89,7 @@ def compiled(graph: PostGrad, decision: Decision, numerics: str) -> Callable[[li
     # What is written while the user debugs should be the user's own graph.
     settings = {"trace.enabled": False}
     with (
-        config.patch(settings),
+        patched(settings),
         choosing(decision),
         run_lowering(copied, GraphLowering) as lowering,
     ):
@@ -104,14 +104,17 @@ def compiled(graph: PostGrad, decision: Decision, numerics: str) -> Callable[[li
 
 @contextlib.contextmanager
 def outside(graph: PostGrad) -> Iterator[None]:
-    """Inside the block tensors are real, nothing is traced, and random state is put back."""
+    """Inside the block tensors are real, nothing is traced, and random state is put back.
+
+    That state is the process's, so it is only touched for a graph that draws from it.
+    """
     used = {x.device for x in graph.inputs if isinstance(x, torch.Tensor)}
     gpus = [device for device in used if device.type == "cuda"]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_disable_current_modes())
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch._C._DisableAutocast())
-        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(torch.random.fork_rng(gpus, enabled=_draws(graph)))
         yield
 
 
@@ -136,6 +139,12 @@ def clock(graph: PostGrad, call: Callable[[list[Any]], Any], inputs: list[Any]) 
         return float(first.elapsed_time(last)) * 1e-3
 
     return by_events
+
+
+def _draws(graph: PostGrad) -> bool:
+    """Whether a graph has random numbers."""
+    seeded = torch.Tag.nondeterministic_seeded
+    return any(seeded in getattr(node.target, "tags", ()) for node in graph.module.graph.nodes)
 
 
 def _is_harmless(target: Any) -> bool:
@@ -180,7 +189,7 @@ def _make(value: Any) -> Any:
         return _hint(value)
     flat = torch.zeros(_extent(value), dtype=value.dtype, device=value.device)
     if value.dtype.is_floating_point and value.dtype.itemsize > 1:
-        flat.uniform_(-1, 1)
+        flat.uniform_(-1, 1, generator=torch.Generator(value.device))
     hints = [_hint(part) or 0 for part in (*value.shape, *value.stride())]
     return flat.as_strided(hints[: value.dim()], hints[value.dim() :])
 

@@ -30,7 +30,6 @@ from ..core.story import Refusal
 from ..core.traffic import traffic
 from ..events import log
 from .decision import Decision
-from .garbage import CollectingLater
 from .layers import Shortened, shorten
 from .narrow import folded, held_names
 from .post_grad import PostGrad
@@ -102,11 +101,10 @@ def search(
     started = time.monotonic()
     if policy.numerics == "stock":
         graph = folded(graph)
-    with CollectingLater() as garbage:
-        short = shorten(graph)
-        hunt = _Hunt(short, limits, policy, started, garbage)
-        hunt.run()
-        decision, best = hunt.settled()
+    short = shorten(graph)
+    hunt = _Hunt(short, limits, policy, started)
+    hunt.run()
+    decision, best = hunt.settled()
     found = Found(
         store=None if decision.store is None else short.expand(decision.store),
         rounded=short.expand(decision.rounded),
@@ -181,10 +179,8 @@ class _Hunt:
         limits: Limits,
         policy: Policy,
         started: float,
-        garbage: CollectingLater,
     ) -> None:
         self.short = short
-        self._garbage = garbage
         # A choice -> what Inductor was seen to materialize unasked on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
         self.trials = 0
@@ -466,7 +462,6 @@ class _Hunt:
         self, decision: Decision, policy: Policy = STOCK, numerics: str | None = None
     ) -> State:
         self.trials += 1
-        graph = self.short.graph
-        self._garbage.lowered(graph.nodes)
         how = self._numerics if numerics is None else numerics
-        return State(decision.store, *trial(graph, decision, numerics=how, policy=policy))
+        found = trial(self.short.graph, decision, numerics=how, policy=policy)
+        return State(decision.store, *found)

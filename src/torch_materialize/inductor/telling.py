@@ -24,7 +24,7 @@ from torch._logging import _internal as torch_logging
 from .. import explanation_record
 from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
-from ..events import log, surprise
+from ..events import detailed, log, surprise
 from ..explanation import Explanation
 from ..figures import decision_rows
 from ..versions import installed_versions
@@ -34,7 +34,7 @@ from .explaining import explained
 from .search import Found
 from .trial import PostGrad
 
-__all__ = ["RECORD", "record_folder", "tell"]
+__all__ = ["RECORD", "record_folder", "tell", "told"]
 
 #: The variable that names the folder for records.
 RECORD = "TORCH_MATERIALIZE_RECORD"
@@ -52,6 +52,12 @@ def record_folder() -> Path | None:
     """Where records are to be left; None where nobody asked for them."""
     folder = os.environ.get(RECORD, "")
     return Path(folder) if folder else None
+
+
+def told() -> bool:
+    """Whether somebody wants the figures of dry runs, even of a graph that no plan changes."""
+    tracing = getattr(torch_logging, "trace_log", None)
+    return detailed() or record_folder() is not None or bool(getattr(tracing, "handlers", ()))
 
 
 def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
@@ -132,7 +138,7 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
     )
     for refusal in found.refused:
         log.info("plan: %s", refusal.sentence())
-    if log.isEnabledFor(logging.DEBUG):
+    if detailed():
         for row in decision_rows(make(), _TOP):
             log.debug(
                 "plan: %s%s, %s at %s: stored by %s; if stored %s, if inlined %s",

@@ -10,25 +10,20 @@ then everything that the run left behind is put back.
 from __future__ import annotations
 
 import contextlib
-import copy
-import itertools
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
-import torch
-import torch._inductor.graph
-from torch._dynamo.utils import counters
-from torch._inductor import config, metrics
+from torch._dynamo.convert_frame import compile_lock
+from torch._inductor import config
 from torch._inductor.virtualized import V
 
 from ..core.dag import Dag
 from ..core.graph import Graph
 from ..core.policy import STOCK, Policy
 from ..errors import brief
+from .apart import counting_apart
 from .apply import materializing
 from .dag_reader import read_dag
 from .decision import STOCKS, Decision, choosing, prepare
@@ -38,6 +33,7 @@ from .post_grad import PostGrad, copy_graph, ungoverned_copy
 from .reader import read_scheduled
 from .recording import Recording
 from .reuse import MARK
+from .settings import patched
 from .shapes import scratch_shapes
 
 __all__ = [
@@ -61,8 +57,6 @@ _QUIET = {
     "combo_kernels_autotune": 0,
     "trace.enabled": False,
 }
-# Two trials at once would take each other's figures for what was there before.
-_lock = threading.RLock()
 
 
 class LoweringError(Exception):
@@ -108,7 +102,7 @@ def lowered(
     prepare(module, decision, numerics)
     settings = {k: v for k, v in _QUIET.items() if k in config._config}
     with (
-        config.patch(settings),
+        patched(settings),
         choosing(decision),
         run_lowering(replace(graph, module=module), lowering_class) as one,
     ):
@@ -129,8 +123,9 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
         LoweringError: Inductor cannot lower the graph.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_lock)
-        stack.enter_context(_no_trace())
+        # As every compile of Dynamo's: much of Inductor is not made for two threads.
+        stack.enter_context(compile_lock)
+        stack.enter_context(counting_apart())
         stack.enter_context(quiet())
         stack.enter_context(V.set_fake_mode(graph.fake_mode))
         stack.enter_context(V.set_debug_handler(_Silent()))
@@ -162,31 +157,6 @@ def _upstreams() -> Iterator[None]:
         yield
     except Exception as error:
         raise LoweringError(brief(error)) from error
-
-
-@contextlib.contextmanager
-def _no_trace() -> Iterator[None]:
-    """Puts back Inductor's metrics, Dynamo's counters and the numbering of graphs."""
-    before = {name: copy.copy(value) for name, value in _figures(metrics)}
-    counted = {name: counter.copy() for name, counter in counters.items()}
-    numbering = mock.patch.object(
-        torch._inductor.graph, "_post_grad_graph_counter", itertools.count()
-    )
-    try:
-        with numbering:
-            yield
-    finally:
-        for name, value in before.items():
-            setattr(metrics, name, value)
-        counters.clear()
-        counters.update(counted)
-
-
-def _figures(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """The module's own numbers and collections, by name."""
-    for name, value in vars(module).items():
-        if not name.startswith("_") and isinstance(value, int | float | list | dict | set):
-            yield name, value
 
 
 class _Silent:

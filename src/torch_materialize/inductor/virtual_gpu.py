@@ -17,6 +17,7 @@ import torch
 import torch._subclasses.fake_impls
 import torch._subclasses.fake_tensor
 import torch.utils._triton
+from torch._dynamo.convert_frame import compile_lock
 from torch._inductor.runtime.hints import DeviceProperties
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -42,12 +43,15 @@ def planned_device(device: Device) -> Iterator[None]:
     """Answers Inductor's questions about the GPU as ``device`` would, inside the block.
 
     Fake inputs must exist before the block is entered.  The answers are process-wide while
-    the block is open: no other thread may compile meanwhile.  A CPU device changes nothing.
+    the block is open, so no other thread compiles meanwhile: it waits, as for any other compile.
+    What else it asks ``torch.cuda`` is answered for the planned device, too; only commands that
+    compile nothing for real open such a block.  A CPU device changes nothing.
     """
     if not device.is_gpu:
         yield
         return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(compile_lock)
         for owner, name, value in _answers(device):
             stack.enter_context(mock.patch.object(owner, name, value))
         fakes = torch._subclasses.fake_impls.op_implementations_dict
