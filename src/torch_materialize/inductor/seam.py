@@ -35,8 +35,8 @@ class Seam:
         use: how we lean on it.
         why: what for.
         until: the condition under which this row can be removed.
-        features: ``policy`` (enable, options), ``compare``, ``tune`` and/or ``pins`` (keep,
-            inline).
+        features: ``policy`` (enable, options), ``compare``, ``tune``, ``pins`` (keep, inline)
+            and/or ``uncached`` (what was left to stock).
         digests: digest -> the torch versions in which it was seen and read.
         optional: whether its absence is fine (it came with a later torch).
     """

@@ -17,6 +17,7 @@ _TUNE = ("tune",)
 _PINS_KNOWN = "Inductor has marks for a tensor that is to be written, or never"
 _RULE_GONE = "Inductor ships a cost model at this place that is no worse"
 _CALLABLE = "the code that calls it goes"
+_UNCACHED = "a graph can be kept out of Inductor's caches while it is lowered"
 
 SEAMS: tuple[Seam, ...] = (
     Seam(
@@ -440,6 +441,37 @@ SEAMS: tuple[Seam, ...] = (
         "whether AOTAutograd is tracing",
         "torch.compiler.is_compiling covers make_fx and AOTAutograd",
         _PINS,
+    ),
+    Seam(
+        "torch._inductor.codecache:FxGraphCache._save_graph",
+        Use.CALLED,
+        "wrapped, once something went wrong: what was left to stock is not kept under a policy's key",
+        _UNCACHED,
+        ("uncached",),
+        {"444d79b19c07e586": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._functorch._aot_autograd.autograd_cache:AOTAutogradCache.save",
+        Use.CALLED,
+        "wrapped likewise: entries that hold compiled graphs",
+        _UNCACHED,
+        ("uncached",),
+        {"8465261da051313d": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._functorch._aot_autograd.autograd_cache:AOTAutogradCache._write_to_local_cache",
+        Use.CALLED,
+        "wrapped likewise: entries that hold compiled graphs",
+        _UNCACHED,
+        ("uncached",),
+        {"bd355df7b1da2d5a": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.output_code:CompiledFxGraph.__init__",
+        Use.SETTING,
+        "takes over a lowering's `torchbind_constants` as they are, by which it is known",
+        _UNCACHED,
+        ("uncached",),
     ),
     Seam(
         "vllm.envs:environment_variables",
