@@ -17,6 +17,7 @@ from ..core.policy import STOCK, Policy
 from ..events import once, surprise
 from ..versions import implementation
 from .chained import ChainedPass, uuids
+from .job import job
 from .reuse import MARK
 
 __all__ = [
@@ -70,7 +71,9 @@ class PolicyPass(ChainedPass):
         if theirs is None:
             return None
         try:
-            return (self._fingerprint(), *theirs)
+            # What `tune` measured is this job's own.
+            ours = job() if self.policy.name == "tune" else ""
+            return (self._fingerprint(), *filter(None, [ours]), *theirs)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.post_grad_custom_post_pass", error)
             return None

@@ -21,6 +21,7 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 
 from .. import activation
+from ..core.deadline import OutOfTime
 from ..core.devices import CPU, Device, recognized
 from ..core.fits import FITS
 from ..core.limits import Limits
@@ -28,13 +29,15 @@ from ..core.policy import Policy
 from ..events import log, surprise
 from .apply import as_stock, materializing, undecided
 from .cpp_casts import keep_casts
-from .decision import Decision, give_back, prepare
+from .decision import GIVEN_UP, Decision, give_back, prepare
 from .narrow import failed_pass
 from .pins import failures
+from .ranks import agreed
 from .reuse import MARK
-from .search import search
+from .search import Found, search
 from .trial import PostGrad
 from .tune import tuned
+from .uncached import uncached
 
 __all__ = ["limits_for", "patch_graph_lowering_init", "patch_graph_lowering_run"]
 
@@ -80,6 +83,8 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
             setattr(self, _PLANNED, True)
         if eager or (found is not None and found.rounded):
             keep_casts(self)
+        if found is GIVEN_UP:
+            uncached(self)
 
     return __init__
 
@@ -162,22 +167,32 @@ def _planned(
         arguments["aot_mode"],
     )
     limits = limits_for(_device(inputs))
-    if policy.name == "tune":
-        chosen = tuned(graph, limits, policy)
-        if chosen is not None:
-            return None if failed else chosen
-    # The bound is only for people to read; without a reader it is not worth its solve, and
-    # of repeated layers, not its dry runs.
-    certify = log.isEnabledFor(logging.DEBUG)
-    found = search(graph, limits, policy, certify=certify)
+    found = agreed(graph, policy, functools.partial(_decided, graph, limits, policy))
     if failed:
         log.info("plan: left to stock: a pin could not be lowered")
         return None
-    # Imported here: it explains by what this module and dry runs are made of.
-    from .telling import tell
+    if isinstance(found, Found):
+        # Imported here: it explains by what this module and dry runs are made of.
+        from .telling import tell
 
-    tell(graph, policy, found, limits.balance)
+        tell(graph, policy, found, limits.balance)
     return found
+
+
+def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool) -> Decision:
+    """What this process alone decides."""
+    if policy.name == "tune" and may_measure:
+        chosen = tuned(graph, limits, policy)
+        if chosen is not None:
+            return chosen
+    # The bound is only for people to read; without a reader it is not worth its solve, and
+    # of repeated layers, not its dry runs.
+    certify = log.isEnabledFor(logging.DEBUG)
+    try:
+        return search(graph, limits, policy, certify=certify)
+    except OutOfTime as error:
+        log.warning("plan: a graph of %d nodes: %s", graph.nodes, error)
+        return GIVEN_UP
 
 
 def _device(inputs: Sequence[Any]) -> Device | None:
