@@ -1,7 +1,8 @@
 """Prints what plans decide for a few graphs, to be compared from one process to the next.
 
-``python tests/deciding.py [policy]`` prints one JSON object: graph -> its decision, and a digest of
-all that the planner saw.
+``python tests/deciding.py`` prints one JSON object: graph -> its decision, and a digest of all that
+the planner saw, in its order.  ``by-buffers`` has internal buffers read what their names tell, which
+is what the reader falls back on.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from torch_materialize.core.devices import CPU, DEVICES
-from torch_materialize.core.policy import parse
 from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor import dag_reader
+from torch_materialize.inductor.decision import names_of
 from torch_materialize.inductor.planned import limits_for
 from torch_materialize.inductor.search import search
 from torch_materialize.inductor.virtual_gpu import planned_device
@@ -58,39 +60,34 @@ def residuals(x, w, v):
 
 _SQUARE = (512, 512)
 GRAPHS = {
-    "norms": (norms, [(64, 40_000), (40_000,), (40_000,)]),
-    "gathers": (gathers, [(4096, 64), "indices", "indices"]),
-    "pieces": (pieces, [_SQUARE, _SQUARE, _SQUARE, _SQUARE]),
-    "residuals": (residuals, [_SQUARE, _SQUARE, _SQUARE]),
+    "norms": (norms, CPU, [(64, 40_000), (40_000,), (40_000,)]),
+    "gathers": (gathers, CPU, [(4096, 64), "indices", "indices"]),
+    "pieces": (pieces, DEVICES["h200"], [_SQUARE, _SQUARE, _SQUARE, _SQUARE]),
+    "residuals": (residuals, DEVICES["h200"], [_SQUARE, _SQUARE, _SQUARE]),
 }
 
 
-def decided(name: str, policy: str) -> dict[str, dict[str, object]]:
-    """Of one function, on a CPU and on a GPU, for inference and training."""
-    function, made = GRAPHS[name]
-    seen = {}
-    for device in (CPU, DEVICES["h200"]):
-        for training in (False, True) if name == "residuals" else (False,):
-            mode = capturing.fake_mode()
-            with mode:
-                inputs = [
-                    torch.zeros(1024, dtype=torch.long)
-                    if one == "indices"
-                    else torch.empty(one, requires_grad=training)
-                    for one in made
-                ]
-            graphs = capturing.capture(function, inputs, {}, device, mode, training=training)
-            for place, graph in enumerate(graphs):
-                with planned_device(device):
-                    found = search(graph, limits_for(device), parse(policy), certify=False)
-                saw = repr(_shown((found.graph, found.dag, found.stock, found.stock_dag)))
-                fields = ("store", "rounded", "marked", "casts")
-                seen[f"{name}, {device.name}, {place} of {len(graphs)}"] = {
-                    **{field: sorted(getattr(found, field) or ()) for field in fields},
-                    "stock": found.store is None,
-                    "rounds": found.rounds,
-                    "saw": hashlib.sha256(saw.encode()).hexdigest(),
-                }
+def decided(name: str) -> dict[str, dict[str, object]]:
+    """What is decided about the graphs of one function."""
+    function, device, made = GRAPHS[name]
+    training, mode = name == "residuals", capturing.fake_mode()
+    with mode:
+        inputs = [
+            torch.zeros(1024, dtype=torch.long)
+            if one == "indices"
+            else torch.empty(one, requires_grad=training)
+            for one in made
+        ]
+    seen: dict[str, dict[str, object]] = {}
+    for graph in capturing.capture(function, inputs, {}, device, mode, training=training):
+        with planned_device(device):
+            found = search(graph, limits_for(device), certify=False)
+        saw = repr(_shown((found.graph, found.dag, found.stock, found.stock_dag)))
+        seen[f"{name} {len(seen)}"] = {
+            "decision": names_of(found),
+            "rounds": found.rounds,
+            "saw": hashlib.sha256(saw.encode()).hexdigest(),
+        }
     return seen
 
 
@@ -106,6 +103,6 @@ def _shown(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    policy = sys.argv[1] if len(sys.argv) > 1 else "plan"
-    everything = {k: v for name in GRAPHS for k, v in decided(name, policy).items()}
-    sys.stdout.write(json.dumps(everything))
+    if "by-buffers" in sys.argv:
+        dag_reader._Reader._is_read = lambda *_: False
+    sys.stdout.write(json.dumps({k: v for name in GRAPHS for k, v in decided(name).items()}))

@@ -164,9 +164,7 @@ def test_the_emergency_gives_stock_and_says_so(dynamo, lenient, monkeypatch):
     kept_out = []
     monkeypatch.setattr(planned, "uncached", kept_out.append)
     usual = planned.limits_for
-    monkeypatch.setattr(
-        planned, "limits_for", lambda device: replace(usual(device), emergency=0.0)
-    )
+    monkeypatch.setattr(planned, "limits_for", lambda device: replace(usual(device), emergency=0.0))
     x = torch.randn(64, 64)
     torch.compile(lambda x: ((x + 1).sum(0), (x + 1).amax(1)), options=tm.options("plan"))(x)
     assert len(kept_out) == 1

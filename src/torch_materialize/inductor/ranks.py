@@ -40,7 +40,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _DEVICE = re.compile(r"\b(cuda|xpu|hpu|mtia|privateuseone):\d+|(device\(type='\w+'), index=\d+\)")
 # Types of arguments that may hold what a rank has for itself: where its part of a table or of a
 # sequence begins.  Of sizes, what matters is in the shape of the result.
-_OWN = ("SymInt", "number", "Scalar", "Tensor")
+_OWN = ("SymIntType", "NumberType", "TensorType")
 
 
 def agreed(graph: PostGrad, policy: Policy, decide: Callable[[bool], Decision]) -> Decision:
@@ -139,10 +139,17 @@ def _called(node: torch.fx.Node) -> str:
         value = given.get(argument.name, argument.default_value)
         if argument.name in ("group_name", "device"):
             continue
-        own = any(kind in str(argument.real_type) for kind in _OWN)
-        shown.append(str(pytree.tree_map(_type_of_own, value) if own else value))
+        shown.append(str(pytree.tree_map(_nameless, value) if _is_own(argument) else value))
     return f"{node.target} {shown}"
 
 
-def _type_of_own(value: Any) -> Any:
+def _is_own(argument: Any) -> bool:
+    kind = argument.real_type
+    while kind.kind() in ("OptionalType", "ListType"):
+        kind = kind.getElementType()
+    return kind.kind() in _OWN
+
+
+def _nameless(value: Any) -> Any:
+    """The type of a number in its place."""
     return type(value).__name__ if isinstance(value, int | float | complex) else value
