@@ -1,8 +1,8 @@
 """Prints what plans decide for a few graphs, to be compared from one process to the next.
 
-``python tests/deciding.py`` prints one JSON object: graph -> its decision, and a digest of all that
-the planner saw, in its order.  ``by-buffers`` has internal buffers read what their names tell, which
-is what the reader falls back on.
+``python tests/deciding.py`` prints one JSON object: graph -> its decision, and a digest of all
+that the planner saw, in its order.  ``by-buffers`` has internal buffers read what their names
+tell, which is what the reader falls back on.
 """
 
 from __future__ import annotations

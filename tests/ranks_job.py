@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,8 +17,6 @@ import torch_materialize as tm
 from torch_materialize.core.limits import Limits
 from torch_materialize.inductor import planned, tune
 from torch_materialize.inductor.decision import GIVEN_UP, names_of
-
-RANK = int(os.environ["RANK"])
 
 
 def block(x, y):
@@ -68,26 +65,26 @@ class Seen:
 
 def main() -> None:
     dist.init_process_group("gloo")
-    seen, found = Seen(), {}
+    seen, found, rank = Seen(), {}, dist.get_rank()
     # Each rank finds another candidate fastest, as clocks might have it.
-    tune.faster = lambda times, *_: list(times)[RANK % (len(times) - 1)]
+    tune.faster = lambda times, *_: list(times)[rank % (len(times) - 1)]
     found["tune"] = seen.compile(block, "tune")
     # Every rank but the first comes late.
     dist.barrier()
-    found["late"] = seen.compile(residual, "tune:numerics=eager", at=0.0 if RANK == 0 else 5.0)
+    found["late"] = seen.compile(residual, "tune:numerics=eager", at=0.0 if rank == 0 else 5.0)
     dist.barrier()
     # One rank is so slow that it reaches the emergency limit.
     usual = planned.limits_for
-    if RANK == dist.get_world_size() - 1:
+    if rank == dist.get_world_size() - 1:
         planned.limits_for = lambda device: Limits(emergency=0.0)
     found["slow"] = seen.compile(residual, "plan")
     planned.limits_for = usual
     dist.barrier()
     # A rank without the others does not wait for them.
-    if RANK == 0:
+    if rank == 0:
         found["alone"] = seen.compile(block, "plan")
     dist.barrier()
-    Path(sys.argv[1], f"{RANK}.json").write_text(json.dumps(found))
+    Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 

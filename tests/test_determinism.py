@@ -10,10 +10,10 @@ import sys
 import time
 from dataclasses import replace
 
-import deciding
 import pytest
 import torch
 
+import deciding
 from torch_materialize.core import limits as core_limits
 from torch_materialize.core.deadline import Deadline, OutOfTime
 from torch_materialize.inductor import capture as capturing

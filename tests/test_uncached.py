@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import types
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from torch._inductor.graph import GraphLowering
 
 from torch_materialize.inductor import uncached as module
 from torch_materialize.inductor.uncached import is_uncached, uncached
-
 
 # Another number in each test, so that no cache knows the function.
 UNSEEN = 0.0
@@ -30,8 +30,8 @@ def caches(dynamo, monkeypatch):
 
     In the usual folder: in another, C++ headers would be compiled once more.
     """
-    for module, name in ((config, "fx_graph_cache"), (functorch_config, "enable_autograd_cache")):
-        monkeypatch.setattr(module._config[name], "env_value_force", True)
+    for settings, name in ((config, "fx_graph_cache"), (functorch_config, "enable_autograd_cache")):
+        monkeypatch.setattr(settings._config[name], "env_value_force", True)
     monkeypatch.setitem(globals(), "UNSEEN", random.random())
 
 
@@ -121,10 +121,7 @@ def test_a_torch_that_saves_otherwise_caches_it_and_says_so(given_up, lenient, m
 
 
 def test_the_mark_goes_from_a_lowering_to_what_is_compiled():
-    class Lowering:
-        torchbind_constants: dict[str, object] = {}
-
-    one = Lowering()
+    one = types.SimpleNamespace(torchbind_constants={})
     assert not is_uncached(one)
     uncached(one)
     uncached(one)

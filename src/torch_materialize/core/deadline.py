@@ -20,8 +20,8 @@ class OutOfTime(MaterializeError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"planning took more than {seconds:g} s, so this graph is left to stock. The machine is "
-            "very busy, or the graph is one that our limits do not fit: please report it."
+            f"planning took more than {seconds:g} s, so this graph is left to stock. The machine "
+            "is very busy, or our limits do not fit the graph: then please report it."
         )
 
 
