@@ -22,7 +22,7 @@ def test_upstream_object_is_known(seam):
 def test_row_is_complete(seam):
     assert seam.why
     assert seam.until
-    assert set(seam.features) <= {"policy", "compare", "pins", "tune", "uncached", "vllm"}
+    assert set(seam.features) <= {"policy", "compare", "pins", "ranks", "tune", "uncached", "vllm"}
     # An object whose body or parameters matter must have digests to compare with.
     assert bool(seam.digests) == (seam.use in (Use.REPLACED, Use.CALLED))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import types
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ def caches(dynamo, monkeypatch):
 
     In the usual folder: in another, C++ headers would be compiled once more.
     """
-    for module, name in ((config, "fx_graph_cache"), (functorch_config, "enable_autograd_cache")):
-        monkeypatch.setattr(module._config[name], "env_value_force", True)
+    for settings, name in ((config, "fx_graph_cache"), (functorch_config, "enable_autograd_cache")):
+        monkeypatch.setattr(settings._config[name], "env_value_force", True)
     monkeypatch.setitem(globals(), "UNSEEN", random.random())
 
 
@@ -120,10 +121,7 @@ def test_a_torch_that_saves_otherwise_caches_it_and_says_so(given_up, lenient, m
 
 
 def test_the_mark_goes_from_a_lowering_to_what_is_compiled():
-    class Lowering:
-        torchbind_constants: dict[str, object] = {}
-
-    one = Lowering()
+    one = types.SimpleNamespace(torchbind_constants={})
     assert not is_uncached(one)
     uncached(one)
     uncached(one)

@@ -8,13 +8,13 @@ bf16 residual is materialized before the fp32 sum that it rounds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from .cones import components, cones
 from .cost import together
 from .dag import Dag, Kind, Moved, moved
+from .deadline import FOREVER, Deadline
 from .limits import Limits
 from .program import Program, Solved
 
@@ -38,7 +38,7 @@ class Plan:
             outputs, what each can reach (:mod:`.cones`) and the limits held fixed, no choice
             of what to materialize moves fewer bytes.  Of limits without rates; with them it is
             no number of bytes.
-        unsolved: the first kernel of each group that had no solution in time; the whole
+        unsolved: the first kernel of each group that had no solution within the limits; the whole
             group is held fixed then, in the plan and in the bound.
     """
 
@@ -56,14 +56,18 @@ def plan(
     banned: Set[tuple[int, int]] = frozenset(),
     alike: Sequence[tuple[int, ...]] = (),
     solved: Solved | None = None,
+    deadline: Deadline = FOREVER,
 ) -> Plan:
     """Solves one dry run.
 
     ``banned`` are (value, kernel) pairs that are known not to fuse; the values in one tuple
     of ``alike`` (counterparts in repeated layers) are decided alike.  ``solved`` remembers programs
     from one call to the next.
+
+    Raises:
+        OutOfTime: the ``deadline`` passed meanwhile.
     """
-    deadline = time.monotonic() + limits.solve_seconds
+    work = limits.solve_work
     solved = {} if solved is None else solved
     # What the model misses of each kernel (an embedding's backward, say) is no choice of
     # ours, so it is carried along as a constant.
@@ -77,11 +81,11 @@ def plan(
     free = [tied for group in alike if len(tied := _undecided(dag, group)) > 1]
     for group in components(dag, cones(dag, now, limits.body), free):
         program = Program(dag, group, limits, banned, free)
-        solution = program.solve(deadline - time.monotonic(), solved)
+        solution = program.solve(work, deadline, solved)
         if solution is None and free:
             # Layers that cannot be decided alike (one body too large, say) are decided apart.
             program = Program(dag, group, limits, banned)
-            solution = program.solve(deadline - time.monotonic(), solved)
+            solution = program.solve(work, deadline, solved)
         if solution is None:
             unsolved.append(group[0].kernel.name)
             homes |= {i: c.kernel.index for c in group for i in c.kernel.writes}
@@ -89,6 +93,7 @@ def plan(
         else:
             bound += solution.bound
             homes |= solution.homes
+            work -= solution.work
     then = moved(dag, homes)
     predicted = sum(one.total(dag) for one in then) + sum(missed)
     unseen = [

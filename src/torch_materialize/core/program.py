@@ -21,6 +21,7 @@ from scipy.sparse import csr_matrix
 
 from .cones import MOST_ENTRIES, Cone, entries
 from .dag import Dag, Kind, Value
+from .deadline import FOREVER, Deadline
 from .limits import Limits
 
 __all__ = ["Program", "Solution", "Solved"]
@@ -42,10 +43,17 @@ _GAP = 1e-4
 
 @dataclass(frozen=True)
 class Solution:
-    """``homes``: value -> kernel that materializes it; ``bound``: certified, in bytes."""
+    """A plan for one group of kernels.
+
+    Attributes:
+        homes: value -> kernel that materializes it.
+        bound: certified, in bytes.
+        work: what it took; see :meth:`Program.solve`.
+    """
 
     homes: dict[int, int]
     bound: float
+    work: int = 0
 
 
 class Program:
@@ -89,22 +97,35 @@ class Program:
         self._link_writes()
         self._link_alike(alike)
 
-    def solve(self, seconds: float, solved: Solved | None = None) -> Solution | None:
-        """The best plan found in ``seconds``; None when there is none, or it is too large to solve.
+    @property
+    def entries(self) -> int:
+        """Entries in its rows: its size, which the time for each step of the solver follows."""
+        return sum(map(len, self._rows))
 
+    def solve(
+        self, work: int, deadline: Deadline = FOREVER, solved: Solved | None = None
+    ) -> Solution | None:
+        """The best plan found with ``work``, None when there is none.
+
+        Work is counted in branches times :attr:`entries`, so that it is the same on every machine.
         Programs of equal numbers have equal solutions: what ``solved`` holds is not solved again.
+
+        Raises:
+            OutOfTime: the ``deadline`` has passed.
         """
         if self._too_large:
             return None
         if not self._cost:
             return Solution({}, 0.0)
+        if self.entries > self._limits.solve_entries or work <= 0:
+            return None
         solved = {} if solved is None else solved
         # The largest cost becomes 1: HiGHS's tolerances are absolute.
         scale = max(self._cost) or 1.0
         key = self._numbers()
         result = solved.get(key)
         if result is None:
-            result = self._milp(scale, seconds)
+            result = self._milp(scale, max(work // max(self.entries, 1), 1), deadline)
             if result.success:
                 solved[key] = result
         if result.x is None:
@@ -115,20 +136,27 @@ class Program:
             for kernel, column in by_kernel.items()
             if result.x[column] > 0.5
         }
-        return Solution(homes, (result.mip_dual_bound or 0.0) * scale - self._slack)
+        bound = (result.mip_dual_bound or 0.0) * scale - self._slack
+        return Solution(homes, bound, (result.mip_node_count or 0) * self.entries)
 
-    def _milp(self, scale: float, seconds: float) -> Any:
+    def _milp(self, scale: float, branches: int, deadline: Deadline) -> Any:
         columns = len(self._cost)
         upper, integrality = np.ones(columns), np.ones(columns)
         upper[self._continuous] = np.inf
         integrality[self._continuous] = 0
-        return milp(
+        result = milp(
             np.array(self._cost) / scale,
             constraints=self._constraints(columns),
             bounds=Bounds(np.array(self._lower, dtype=float), upper),
             integrality=integrality,
-            options={"time_limit": max(seconds, 0.05), "mip_rel_gap": _GAP},
+            options={
+                "node_limit": branches,
+                "time_limit": deadline.left(),
+                "mip_rel_gap": _GAP,
+            },
         )
+        deadline.check()  # the solver says that it stopped early, and not why
+        return result
 
     def _numbers(self) -> Hashable:
         """All that the solver is told."""

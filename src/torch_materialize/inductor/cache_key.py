@@ -19,6 +19,7 @@ from ..events import once, surprise
 from ..versions import implementation
 from . import at_hand
 from .chained import ChainedPass, uuids
+from .job import job
 from .reuse import MARK
 
 __all__ = [
@@ -79,7 +80,9 @@ class PolicyPass(ChainedPass):
         if theirs is None:
             return None
         try:
-            return (self._fingerprint(), *theirs)
+            # What `tune` measured is this job's own.
+            ours = job() if self.policy.name == "tune" else ""
+            return (self._fingerprint(), *filter(None, [ours]), *theirs)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.post_grad_custom_post_pass", error)
             return None

@@ -274,7 +274,8 @@ class _Reader:
         origins = [o for o in member.node.get_origins() if o in self.order]
         owner = max(origins, key=self.order.__getitem__, default=None)
         reads = {dep.name for dep in member.read_writes.reads}
-        known = tuple(self.of_buffer[dep] for dep in reads if dep in self.of_buffer)
+        # Sorted: the order of a set of names is another in each process.
+        known = tuple(sorted(self.of_buffer[name] for name in reads if name in self.of_buffer))
         near = self._inputs(owner) if owner is not None else ()
         near += self._own(owner, reads)
         # An input counts only if its own buffers are all read: by buffers alone, values
@@ -310,8 +311,8 @@ class _Reader:
 
     def _read_internal(self, owner: torch.fx.Node, mine: list[int]) -> None:
         """A node with internal buffers reads those, and of its inputs what is left."""
-        parts = {owner, *(u for u in owner.users if u.target is operator.getitem)}
-        for i in {i for node in parts for i in self.of_node.get(node, ())}:
+        parts = dict.fromkeys((owner, *(u for u in owner.users if u.target is operator.getitem)))
+        for i in sorted({i for node in parts for i in self.of_node.get(node, ())}):
             value = self.values[i]
             decided_here = value["kind"] in (Kind.POINTWISE, Kind.PINNED)
             if not decided_here or self.nodes[i] not in parts or i not in self.boxes:

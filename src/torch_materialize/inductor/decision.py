@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,7 +14,17 @@ from .apply import mark, undecided, unmark
 from .narrow import fold
 from .rounding import apply_rounding, skip_exact_casts, undo_rounding
 
-__all__ = ["STOCKS", "Decision", "choosing", "give_back", "prepare", "rounds_casts"]
+__all__ = [
+    "GIVEN_UP",
+    "STOCKS",
+    "Decision",
+    "choosing",
+    "give_back",
+    "names_of",
+    "of_names",
+    "prepare",
+    "rounds_casts",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +64,35 @@ def rounds_casts(decision: Decision, numerics: str) -> bool:
     return numerics == "eager" or bool(decision.rounded)
 
 
+#: Stock, since a search took far too long; another attempt may plan, so it is not to be cached.
+GIVEN_UP = Decision()
+
+
+def names_of(decision: Decision) -> dict[str, list[str] | None]:
+    """A decision as lists of names, which :func:`of_names` reads."""
+    values = {field.name: getattr(decision, field.name) for field in fields(Decision)}
+    return {name: None if value is None else sorted(value) for name, value in values.items()}
+
+
+def of_names(names: Mapping[str, Any], module: torch.fx.GraphModule) -> Decision | None:
+    """The decision that was written down; None if it is not one about this graph."""
+    there = {node.name for node in module.graph.nodes}
+    if set(names) != {field.name for field in fields(Decision)}:
+        return None
+    sets = {field: None if own is None else frozenset(own) for field, own in names.items()}
+    known = all(own is None or own <= there for own in sets.values())
+    # Only `store` may be absent.
+    filled = all(own is not None for field, own in sets.items() if field != "store")
+    return Decision(**sets) if known and filled else None  # type: ignore[arg-type]
+
+
 def prepare(module: torch.fx.GraphModule, found: Decision | None, numerics: str) -> None:
     """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers.
 
     ``numerics`` is the policy's: under "eager" Inductor rounds at every cast, at those that lose
     nothing, too.
     """
-    if found is None:
+    if found is None or found is GIVEN_UP:
         fold(module)
         return
     fold(module, keep=found.casts)

@@ -20,6 +20,7 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 
 from .. import activation
+from ..core.deadline import OutOfTime
 from ..core.devices import Device
 from ..core.fits import FITS
 from ..core.limits import Limits
@@ -28,15 +29,16 @@ from ..events import detailed, log, surprise
 from .apply import as_stock, materializing, undecided
 from .at_hand import device_of
 from .cpp_casts import keep_casts
-from .decision import STOCKS, Decision, give_back, prepare, rounds_casts
+from .decision import GIVEN_UP, STOCKS, Decision, give_back, prepare, rounds_casts
 from .fallback import suspect
 from .futile import nothing_to_gain
 from .narrow import failed_pass
 from .outer_loops import keep_outer_loops_apart
 from .pins import failures
 from .post_grad import PostGrad
+from .ranks import agreed
 from .reuse import MARK
-from .search import search
+from .search import Found, search
 from .trial import LoweringError
 from .tune import tuned
 from .uncached import uncached
@@ -93,6 +95,8 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
             keep_outer_loops_apart(self)
         if rounds_casts(found, policy.numerics):
             keep_casts(self)
+        if found is GIVEN_UP:
+            uncached(self)
 
     return __init__
 
@@ -184,25 +188,36 @@ def _planned(
         arguments["aot_mode"],
     )
     limits = limits_for(device_of(inputs))
-    # Imported here: it explains by what this module and dry runs are made of.
-    from .telling import tell, told
+    found = agreed(graph, policy, functools.partial(_decided, graph, limits, policy))
+    if failed:
+        log.info("plan: left to stock: a pin could not be lowered")
+        return STOCKS
+    if isinstance(found, Found):
+        # Imported here: it explains by what this module and dry runs are made of.
+        from .telling import tell
 
-    if policy.name == "tune":
+        tell(graph, policy, found, limits.balance)
+    return found
+
+
+def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool) -> Decision:
+    """What this process alone decides."""
+    from .telling import told
+
+    if policy.name == "tune" and may_measure:
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
-            return STOCKS if failed else chosen
+            return chosen
     if not told() and nothing_to_gain(graph, limits):
         log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
         return STOCKS
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its dry runs.
-    found = search(graph, limits, policy, certify=detailed())
-    if failed:
-        log.info("plan: left to stock: a pin could not be lowered")
-        return STOCKS
-
-    tell(graph, policy, found, limits.balance)
-    return found
+    try:
+        return search(graph, limits, policy, certify=detailed())
+    except OutOfTime as error:
+        log.warning("plan: a graph of %d nodes: %s", graph.nodes, error)
+        return GIVEN_UP
 
 
 def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:

@@ -509,7 +509,7 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.codecache:FxGraphCache._save_graph",
         Use.CALLED,
-        "wrapped, once something went wrong: what was left to stock is not kept under a policy's key",
+        "wrapped once something went wrong: what was left to stock is not kept",
         _UNCACHED,
         ("uncached",),
         {"444d79b19c07e586": "2.11 to 2.15"},
@@ -536,6 +536,15 @@ SEAMS: tuple[Seam, ...] = (
         "takes over a lowering's `torchbind_constants` as they are, by which it is known",
         _UNCACHED,
         ("uncached",),
+    ),
+    Seam(
+        "torch.distributed.distributed_c10d:_get_default_store",
+        Use.CALLED,
+        "the ranks of a job agree on decisions by it; without it each plans by itself",
+        "a process group's store is public",
+        ("ranks",),
+        {"6a69567a08edb7be": "2.11 to 2.15"},
+        optional=True,
     ),
     Seam(
         "vllm.envs:environment_variables",

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from ..core.candidates import Candidates, State
 from ..core.cost import computing
 from ..core.dag import Dag, Kind, in_delicate, required
+from ..core.deadline import Deadline
 from ..core.graph import Graph
 from ..core.limits import Limits
 from ..core.planner import Plan, Together, least_bytes, misplaced, plan
@@ -95,14 +96,17 @@ def search(
 ) -> Found:
     """Looks for a choice that moves fewer bytes than stock within ``limits``.
 
-    One plan is always tried; more as time allows.  ``certify`` asks for the lower bound, and
-    for the kernels of the whole graph where repeated layers were left out of the search.
+    One plan is always tried; more as they promise to help.  ``certify`` asks for the lower bound,
+    and for the kernels of the whole graph where repeated layers were left out of the search.
+
+    Raises:
+        OutOfTime: the emergency limit of ``limits`` was reached; the graph should be left to stock.
     """
     started = time.monotonic()
     if policy.numerics == "stock":
         graph = folded(graph)
     short = shorten(graph)
-    hunt = _Hunt(short, limits, policy, started)
+    hunt = _Hunt(short, limits, policy)
     hunt.run()
     decision, best = hunt.settled()
     found = Found(
@@ -178,14 +182,14 @@ class _Hunt:
         short: Shortened,
         limits: Limits,
         policy: Policy,
-        started: float,
     ) -> None:
         self.short = short
         # A choice -> what Inductor was seen to materialize unasked on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
         self.trials = 0
         self._limits = limits
-        self._deadline = started + limits.seconds
+        self._deadline = Deadline(limits.emergency)
+        self._nodes = 0  # lowered by dry runs
         self._tried: dict[frozenset[str], State | None] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
         self._solved: Solved = {}
@@ -238,9 +242,9 @@ class _Hunt:
                 if self._may_go_on(0):
                     self._climb_if(start())
         doubted = self._candidates.doubted
-        if doubted is not None and self._in_time():
+        if doubted is not None and self._may_lower_more():
             self._relieve(doubted)
-        if self._limits.locally and self._in_time():
+        if self._limits.locally and self._may_lower_more():
             if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
                 self._climb_if(self._by_traffic())
             self._needed_at_once()
@@ -277,7 +281,7 @@ class _Hunt:
         An operator gets no copy of an argument then; but kernels may fuse less well.
         """
         best = self._best
-        if best.store is None or not self._in_time():
+        if best.store is None or not self._may_lower_more():
             return
         after = self._measure(best.store | self._needed(best.dag, early=False))
         if after is not None and after is self._best:
@@ -389,18 +393,18 @@ class _Hunt:
         if promised < max(self._limits.least_bytes, _AGAIN * least * len(self._tried)):
             return False
         few = failed < self._limits.patience and len(self._tried) < self._limits.rounds
-        return few and self._in_time()
+        return few and self._may_lower_more()
 
-    def _in_time(self) -> bool:
-        return time.monotonic() < self._deadline
+    def _may_lower_more(self) -> bool:
+        return self._nodes < self._limits.lowered
 
     def _plan(self, dag: Dag, banned: set[tuple[int, int]], limits: Limits) -> Plan:
         """Bytes cost more than their time where a plan would otherwise move as many as stock."""
         alike, stock = tuple(self._alike(dag)), self.stock.dag.measured
         for surcharge in _SURCHARGES:
             priced = replace(limits, surcharge=surcharge)
-            planned = plan(dag, priced, banned, alike, self._solved)
-            if limits.rates is None or planned.predicted < stock or not self._in_time():
+            planned = plan(dag, priced, banned, alike, self._solved, self._deadline)
+            if limits.rates is None or planned.predicted < stock:
                 break
         return planned
 
@@ -461,7 +465,9 @@ class _Hunt:
     def _lowered(
         self, decision: Decision, policy: Policy = STOCK, numerics: str | None = None
     ) -> State:
+        self._deadline.check()
         self.trials += 1
+        self._nodes += self.short.graph.nodes
         how = self._numerics if numerics is None else numerics
         found = trial(self.short.graph, decision, numerics=how, policy=policy)
         return State(decision.store, *found)

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch._inductor import config
@@ -33,7 +32,7 @@ from ..errors import brief
 from ..events import log, once, strict, surprise
 from ..versions import implementation, installed_versions
 from .at_hand import device_text
-from .decision import Decision
+from .decision import Decision, names_of, of_names
 from .real import clock, compiled, made_up, outside, sizes, why_not
 from .search import search
 from .trial import PostGrad, trial
@@ -72,7 +71,7 @@ def tuned(graph: PostGrad, limits: Limits, policy: Policy) -> Decision | None:
     key, about = graph_key(graph, policy), _about(graph)
     known = store.recall(key)
     if known is not None:
-        decision = _of_names(known.decision, graph)
+        decision = of_names(known.decision, graph.module)
         if decision is not None:
             log.info("tune: %d nodes: %s, as remembered", graph.nodes, known.choice)
             return decision
@@ -228,10 +227,7 @@ def _report(graph: PostGrad, chosen: _Chosen) -> None:
 
 
 def _remember(key: str, chosen: _Chosen, about: dict[str, str]) -> None:
-    names = {
-        field: None if value is None else sorted(value)
-        for field, value in vars(chosen.decision).items()
-    }
+    names = names_of(chosen.decision)
     try:
         store.remember(
             store.Remembered(key, chosen.name, names, chosen.seconds, chosen.noise, about)
@@ -246,18 +242,6 @@ def _remember(key: str, chosen: _Chosen, about: dict[str, str]) -> None:
             brief(error),
             store.VARIABLE,
         )
-
-
-def _of_names(names: Any, graph: PostGrad) -> Decision | None:
-    """The decision that was remembered; None if it is not one about this graph."""
-    there = {node.name for node in graph.module.graph.nodes}
-    if set(names) != set(vars(_NOTHING)):
-        return None
-    sets = {field: None if own is None else frozenset(own) for field, own in names.items()}
-    known = all(own is None or own <= there for own in sets.values())
-    # Only `store` may be absent.
-    filled = all(own is not None for field, own in sets.items() if field != "store")
-    return Decision(**sets) if known and filled else None  # type: ignore[arg-type]
 
 
 def _about(graph: PostGrad) -> dict[str, str]:

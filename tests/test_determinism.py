@@ -1,0 +1,68 @@
+"""The same graph gets the same plan, in any process and however busy the machine is."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import deciding
+from torch_materialize.core import limits as core_limits
+from torch_materialize.core.deadline import Deadline, OutOfTime
+from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor.decision import names_of
+from torch_materialize.inductor.planned import limits_for
+from torch_materialize.inductor.search import search
+from torch_materialize.inductor.virtual_gpu import planned_device
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("how", ["", pytest.param("by-buffers", marks=pytest.mark.long)])
+def test_hash_seeds_change_nothing(how):
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", deciding.__file__, *filter(None, [how])],
+            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (json.loads(process.communicate(timeout=500)[0]) for process in started)
+    assert any(one["decision"]["store"] for one in first.values())
+    assert first == second
+
+
+@pytest.mark.e2e
+def test_a_busy_machine_decides_alike(monkeypatch):
+    """On a machine on which everything takes 10,000 times as long."""
+    function, device, shapes = deciding.GRAPHS["pieces"]
+    mode = capturing.fake_mode()
+    with mode:
+        inputs = [torch.empty(shape) for shape in shapes]
+    (graph,) = capturing.capture(function, inputs, {}, device, mode)
+    limits = replace(limits_for(device), emergency=math.inf)
+    with planned_device(device):
+        idle = search(graph, limits, certify=False)
+        clock, start = time.monotonic, time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: start + 1e4 * (clock() - start))
+        busy = search(graph, limits, certify=False)
+    assert busy.rounds == idle.rounds > 3
+    assert names_of(busy) == names_of(idle)
+
+
+def test_the_emergency_is_no_plan():
+    deadline = Deadline(0.0)
+    with pytest.raises(OutOfTime, match="left to stock"):
+        deadline.check()
+    with pytest.raises(OutOfTime):
+        deadline.left()
+    assert Deadline(60.0).left() > 0
+    assert core_limits.Limits.emergency > 60
