@@ -1,8 +1,9 @@
 """Random programs under every policy, or random graphs for the planner alone.
 
 ``python benchmarks/fuzz.py compiled --examples 200 --minutes 10`` compiles programs (on a CPU, or
-``--device cuda``) and compares them with eager, with stock and with exact results; ``python
-benchmarks/fuzz.py planner --examples 20000`` needs no torch.  Prints each failure with what makes
+``--device cuda``) and compares them with eager, with stock and with exact results, a plan acting
+wherever it saves a byte (``--limits``); ``python benchmarks/fuzz.py planner --examples 20000``
+needs no torch.  Prints each failure with what makes
 it again, then what was seen.  Exit status: 1 if something of ours failed.
 """
 
@@ -32,6 +33,16 @@ from fuzzing.hunt import Tally, hunt
 @click.option("--minutes", default=float("inf"), type=click.FloatRange(0, min_open=True))
 @click.option("--lines", default=14, show_default=True, help="Most lines of a program.")
 @click.option("--device", default="cpu", show_default=True, help="That programs run on.")
+@click.option(
+    "--limits",
+    default="strong",
+    show_default=True,
+    type=click.Choice(["usual", "strong", "random"]),
+    help="When a plan acts: as for users, wherever it saves a byte, or at random elsewhere, too.",
+)
+@click.option(
+    "--policy", "policies", multiple=True, help="What is compared with stock. Default: all."
+)
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     what: str,
@@ -40,6 +51,8 @@ def main(
     minutes: float,
     lines: int,
     device: str,
+    limits: str,
+    policies: tuple[str, ...],
     path: Path | None,
 ) -> None:
     warnings.simplefilter("ignore")
@@ -48,10 +61,12 @@ def main(
 
         one, strategy = problem_fails, problems()
     else:
-        from fuzzing.compiled import program_fails
+        from fuzzing.compiled import POLICIES, program_fails
         from fuzzing.programs import programs
 
-        one, strategy = partial(program_fails, device=device), programs(lines)
+        chosen = policies or POLICIES
+        one = partial(program_fails, device=device, limits=limits, policies=chosen)
+        strategy = programs(lines)
 
     def shown(example: Any, tally: Tally) -> None:
         before = len(tally.failures)
@@ -74,6 +89,8 @@ def main(
             {
                 "what": what,
                 "device": device,
+                "limits": limits,
+                "policies": policies,
                 "seed": seed,
                 "examples": tally.ran,
                 "seconds": round(tally.seconds, 1),

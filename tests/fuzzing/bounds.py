@@ -406,7 +406,7 @@ def _scatter_roundings(args: Any) -> float:
     indices = next(
         x.value
         for x in pytree.tree_leaves(args, is_leaf=_is_bounded)
-        if _is_bounded(x) and not x.value.dtype.is_floating_point
+        if _is_bounded(x) and not x.value.dtype.is_floating_point and x.value.dtype != torch.bool
     )
     most = int(torch.bincount(indices.flatten()).max()) if indices.numel() else 0
     return most * unit_roundoff(torch.bfloat16)
@@ -503,7 +503,8 @@ _RULES: dict[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(
         _names(
             """
-            index_put _unsafe_index_put scatter_add index_add embedding_dense_backward
+            index_put _unsafe_index_put _unsafe_masked_index_put_accumulate scatter_add index_add
+            embedding_dense_backward
             """
         ),
         _scattered,

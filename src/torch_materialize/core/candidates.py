@@ -11,7 +11,7 @@ from .graph import Graph
 from .limits import Limits
 from .traffic import most_arguments, traffic
 
-__all__ = ["Candidates", "State"]
+__all__ = ["Candidates", "State", "templates"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Candidates:
             return False
         if self._bitwise and delicate(new.dag) != delicate(self._stock.dag):
             return False
-        if _templates(new.graph) != _templates(self._stock.graph):
+        if templates(new.graph) != templates(self._stock.graph):
             return False
         # A plan keeps to this, but where a search starts is no plan.
         if most_arguments(new.graph) > max(
@@ -100,6 +100,6 @@ class Candidates:
         return peak_bytes(dag, dag.homes()) * (1 + self._limits.peak_share)
 
 
-def _templates(graph: Graph) -> set[frozenset[str]]:
+def templates(graph: Graph) -> set[frozenset[str]]:
     """What templates compute, with what is fused to them: some take nothing, and fail."""
     return {frozenset(kernel.computes) for kernel in graph.kernels if kernel.kind == "template"}

@@ -33,7 +33,7 @@ from .rounding import across, rounds, to_round
 from .storage import copied_over
 from .trial import PostGrad, trial
 
-__all__ = ["Found", "search"]
+__all__ = ["Found", "Hunt", "search"]
 
 PLAN = parse("plan")
 
@@ -92,11 +92,12 @@ def search(
     for the kernels of the whole graph where repeated layers were left out of the search.
     """
     started = time.monotonic()
+    limits = limits if policy.limits == "usual" else limits.strong
     if policy.numerics == "stock":
         graph = folded(graph)
     with CollectingLater() as garbage:
         short = shorten(graph)
-        hunt = _Hunt(short, limits, policy, started, garbage)
+        hunt = _kind(policy)(short, limits, policy, started, garbage)
         best = hunt.run()
     store = None if best.store is None else short.expand(best.store)
     rounded = short.expand(_rounded(short.graph, policy, best.dag))
@@ -118,11 +119,19 @@ def search(
     return _certified(graph, found, hunt, best, limits) if certify else found
 
 
+def _kind(policy: Policy) -> type[Hunt]:
+    if policy.limits != "random":
+        return Hunt
+    from .drawn import Drawn  # which is made of this module
+
+    return Drawn
+
+
 def _rounded(graph: PostGrad, policy: Policy, dag: Dag) -> frozenset[str]:
     return to_round(graph.module, dag) if policy.numerics == "stored" else frozenset()
 
 
-def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: State, limits: Limits) -> Found:
+def _certified(graph: PostGrad, found: Found, hunt: Hunt, best: State, limits: Limits) -> Found:
     """``found`` with the kernels of the whole graph, and the least bytes that they allow."""
     stock = hunt.stock
     if found.left_out:
@@ -145,7 +154,7 @@ def _certified(graph: PostGrad, found: Found, hunt: _Hunt, best: State, limits: 
     )
 
 
-class _Hunt:
+class Hunt:
     """The rounds of one search, from stock's kernels to the best that was measured.
 
     Attributes:
