@@ -98,3 +98,10 @@ def test_a_masked_scatter_is_bounded():
     (limit,) = exact(scattered, x, ids, values)
     assert not _outside([scattered(x, ids, values)], [limit])
     assert _outside([scattered(x, ids, values) + 0.1], [limit])
+
+
+def test_any_is_unknown_where_one_element_is():
+    x = torch.tensor([[0.1, 0.1], [1.0, -1.0]]).bfloat16()
+    (limit,) = exact(lambda x: (x * 3 > 0.3).any(-1), x)
+    assert limit.value.tolist() == [bool(x[0, 0].double() * 3 > 0.3), True]
+    assert limit.error.tolist() == [1.0, 0.0]
