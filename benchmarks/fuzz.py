@@ -2,7 +2,7 @@
 
 ``python benchmarks/fuzz.py compiled --examples 200 --minutes 10`` compiles programs (on a CPU, or
 ``--device cuda``) and compares them with eager, with stock and with exact results, a plan acting
-wherever it saves a byte (``--limits``); ``python benchmarks/fuzz.py planner --examples 20000``
+wherever it saves a byte, or what is stored drawn (``--limits``); ``python benchmarks/fuzz.py planner --examples 20000``
 needs no torch.  Prints each failure with what makes
 it again, then what was seen.  Exit status: 1 if something of ours failed.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,9 @@ os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = os.environ["TORCHINDUCTOR_AUTOGRAD_
 
 from fuzzing.hunt import Tally, hunt
 
+# How often progress is told, in seconds.
+_TELL = 60.0
+
 
 @click.command()
 @click.argument("what", type=click.Choice(["compiled", "planner"]))
@@ -35,10 +39,10 @@ from fuzzing.hunt import Tally, hunt
 @click.option("--device", default="cpu", show_default=True, help="That programs run on.")
 @click.option(
     "--limits",
-    default="strong",
+    default="mixed",
     show_default=True,
-    type=click.Choice(["usual", "strong", "random"]),
-    help="When a plan acts: as for users, wherever it saves a byte, or at random elsewhere, too.",
+    type=click.Choice(["mixed", "strong", "random", "usual"]),
+    help="When a plan acts: wherever it saves a byte, at random, either, or as for users.",
 )
 @click.option(
     "--policy", "policies", multiple=True, help="What is compared with stock. Default: all."
@@ -68,9 +72,15 @@ def main(
         one = partial(program_fails, device=device, limits=limits, policies=chosen)
         strategy = programs(lines)
 
+    told = time.monotonic()
+
     def shown(example: Any, tally: Tally) -> None:
+        nonlocal told
         before = len(tally.failures)
         one(example, tally)
+        if time.monotonic() - told > _TELL:
+            told = time.monotonic()
+            print(f"{tally.ran} examples, {len(tally.failures)} failures", file=sys.stderr)
         for text in tally.failures[before:]:
             print(f"FAILED\n{text}\n", flush=True)
 

@@ -25,7 +25,7 @@ from .. import explanation_record
 from ..core.devices import DEVICES
 from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
-from ..events import log, surprise
+from ..events import count, log, surprise
 from ..explanation import Explanation
 from ..figures import decision_rows
 from ..versions import installed_versions
@@ -59,6 +59,7 @@ def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
 
     A failure here is reported as a surprise; the plan is used all the same.
     """
+    count(acted=found.store is not None)
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))
     try:
         _log(graph, found, make)
