@@ -1,9 +1,9 @@
 """Random programs under every policy, or random graphs for the planner alone.
 
 ``python benchmarks/fuzz.py compiled --examples 200 --minutes 10`` compiles programs (on a CPU, or
-``--device cuda``) and compares them with eager, with stock and with exact results, a plan acting
-wherever it saves a byte, or what is stored drawn (``--limits``); ``python benchmarks/fuzz.py planner --examples 20000``
-needs no torch.  Prints each failure with what makes
+``--device cuda``) and compares them with eager, with stock and with exact results.  A plan acts
+wherever it saves a byte there, or what is stored is drawn (``--limits``).  ``python
+benchmarks/fuzz.py planner --examples 20000`` needs no torch.  Prints each failure with what makes
 it again, then what was seen.  Exit status: 1 if something of ours failed.
 """
 
