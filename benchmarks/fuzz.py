@@ -1,7 +1,8 @@
 """Random programs under every policy, or random graphs for the planner alone.
 
 ``python benchmarks/fuzz.py compiled --examples 200 --minutes 10`` compiles programs (on a CPU, or
-``--device cuda``) and compares them with eager, with stock and with exact results; ``python
+``--device cuda``) and compares them with eager, with stock and with exact results.  A plan acts
+wherever it saves a byte there, or what is stored is drawn (``--limits``).  ``python
 benchmarks/fuzz.py planner --examples 20000`` needs no torch.  Prints each failure with what makes
 it again, then what was seen.  Exit status: 1 if something of ours failed.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,9 @@ os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = os.environ["TORCHINDUCTOR_AUTOGRAD_
 
 from fuzzing.hunt import Tally, hunt
 
+# How often progress is told, in seconds.
+_TELL = 60.0
+
 
 @click.command()
 @click.argument("what", type=click.Choice(["compiled", "planner"]))
@@ -32,6 +37,16 @@ from fuzzing.hunt import Tally, hunt
 @click.option("--minutes", default=float("inf"), type=click.FloatRange(0, min_open=True))
 @click.option("--lines", default=14, show_default=True, help="Most lines of a program.")
 @click.option("--device", default="cpu", show_default=True, help="That programs run on.")
+@click.option(
+    "--limits",
+    default="mixed",
+    show_default=True,
+    type=click.Choice(["mixed", "strong", "random", "usual"]),
+    help="When a plan acts: wherever it saves a byte, at random, either, or as for users.",
+)
+@click.option(
+    "--policy", "policies", multiple=True, help="What is compared with stock. Default: all."
+)
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     what: str,
@@ -40,6 +55,8 @@ def main(
     minutes: float,
     lines: int,
     device: str,
+    limits: str,
+    policies: tuple[str, ...],
     path: Path | None,
 ) -> None:
     warnings.simplefilter("ignore")
@@ -48,14 +65,22 @@ def main(
 
         one, strategy = problem_fails, problems()
     else:
-        from fuzzing.compiled import program_fails
+        from fuzzing.compiled import POLICIES, program_fails
         from fuzzing.programs import programs
 
-        one, strategy = partial(program_fails, device=device), programs(lines)
+        chosen = policies or POLICIES
+        one = partial(program_fails, device=device, limits=limits, policies=chosen)
+        strategy = programs(lines)
+
+    told = time.monotonic()
 
     def shown(example: Any, tally: Tally) -> None:
+        nonlocal told
         before = len(tally.failures)
         one(example, tally)
+        if time.monotonic() - told > _TELL:
+            told = time.monotonic()
+            print(f"{tally.ran} examples, {len(tally.failures)} failures", file=sys.stderr)
         for text in tally.failures[before:]:
             print(f"FAILED\n{text}\n", flush=True)
 
@@ -74,6 +99,8 @@ def main(
             {
                 "what": what,
                 "device": device,
+                "limits": limits,
+                "policies": policies,
                 "seed": seed,
                 "examples": tally.ran,
                 "seconds": round(tally.seconds, 1),

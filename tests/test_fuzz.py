@@ -11,7 +11,7 @@ import torch
 from fuzzing.bounds import bounded, unit_roundoff
 from fuzzing.compiled import _outside, program_fails
 from fuzzing.graphs import problem_fails, problems
-from fuzzing.hunt import hunt
+from fuzzing.hunt import Tally, hunt
 from fuzzing.programs import Input, Program, programs
 
 pytestmark = pytest.mark.long
@@ -76,3 +76,32 @@ def test_programs_are_the_same_for_the_same_seed():
         return seen
 
     assert drawn(3) == drawn(3) != drawn(4)
+
+
+def test_a_program_that_cannot_be_bounded_is_skipped_and_counted():
+    """One operator without a rule ended the whole hunt."""
+    program = Program((Input((8, 64), "float32"),), ("v0 = torch.erfinv(a0)",), ("v0",))
+    tally = Tally()
+    program_fails(program, tally)
+    assert not tally.failures
+    assert tally.seen == {"skipped: no bound for aten.erfinv.default": 1}
+
+
+def test_a_masked_scatter_is_bounded():
+    """The backward of a gather, in the decompositions of Inductor."""
+    masked = torch.ops.aten._unsafe_masked_index_put_accumulate
+
+    def scattered(x, ids, values):
+        return masked(x, ids > 0, [ids], values)
+
+    x, ids, values = torch.zeros(4, 3), torch.tensor([0, 1, 1]), torch.rand(3, 3)
+    (limit,) = exact(scattered, x, ids, values)
+    assert not _outside([scattered(x, ids, values)], [limit])
+    assert _outside([scattered(x, ids, values) + 0.1], [limit])
+
+
+def test_any_is_unknown_where_one_element_is():
+    x = torch.tensor([[0.1, 0.1], [1.0, -1.0]]).bfloat16()
+    (limit,) = exact(lambda x: (x * 3 > 0.3).any(-1), x)
+    assert limit.value.tolist() == [bool(x[0, 0].double() * 3 > 0.3), True]
+    assert limit.error.tolist() == [1.0, 0.0]

@@ -6,11 +6,12 @@ import logging
 import os
 import threading
 
-__all__ = ["detailed", "log", "once", "strict", "surprise"]
+__all__ = ["count", "counted", "detailed", "log", "once", "strict", "surprise"]
 
 log = logging.getLogger("torch_materialize")
 
 _seen: set[str] = set()
+_graphs = [0, 0]
 _lock = threading.Lock()
 
 
@@ -29,6 +30,19 @@ def detailed() -> bool:
     program that logs all its libraries at DEBUG asks for what they say, not for more work.
     """
     return logging.NOTSET < log.level <= logging.DEBUG
+
+
+def count(*, acted: bool) -> None:
+    """Notes that a graph was planned, and whether the plan is another choice than stock's."""
+    with _lock:
+        _graphs[0] += 1
+        _graphs[1] += acted
+
+
+def counted() -> tuple[int, int]:
+    """How many graphs this process has planned, and in how many of them the plan acted."""
+    with _lock:
+        return _graphs[0], _graphs[1]
 
 
 def once(key: str, level: int, message: str, *args: object) -> None:

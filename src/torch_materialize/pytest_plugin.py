@@ -1,9 +1,9 @@
 """What ``upstream-tests`` runs inside of pytest: the policy on, and a line for all that happens.
 
 ``python -m pytest -p torch_materialize.pytest_plugin FILE`` with ``TORCH_MATERIALIZE`` naming the
-policy and ``TORCH_MATERIALIZE_OUTCOMES`` the file to write to.  Each line is one JSON object and
-is written when it happens: a JUnit file would be lost with a process that crashes.  Tests that
-ended in an earlier process, by the same file, are left out.
+policy and ``TORCH_MATERIALIZE_OUTCOMES`` the file to write to; without the latter nothing is
+written.  Each line is one JSON object and is written when it happens: a JUnit file would be lost
+with a process that crashes.  Tests that ended in an earlier process, by that file, are left out.
 """
 
 from __future__ import annotations
@@ -12,23 +12,34 @@ import functools
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["COUNTED", "OUTCOMES", "read_events"]
+from .events import counted
+
+__all__ = ["COUNTED", "DEVICE", "OUTCOMES", "read_events"]
 
 #: The variable that names the file to write to.
 OUTCOMES = "TORCH_MATERIALIZE_OUTCOMES"
 #: The variable that names test files whose expected numbers are bytes, with commas between.
 COUNTED = "TORCH_MATERIALIZE_BYTE_COUNTS"
 
+#: The variable that names the device to run on, where a test leaves that open.
+DEVICE = "TORCH_MATERIALIZE_TEST_DEVICE"
+
+# Lines of a failure that are kept.
+_LINES = 12
+
 # Seconds, outcome and message of the test that runs.
 _phases: list[tuple[float, str, str]] = []
 # (expected, found) of the byte counts that it has looked at.
 _numbers: list[tuple[int, int]] = []
+# Graphs that were planned before it, and in how many of them the plan acted.
+_graphs = [(0, 0)]
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
@@ -44,9 +55,15 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             yield event
 
 
+def _outcomes() -> Path | None:
+    """The file to write to; None where none is named."""
+    name = os.environ.get(OUTCOMES)
+    return Path(name) if name else None
+
+
 def _tell(**event: Any) -> None:
-    path = os.environ.get(OUTCOMES)
-    if path:
+    path = _outcomes()
+    if path is not None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
@@ -60,15 +77,40 @@ class _Surprises(logging.Handler):
 
 def pytest_configure() -> None:
     """Puts the policy on before any test file can import what it replaces."""
+    path = _outcomes()
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        found = "a folder" if path.is_dir() else "no such folder"
+        raise pytest.UsageError(
+            f"{OUTCOMES}={path}: expected a file to write to, found {found}. Name another one."
+        )
     from . import auto  # noqa: F401 - it enables what the environment names
     from .events import log
 
     log.addHandler(_Surprises(logging.WARNING))
+    if os.environ.get(DEVICE) == "cpu":
+        _instead_of_a_gpu("cpu")
+
+
+def _instead_of_a_gpu(device: str) -> None:
+    """Gives ``device`` to tests that ask for a GPU without saying that they need one.
+
+    Upstream's files name the GPU by this constant, "cuda" where there is none; ``test_perf.py``
+    puts all of its tensors there.
+    """
+    try:
+        from torch.testing._internal import inductor_utils
+    except ImportError:
+        return  # the test files say why
+    if hasattr(inductor_utils, "GPU_TYPE"):
+        inductor_utils.GPU_TYPE = device
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what ended before, and notes byte counts in the files that have them."""
-    ended = {e.get("ended") for e in read_events(Path(os.environ.get(OUTCOMES, "")))}
+    path = _outcomes()
+    before = [] if path is None else list(read_events(path))
+    ended = {event.get("ended", event.get("known")) for event in before}
+    _tell(collected=len(items))
     items[:] = [item for item in items if item.nodeid not in ended]
     counted = os.environ.get(COUNTED, "").split(",")
     for item in items:
@@ -101,13 +143,16 @@ def _note_numbers(case: Any) -> None:
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     """A file that cannot be imported is an error of its own."""
     if report.failed:
-        _tell(ended=report.nodeid, outcome="error", message=_message(report))
+        lines = report.longreprtext.splitlines()[-_LINES:]
+        errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
+        _tell(ended=report.nodeid, outcome="error", message="\n".join(errors or lines))
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
     """A test that starts; without an end it took its process with it."""
     _phases.clear()
     _numbers.clear()
+    _graphs[:] = [counted()]
     _tell(started=nodeid)
 
 
@@ -127,15 +172,30 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
     order = ("passed", "xpassed", "xfailed", "skipped", "failed", "error")
     _, outcome, message = max(_phases, key=lambda phase: order.index(phase[1]))
     seconds = sum(phase[0] for phase in _phases)
+    (before,), after = _graphs, counted()
     _tell(
         ended=nodeid,
         outcome=outcome,
         message=message,
         seconds=round(seconds, 3),
         numbers=list(_numbers),
+        graphs=after[0] - before[0],
+        acted=after[1] - before[1],
     )
 
 
-def _message(report: pytest.CollectReport | pytest.TestReport) -> str:
-    """The last lines of a failure."""
-    return "" if report.passed else "\n".join(report.longreprtext.splitlines()[-8:])
+def _message(report: pytest.TestReport) -> str:
+    """Of a failure, the exception with what it says, and the line of the test that it is from.
+
+    Not the last lines: those are upstream's advice, or where the comparison was made.
+    """
+    if report.passed:
+        return ""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = crash.message if crash is not None else report.longreprtext
+    said = [line for line in text.splitlines() if line.strip()][:_LINES]
+    name = re.escape(report.nodeid.partition("::")[0].rpartition("/")[2])
+    # As pytest writes it, and as Python does.
+    lines = re.findall(rf'{name}(?::|", line )(\d+)', report.longreprtext)
+    where = [f"{report.nodeid.partition('::')[0]}:{lines[-1]}"] if lines else []
+    return "\n".join([*said, *where])

@@ -287,6 +287,13 @@ def _logic(target: Any, args: Any, kwargs: Any) -> Bounded:
     return Bounded(value, sum(_te(x) for x in args) + _zeros(value))
 
 
+def _any(target: Any, args: Any, kwargs: Any) -> Bounded:
+    """Over everything or some dimensions; unknown where one of the elements is."""
+    x, *dims = args
+    unknown = target(x.error > 0, *dims, **kwargs)
+    return Bounded(target(x.value, *dims, **kwargs), unknown.double())
+
+
 def _where(target: Any, args: Any, kwargs: Any) -> Bounded:
     mask, a, b = args
     value = target(_v(mask), _v(a), _v(b))
@@ -406,7 +413,7 @@ def _scatter_roundings(args: Any) -> float:
     indices = next(
         x.value
         for x in pytree.tree_leaves(args, is_leaf=_is_bounded)
-        if _is_bounded(x) and not x.value.dtype.is_floating_point
+        if _is_bounded(x) and not x.value.dtype.is_floating_point and x.value.dtype != torch.bool
     )
     most = int(torch.bincount(indices.flatten()).max()) if indices.numel() else 0
     return most * unit_roundoff(torch.bfloat16)
@@ -486,12 +493,13 @@ _RULES: dict[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(
         _names(
             """
-            logical_and logical_or logical_not bitwise_not bitwise_and bitwise_or any isnan
+            logical_and logical_or logical_not bitwise_not bitwise_and bitwise_or isnan
             bitwise_xor logical_xor
             """
         ),
         _logic,
     ),
+    "any": _any,
     "where": _where,
     **dict.fromkeys(("_to_copy", "convert_element_type"), _converted),
     **dict.fromkeys(("sum", "mean"), _summed),
@@ -503,7 +511,8 @@ _RULES: dict[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(
         _names(
             """
-            index_put _unsafe_index_put scatter_add index_add embedding_dense_backward
+            index_put _unsafe_index_put _unsafe_masked_index_put_accumulate scatter_add index_add
+            embedding_dense_backward
             """
         ),
         _scattered,

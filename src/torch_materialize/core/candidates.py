@@ -13,7 +13,7 @@ from .memory import peak_bytes
 from .story import Refusal
 from .traffic import most_arguments, traffic
 
-__all__ = ["Candidates", "State"]
+__all__ = ["Candidates", "State", "templates"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Candidates:
             return replace(refused, limit=launches * self._limits.launch_bytes, stock=launches)
         if self._bitwise and delicate(new.dag) != delicate(self._stock.dag):
             return replace(refused, rule="sums", found=0)
-        if _templates(new.graph) != _templates(self._stock.graph):
+        if templates(new.graph) != templates(self._stock.graph):
             return replace(refused, rule="templates", found=0)
         # A plan keeps to this, but where a search starts is no plan.
         had, has = most_arguments(self._stock.graph), most_arguments(new.graph)
@@ -152,6 +152,6 @@ class Candidates:
         return peak_bytes(dag, dag.homes())
 
 
-def _templates(graph: Graph) -> set[frozenset[str]]:
+def templates(graph: Graph) -> set[frozenset[str]]:
     """What templates compute, with what is fused to them: some take nothing, and fail."""
     return {frozenset(kernel.computes) for kernel in graph.kernels if kernel.kind == "template"}

@@ -9,6 +9,11 @@ from .dag import Dag, Fused
 
 __all__ = ["Limits"]
 
+# No infinity: of a peak of nothing it makes no number.
+_WHATEVER = 1e12
+# Less than a byte of any graph, and more than rounding errors of a share.
+_NEXT_TO_NOTHING = 1e-13
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -77,6 +82,24 @@ class Limits:
     def only_bytes(self) -> Limits:
         """These limits for a plan that moves the fewest bytes, whatever time it takes."""
         return replace(self, rates=None, balance=0.0)
+
+    @property
+    def strong(self) -> Limits:
+        """These limits for a plan wherever one byte is saved: for tests, not for use.
+
+        What guards against a crash (``arguments``, ``body``) and against endless work stays.
+        """
+        return replace(
+            self.only_bytes,
+            doubts=None,
+            peak_share=_WHATEVER,
+            launch_bytes=0,
+            worth=_NEXT_TO_NOTHING,
+            least_bytes=0,
+            node_bytes=0.0,
+            gap=_NEXT_TO_NOTHING,
+            locally=True,
+        )
 
     @property
     def by_time(self) -> Limits | None:

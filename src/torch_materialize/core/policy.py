@@ -13,6 +13,7 @@ from ..errors import UnknownPolicyError
 
 __all__ = [
     "DEFAULT_POLICY",
+    "LIMITS",
     "NUMERICS",
     "POLICIES",
     "PREDICTED",
@@ -46,9 +47,21 @@ NUMERICS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: What must be gained before a plan is taken, the default first; the others are for tests only.
+LIMITS: Mapping[str, str] = MappingProxyType(
+    {
+        "usual": "what a dry run, a launch and an operation cost on the device at hand",
+        "strong": "for tests: every byte saved is worth a plan, whatever its time and memory",
+        "random": "for tests: strong, and where no plan acts a random choice is stored",
+    }
+)
+
 #: Policy -> setting -> its values, the default first.
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {name: MappingProxyType({"numerics": tuple(NUMERICS)}) for name in ("plan", "tune")}
+    {
+        "plan": MappingProxyType({"numerics": tuple(NUMERICS), "limits": tuple(LIMITS)}),
+        "tune": MappingProxyType({"numerics": tuple(NUMERICS)}),
+    }
 )
 
 
@@ -67,6 +80,11 @@ class Policy:
     def numerics(self) -> str:
         """Which of :data:`NUMERICS` this policy promises."""
         return self.settings.get("numerics", next(iter(NUMERICS)))
+
+    @property
+    def limits(self) -> str:
+        """Which of :data:`LIMITS` a plan of this policy respects."""
+        return self.settings.get("limits", next(iter(LIMITS)))
 
     def __hash__(self) -> int:
         return hash(self.canonical())

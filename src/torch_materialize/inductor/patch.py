@@ -196,10 +196,16 @@ def _governed_compile_fx(upstream: Callable[..., Any]) -> Callable[..., Any]:
         try:
             bound = signature.bind(*args, **kwargs)
             bound.arguments["config_patches"] = _with_policy(bound.arguments.get("config_patches"))
+            args, kwargs, again = bound.args, bound.kwargs, bool(bound.arguments["config_patches"])
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("torch._inductor.compile_fx:compile_fx", error)
+            again = bool(kwargs.get("config_patches"))
+        # Given settings, upstream puts them on and calls itself without, and so this wrapper.  A
+        # line for either, since no line may stand twice in the stack of a compile
+        # (`config.check_stack_no_cycles_TESTING_ONLY`).
+        if again:
             return upstream(*args, **kwargs)
-        return upstream(*bound.args, **bound.kwargs)
+        return upstream(*args, **kwargs)
 
     return compile_fx
 

@@ -39,7 +39,7 @@ from .rounding import across, exact_casts, rounds
 from .settle import settle
 from .trial import LoweringError, lowered, trial
 
-__all__ = ["Found", "search", "unlike_claimed"]
+__all__ = ["Found", "Hunt", "search", "unlike_claimed"]
 
 PLAN = parse("plan")
 
@@ -103,10 +103,11 @@ def search(
         OutOfTime: the emergency limit of ``limits`` was reached; the graph should be left to stock.
     """
     started = time.monotonic()
+    limits = limits if policy.limits == "usual" else limits.strong
     if policy.numerics == "stock":
         graph = folded(graph)
     short = shorten(graph)
-    hunt = _Hunt(short, limits, policy)
+    hunt = _kind(policy)(short, limits, policy)
     hunt.run()
     decision, best = hunt.settled()
     found = Found(
@@ -127,7 +128,15 @@ def search(
     return _certified(graph, found, hunt, limits, policy) if certify else found
 
 
-def _certified(graph: PostGrad, found: Found, hunt: _Hunt, limits: Limits, policy: Policy) -> Found:
+def _kind(policy: Policy) -> type[Hunt]:
+    if policy.limits != "random":
+        return Hunt
+    from .drawn import Drawn  # which is made of this module
+
+    return Drawn
+
+
+def _certified(graph: PostGrad, found: Found, hunt: Hunt, limits: Limits, policy: Policy) -> Found:
     """``found`` with the kernels of the whole graph, and the least bytes that they allow."""
     after, stock = State(found.store, found.graph, found.dag), hunt.stock
     if found.left_out:
@@ -167,7 +176,7 @@ def unlike_claimed(graph: PostGrad, found: Found, policy: Policy) -> str:
     )
 
 
-class _Hunt:
+class Hunt:
     """The rounds of one search, from stock's kernels to the best that was measured.
 
     Attributes:
@@ -193,7 +202,7 @@ class _Hunt:
         self._tried: dict[frozenset[str], State | None] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
         self._solved: Solved = {}
-        self._numerics = policy.numerics
+        self.numerics = policy.numerics
         casts = held_names(short.graph)
         self.stock = self._lowered(Decision(), numerics="")
         self.start = self._lowered(Decision(casts=casts)) if casts else self.stock
@@ -439,7 +448,7 @@ class _Hunt:
         def unrounded(state: State) -> Decision:
             return self._unrounded(state.store)
 
-        if self._numerics != "stored":
+        if self.numerics != "stored":
             return unrounded(self._best), self._best
         module = self.short.graph.module
         return settle(module, self._candidates, self.stock, unrounded, self._attempt)
@@ -468,6 +477,6 @@ class _Hunt:
         self._deadline.check()
         self.trials += 1
         self._nodes += self.short.graph.nodes
-        how = self._numerics if numerics is None else numerics
+        how = self.numerics if numerics is None else numerics
         found = trial(self.short.graph, decision, numerics=how, policy=policy)
         return State(decision.store, *found)

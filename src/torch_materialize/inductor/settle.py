@@ -18,7 +18,7 @@ from .decision import Decision
 from .rounding import to_round
 from .storage import copied_over
 
-__all__ = ["settle"]
+__all__ = ["settle", "with_rounding"]
 
 # Dry runs that may be spent on finding out which roundings cost bytes.
 _TRIES = 6
@@ -39,7 +39,7 @@ def settle(
     shipped: dict[int, tuple[Decision, State]] = {}
     while id(candidates.best) not in shipped:
         best = candidates.best
-        decision = _rounding(module, unrounded(best), best)
+        decision = with_rounding(module, unrounded(best), best)
         after: State | None = best
         if decision.rounded:
             after = attempt(decision)
@@ -51,7 +51,7 @@ def settle(
     return shipped[id(candidates.best)]
 
 
-def _rounding(module: torch.fx.GraphModule, decision: Decision, state: State) -> Decision:
+def with_rounding(module: torch.fx.GraphModule, decision: Decision, state: State) -> Decision:
     """``decision`` with what is to be rounded, and what of that is to be written."""
     rounded = to_round(module, state.dag)
     written = state.dag.nodes(state.dag.chosen()) - copied_over(module)

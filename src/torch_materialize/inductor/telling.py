@@ -24,7 +24,7 @@ from torch._logging import _internal as torch_logging
 from .. import explanation_record
 from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
-from ..events import detailed, log, surprise
+from ..events import count, detailed, log, surprise
 from ..explanation import Explanation
 from ..figures import decision_rows
 from ..versions import installed_versions
@@ -65,6 +65,7 @@ def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
 
     A failure here is reported as a surprise; the plan is used all the same.
     """
+    count(acted=found.store is not None)
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))
     try:
         _log(graph, found, make)
