@@ -12,6 +12,7 @@ import pytest
 from torch_materialize.core import program
 from torch_materialize.core.cost import KINDS, Load, Rates
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved
+from torch_materialize.core.deadline import Deadline, OutOfTime
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.planner import misplaced, plan
 
@@ -148,10 +149,19 @@ def test_a_banned_place_is_not_used():
     assert plan(dag, Limits(), banned).store.isdisjoint({residuals[0]})
 
 
-def test_out_of_time_keeps_the_dry_runs_decision():
+@pytest.mark.parametrize("limit", ["solve_entries", "solve_work"])
+def test_what_is_beyond_a_count_keeps_the_dry_runs_decision(limit):
     dag, *_ = residual_chain(3)
-    found = plan(dag, Limits(solve_seconds=0))
+    found = plan(dag, replace(Limits(), **{limit: 0}))
+    assert found.unsolved
     assert found.predicted <= dag.measured
+    assert not plan(dag, Limits()).unsolved
+
+
+def test_the_emergency_ends_a_plan():
+    dag, *_ = residual_chain(3)
+    with pytest.raises(OutOfTime):
+        plan(dag, Limits(), deadline=Deadline(0.0))
 
 
 def test_counterparts_are_decided_alike():

@@ -23,7 +23,7 @@ from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor import planned, real, tune, undeciding
-from torch_materialize.inductor.decision import Decision
+from torch_materialize.inductor.decision import Decision, of_names
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = pytest.mark.usefixtures("dynamo")
@@ -381,11 +381,11 @@ def test_a_file_of_another_key_is_no_choice(folder):
 def test_names_of_another_graph_are_no_choice():
     graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
     names = dict(one("a").decision)
-    assert tune._of_names({**names, "store": ["elsewhere"]}, graph) is None
+    assert of_names({**names, "store": ["elsewhere"]}, graph.module) is None
     there = next(n.name for n in graph.module.graph.nodes if n.op == "call_function")
-    found = tune._of_names({**names, "store": [there], "marked": [there]}, graph)
+    found = of_names({**names, "store": [there], "marked": [there]}, graph.module)
     assert found.store == {there}
-    assert tune._of_names({**names, "rounded": None}, graph) is None
+    assert of_names({**names, "rounded": None}, graph.module) is None
 
 
 def test_store_is_bounded_and_drops_the_oldest(folder, monkeypatch):

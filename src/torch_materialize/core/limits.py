@@ -23,16 +23,17 @@ class Limits:
         arguments: the most buffers one kernel may take (a fused kernel with very many of
             them crashed a CUDA launch and had the upstream rule reverted).
         body: the most values that one kernel may recompute.
-        lowered: the most FX nodes that the dry runs of one search may lower together; stock and one
-            plan are always tried.  The least that is enough for the largest graphs of the corpus.
+        lowered: the most FX nodes that the dry runs of one search may lower together, some minute
+            of them; stock and one plan are always tried.
         solve_entries: the most entries in the rows of one integer program.  The solver's first
-            steps (presolve, the linear program) are bounded by nothing else; a group of kernels
-            with a larger program keeps the dry run's decisions.
+            steps (presolve, the linear program) are bounded by nothing else, and a chain of layers
+            with 1,100,000 took 5 s; a group of kernels with a larger program keeps the dry run's
+            decisions.
         solve_work: what the solver may do for the programs of one plan, each branch counted with
             the entries of its program; the best plan by then is taken.
         emergency: seconds after which a search raises :class:`.OutOfTime` and the graph is left to
             stock.  All else is counted, so that the same graph gets the same plan on every
-            machine, however busy; this is many times what any graph of the corpus takes.
+            machine, however busy; this is ten times what a search could take before.
         peak_share: how much higher than stock's the estimated peak of all live memory may be,
             inputs and outputs counted (:mod:`.memory`).
         balance: bytes that the device moves in the time of one operation.
@@ -61,7 +62,7 @@ class Limits:
     arguments: int = 128
     body: int = 96
     lowered: int = 40_000
-    solve_entries: int = 200_000
+    solve_entries: int = 300_000
     solve_work: int = 20_000_000
     emergency: float = 600.0
     peak_share: float = 0.05
