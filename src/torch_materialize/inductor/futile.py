@@ -123,7 +123,7 @@ def _ends(nodes: list[torch.fx.Node]) -> Iterator[torch.fx.Node]:
         if node.op == "output":
             yield from node.all_input_nodes
         elif node.target is _COPY:
-            yield node.args[1]  # type: ignore[misc]
+            yield node.args[1]
 
 
 def _computed(node: torch.fx.Node) -> bool:
@@ -156,7 +156,7 @@ def _fuse(nodes: list[torch.fx.Node], ends: set[torch.fx.Node]) -> bool:
         sizes[root(node)] = sizes.get(root(node), 0) + 1
     # What is copied into an input is read in the input's layout.
     copied = (node.args for node in nodes if node.target is _COPY)
-    alike = all(_layout(into) == _layout(value) for into, value in copied)  # type: ignore[arg-type]
+    alike = all(_layout(into) == _layout(value) for into, value in copied)
     return alike and max(sizes.values(), default=0) <= _FUSED
 
 

@@ -33,7 +33,7 @@ def patched(changes: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any
     """
     entries = {name: config._config[name] for name in changes}
     if all(isinstance(getattr(entry, _VALUE), ContextVar) for entry in entries.values()):
-        return config.patch(dict(changes))  # type: ignore[no-any-return]
+        return config.patch(dict(changes))
     return _in_this_context(entries, changes)
 
 
