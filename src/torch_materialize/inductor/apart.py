@@ -157,7 +157,7 @@ def _unteach() -> None:
         counters.default_factory = Counter
         for name, counter in list(counters.items()):
             if type(counter) is _Counter:
-                counter.__class__ = Counter
+                counter.__class__ = Counter  # type: ignore[assignment]
                 if not counter and vars(counter).pop(_MADE, False):
                     counters.pop(name, None)
         for module in _NUMBERED:
