@@ -249,6 +249,13 @@ SEAMS: tuple[Seam, ...] = (
         {"4d5ebd5c84ad453c": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.loop_body:MemoryUsageType.LOAD",
+        Use.SETTING,
+        "key of the loads in `LoopBody.memory_usage`, counted where a body is too large to run",
+        _CALLABLE,
+        ("policy", "compare"),
+    ),
+    Seam(
         "torch.fx.experimental.symbolic_shapes:ShapeEnv._update_version_counter",
         Use.CALLED,
         "dry run: after what it added is taken back, caches must not take it for what is now",
