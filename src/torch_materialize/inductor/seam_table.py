@@ -258,6 +258,13 @@ SEAMS: tuple[Seam, ...] = (
         {"4d5ebd5c84ad453c": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.loop_body:MemoryUsageType.LOAD",
+        Use.SETTING,
+        "key of the loads in `LoopBody.memory_usage`, counted where a body is too large to run",
+        _CALLABLE,
+        ("policy", "compare"),
+    ),
+    Seam(
         "torch.fx.experimental.symbolic_shapes:ShapeEnv.evaluate_expr",
         Use.SETTING,
         "dry run: what its ShapeEnv holds and remembers is put aside while a copy is lowered",
