@@ -23,8 +23,8 @@ from .post_grad import PostGrad
 __all__ = ["Saving", "most_saved", "nothing_to_gain"]
 
 _COPY = torch.ops.aten.copy_.default
-# Pointwise, though they do not say so.
-_POINTWISE = frozenset({torch.ops.prims.convert_element_type.default})
+# Pointwise, though they do not say so; a constant is written into the code of its users.
+_POINTWISE = frozenset({torch.ops.prims.convert_element_type.default, torch.ops.aten.full.default})
 _JUDGED = (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 # Nodes whose loops Inductor certainly fuses: it stops at 64 (`config.max_fusion_size`).
 _FUSED = 48
