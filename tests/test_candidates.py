@@ -92,3 +92,72 @@ def test_no_time_makes_up_for(refused):
     found = taken(refused, limits=replace(LIMITS, launch_bytes=60))
     assert found.best.store == {"stock"}
     assert found.doubted is None
+
+
+def heavy(name: str, moves: int, size: int) -> State:
+    """A dry run whose one value takes ``size`` bytes of memory."""
+    state = tried(name, moves, 1)
+    value = replace(state.dag.values[0], nbytes=size)
+    return replace(state, dag=replace(state.dag, values=(value,)))
+
+
+def refused(*states: State, **limits: object):
+    return taken(*states, limits=replace(LIMITS, **limits)).refused
+
+
+def test_a_better_plan_that_was_refused_says_by_which_rule_and_by_how_much():
+    stock = heavy("stock", 1000, 100)
+    found = Candidates(stock, stock, LIMITS, bitwise=False)
+    found.offer(heavy("a", 799, 107))
+    (one,) = found.refused
+    assert (one.rule, one.bytes, one.stock_bytes) == ("peak", 799, 1000)
+    assert (one.found, one.limit, one.stock) == (107, 105, 100)
+    assert one.sentence() == (
+        "A plan that moves 20.1% fewer bytes than stock was refused: its estimated peak memory is "
+        "7.0% above stock's (limit 5%)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "limits", "rule", "reason"),
+    [
+        (tried("a", 500, 107), {}, "time", "its predicted time is 7.0% above stock's (limit 6%)"),
+        (
+            tried("a", 900_000, 1, kernels=3),
+            {"launch_bytes": 10**6},
+            "launches",
+            "it launches 2 more kernels and saves 1.1 MB (worth it from 2 MB)",
+        ),
+        (
+            tried("a", 500, 1, arguments=200),
+            {},
+            "arguments",
+            "one of its kernels takes 200 buffers (limit 128)",
+        ),
+    ],
+    ids=["time", "launches", "arguments"],
+)
+def test_every_rule_has_its_sentence(state, limits, rule, reason):
+    stock = tried("stock", 2_000_000 if rule == "launches" else 1000, 100)
+    found = Candidates(stock, stock, replace(LIMITS, **limits), bitwise=False)
+    found.offer(state)
+    (one,) = found.refused
+    assert one.rule == rule
+    assert one.sentence().endswith(f"was refused: {reason}.")
+
+
+def test_slower_than_another_plan_is_said_so():
+    (one,) = refused(tried("fewest", 700, 95), tried("fastest", 900, 80))
+    assert one.rule == "time"
+    assert "12.0% above the most that is allowed beside a faster plan" in one.sentence()
+
+
+def test_what_is_no_better_than_what_was_taken_is_not_told():
+    plans = tried("taken", 500, 90), tried("wide", 600, 1, arguments=200), tried("slow", 550, 300)
+    assert refused(*plans) == ()
+    assert refused(tried("more than stock", 1100, 1, arguments=200)) == ()
+
+
+def test_of_each_rule_the_best_is_told():
+    plans = [tried(str(n), n, 1, arguments=200) for n in (700, 500, 600)] + [tried("s", 400, 300)]
+    assert [(one.rule, one.bytes) for one in refused(*plans)] == [("time", 400), ("arguments", 500)]

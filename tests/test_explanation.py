@@ -8,7 +8,8 @@ from hypothesis import given, settings
 
 from fuzzing.graphs import problems
 from test_planner import residual_chain
-from torch_materialize.core.dag import Kind, moved, peak_bytes
+from torch_materialize.core.dag import Kind, moved
+from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.prices import Prices, flipped
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from torch_materialize.core.cost import KINDS, Load, each_load
-from torch_materialize.core.dag import peak_bytes
 from torch_materialize.core.devices import Device
+from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import Traffic, traffic
 from torch_materialize.corpus.construct import zeros_mode

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .core.graph import Graph, Kernel
 from .core.policy import parse
-from .core.story import Decision, Group
+from .core.story import Decision, Group, Refusal
 from .core.traffic import Traffic, traffic
 
 __all__ = ["Code", "ExplainedGraph", "Explanation", "Node", "Side"]
@@ -63,7 +63,7 @@ class Side:
         graph: its kernels in launch order; ``computes`` names the FX nodes of tensors that a
             fused kernel evaluates, recomputed ones included.
         bound: certified least bytes, None where the policy has none.
-        peak_bytes: most bytes of materialized and extern tensors alive at once.
+        peak_bytes: most bytes alive at once, inputs and outputs counted.
         work: fused kernel -> operations that it executes.
         code: the generated code, where it was asked for.
     """
@@ -122,6 +122,7 @@ class ExplainedGraph:
         sides: policy -> what it makes of the graph.
         decisions: one for each tensor, in program order.
         groups: the open decisions, those alike together.
+        refused: better plans that a rule kept from being taken.
     """
 
     kind: str
@@ -131,6 +132,7 @@ class ExplainedGraph:
     decisions: tuple[Decision, ...]
     groups: tuple[Group, ...] = ()
     left_out: int = 0
+    refused: tuple[Refusal, ...] = ()
 
     def stored(self) -> dict[str, frozenset[str]]:
         """Policy -> the FX nodes that some fused kernel writes to memory."""

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .core.story import Decision, Group
+from .core.story import Decision, Group, Refusal
 from .errors import RecordError
 from .explanation import Code, ExplainedGraph, Explanation, Node, Side
 from .record import (
@@ -57,6 +57,7 @@ def to_json(explanation: Explanation) -> dict[str, Any]:
                 "sides": {policy: _side(side) for policy, side in graph.sides.items()},
                 "decisions": [asdict(decision) for decision in graph.decisions],
                 "groups": [asdict(group) for group in graph.groups],
+                "refused": [asdict(refusal) for refusal in graph.refused],
             }
             for graph in explanation.graphs
         ],
@@ -108,6 +109,8 @@ def _read_graph(data: dict[str, Any]) -> ExplainedGraph:
         ),
         groups=tuple(Group(**{**one, "nodes": tuple(one["nodes"])}) for one in data["groups"]),
         left_out=data["left_out"],
+        # Older records of this version are without it.
+        refused=tuple(Refusal(**one) for one in data.get("refused", ())),
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "headline",
     "pin_of",
     "place_text",
+    "refusals",
     "short_source",
     "size_text",
     "type_text",
@@ -213,6 +214,16 @@ def place_text(explanation: Explanation) -> str:
     if explanation.origin == "compile" or not device.is_gpu:
         return "this CPU" if device.name == "cpu" else device.title
     return f"planned {device.title}"
+
+
+def refusals(explanation: Explanation) -> list[str]:
+    """Better plans that a rule kept from being taken, a sentence each."""
+    several = len(explanation.graphs) > 1
+    return [
+        f"Graph {place} ({graph.kind}): {one.sentence()}" if several else one.sentence()
+        for place, graph in enumerate(explanation.graphs, 1)
+        for one in graph.refused
+    ]
 
 
 _SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from hypothesis import strategies as st
 
 from torch_materialize.core.cones import Cone, cones
-from torch_materialize.core.dag import Dag, Fused, Kind, Moved, Value, moved, peak_bytes
+from torch_materialize.core.dag import Dag, Fused, Kind, Moved, Value, moved
 from torch_materialize.core.limits import Limits
+from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.planner import Plan, plan
 
 from .hunt import Tally
@@ -97,7 +98,8 @@ def problems(draw: st.DrawFn, most: int = 16) -> Problem:
     """
     build = _Builder()
     for _ in range(draw(st.integers(1, 4))):
-        build.add(Kind.SOURCE, draw(st.sampled_from([1, 10, 100, 100])), _itemsize(draw))
+        index = build.add(Kind.SOURCE, draw(st.sampled_from([1, 10, 100, 100])), _itemsize(draw))
+        build.change(index, until=draw(st.sampled_from([-1, 2, 2 * most])))
     stored: list[int] = []
     for _ in range(draw(st.integers(2, most))):
         _add_value(draw, build, stored)
@@ -134,6 +136,9 @@ def _add_value(draw: st.DrawFn, build: _Builder, stored: list[int]) -> None:
         for i in inputs:
             _require(build, stored, i)
         build.clock += 1
+        for i in inputs:
+            base = build.values[i].base
+            build.change(base, until=max(build.values[base].until, build.clock))
         build.add(Kind.SOURCE, numel, _itemsize(draw), ready=build.clock)
     elif kind == "pinned":
         smaller = draw(st.sampled_from([s for s in (1, 10, 100) if s <= numel]))
@@ -144,7 +149,8 @@ def _add_value(draw: st.DrawFn, build: _Builder, stored: list[int]) -> None:
         _require(build, stored, inputs[0])
         old = build.values[build.values[inputs[0]].base]
         index = build.add(Kind.PINNED, old.numel, 1, inputs, required=True)
-        build.change(index, nbytes=old.nbytes)
+        memory = old.index if old.memory < 0 else old.memory
+        build.change(index, nbytes=old.nbytes, memory=memory)
         build.write(index, fused=False)
         stored.append(index)
     else:
@@ -175,6 +181,7 @@ def _finish(build: _Builder, stored: list[int]) -> None:
     for value in list(build.values):
         if value.index not in used and value.kind is not Kind.SOURCE:
             _require(build, stored, value.index)
+            build.change(value.base, until=build.clock + 1)
 
 
 def _limits(draw: st.DrawFn) -> Limits:
@@ -341,30 +348,38 @@ def _fits(problem: Problem, homes: dict[int, int], after: list[Moved], reach: li
 
 def _peak_one_by_one(dag: Dag, after: list[Moved]) -> int:
     """Bytes alive at each place of the schedule, counted one place after the other."""
-    ends = [k.position for k in dag.kernels]
-    last = max([*ends, *(v.ready for v in dag.values)], default=0) + 1
-    peak = 0
-    for now in range(last + 1):
-        alive = 0
-        for value in dag.values:
-            uses = [
-                k.position
-                for k, one in zip(dag.kernels, after, strict=True)
-                if any(dag.values[i].base == value.index for i in one.reads)
-            ]
-            born = [
-                k.position
-                for k, one in zip(dag.kernels, after, strict=True)
-                if value.index in one.writes
-            ]
-            if value.kind is Kind.SOURCE and value.ready >= 0 and uses:
-                born = [value.ready]
-            if born and value.required and value.kind is not Kind.SOURCE:
-                uses.append(born[0] + 1)
-            if born and born[0] <= now <= max([*uses, born[0]]):
-                alive += value.nbytes
-        peak = max(peak, alive)
-    return peak
+    spans = {v.index: s for v in dag.values if (s := _span(dag, after, v.index)) is not None}
+    owners: dict[int, list[tuple[int, int]]] = {}
+    for index, one in spans.items():
+        memory = dag.values[index].memory
+        owners.setdefault(index if memory < 0 else memory, []).append(one)
+    last = max((end for _, end in spans.values()), default=0)
+    return max(
+        sum(
+            dag.values[owner].nbytes
+            for owner, inside in owners.items()
+            if min(a for a, _ in inside) <= now <= max(b for _, b in inside)
+        )
+        for now in range(last + 1)
+    )
+
+
+def _span(dag: Dag, after: list[Moved], index: int) -> tuple[int, int] | None:
+    value = dag.values[index]
+    each = list(zip(dag.kernels, after, strict=True))
+    uses = [k.position for k, m in each if any(dag.values[i].base == index for i in m.reads)]
+    if value.kind is Kind.VIEW:
+        return None
+    if value.kind is Kind.SOURCE:
+        uses += [value.until] if value.until >= 0 else []
+        if value.ready >= 0:
+            return value.ready, max([value.ready, *uses])
+        return (0, max(uses)) if uses else None
+    born = [k.position for k, m in each if index in m.writes]
+    if not born:
+        return None
+    uses += [born[0], value.until] + ([born[0] + 1] if value.required else [])
+    return born[0], max(uses)
 
 
 def problem_fails(problem: Problem, tally: Tally) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .cost import seconds_of
-from .dag import Dag, delicate, peak_bytes
+from .dag import Dag, delicate
 from .graph import Graph
 from .limits import Limits
+from .memory import peak_bytes
+from .story import Refusal
 from .traffic import most_arguments, traffic
 
 __all__ = ["Candidates", "State"]
@@ -48,25 +50,51 @@ class Candidates:
         self._seconds = self._foreseen(stock)
         self._all = [self._weighed(as_stock)]
         self.best = as_stock
+        self._refused: list[tuple[float, Refusal]] = []  # with what each costs
         # The cheapest that would be the best, were it not for its time.
         self.doubted: State | None = None
 
     def offer(self, new: State) -> None:
         """Tells of one more dry run."""
-        if self._is_allowed(new):
+        if self._saved(new) <= 0:
+            return
+        refusal = self._refusal(new)
+        if refusal is not None:
+            self._refused.append((self._limits.cost(new.dag), refusal))
+        else:
             self._all.append(self._weighed(new))
             self._choose()
 
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """Of each rule the best plan that it kept from being taken, those of fewest bytes first.
+
+        Better than :attr:`best`: it costs less, and moves fewer bytes.
+        """
+        cost, moves = self._limits.cost(self.best.dag), traffic(self.best.graph).bytes
+        slow = (one for one in self._all[1:] if one.seconds > self._longest)
+        found = [*self._refused, *((one.cost, self._too_slow(one)) for one in slow)]
+        better = [one for price, one in found if price < cost and one.bytes < moves]
+        best: dict[str, Refusal] = {}
+        for one in sorted(better, key=lambda one: one.bytes):
+            best.setdefault(one.rule, one)
+        return tuple(best.values())
+
     def _choose(self) -> None:
         ranked = sorted(self._all, key=lambda one: one.cost)  # of equals the first stays the first
-        longest = min(self._seconds, *(one.seconds for one in ranked))
-        if self._limits.doubts is not None:
-            longest *= 1 + self._limits.doubts.error
+        longest = self._longest
         # Stock with held casts folded otherwise may be slower than stock, but it is what is left.
         taken = next((one for one in ranked if one.seconds <= longest), self._all[0])
         self.best = taken.state
         refused = (one.state for one in ranked[: ranked.index(taken)] if one is not self._all[0])
         self.doubted = next(refused, None)
+
+    @property
+    def _longest(self) -> float:
+        """The most seconds that a plan should take by the rates that doubt."""
+        longest = min(self._seconds, *(one.seconds for one in self._all))
+        doubts = self._limits.doubts
+        return longest if doubts is None else longest * (1 + doubts.error)
 
     def _weighed(self, state: State) -> _Weighed:
         return _Weighed(state, self._limits.cost(state.dag), self._foreseen(state))
@@ -75,29 +103,40 @@ class Candidates:
         doubts = self._limits.doubts
         return 0.0 if doubts is None else seconds_of(state.dag, doubts)
 
-    def _is_allowed(self, new: State) -> bool:
-        """Fewer bytes than stock, launches worth it, arguments and peak as allowed."""
-        ours, stock = traffic(new.graph), traffic(self._stock.graph)
+    def _saved(self, new: State) -> int:
+        return traffic(self._stock.graph).bytes - traffic(new.graph).bytes
+
+    def _refusal(self, new: State) -> Refusal | None:
+        """The first rule that refuses a plan: launches worth it, arguments and peak as allowed."""
+        ours, stock, saved = traffic(new.graph), traffic(self._stock.graph), self._saved(new)
+        refused = Refusal("launches", ours.bytes, stock.bytes, found=saved)
         launches = max(ours.kernels - stock.kernels, 0)
-        saved = stock.bytes - ours.bytes
-        if saved <= 0 or saved < launches * self._limits.launch_bytes:
-            return False
+        if saved < launches * self._limits.launch_bytes:
+            return replace(refused, limit=launches * self._limits.launch_bytes, stock=launches)
         if self._bitwise and delicate(new.dag) != delicate(self._stock.dag):
-            return False
+            return replace(refused, rule="sums", found=0)
         if _templates(new.graph) != _templates(self._stock.graph):
-            return False
+            return replace(refused, rule="templates", found=0)
         # A plan keeps to this, but where a search starts is no plan.
-        if most_arguments(new.graph) > max(
-            self._limits.arguments, most_arguments(self._stock.graph)
-        ):
-            return False
-        return peak_bytes(new.dag, new.dag.homes()) <= self._highest
+        had, has = most_arguments(self._stock.graph), most_arguments(new.graph)
+        most = max(self._limits.arguments, had)
+        if has > most:
+            return replace(refused, rule="arguments", found=has, limit=most, stock=had)
+        peak = peak_bytes(new.dag, new.dag.homes())
+        if peak > self._peak * (1 + self._limits.peak_share):
+            limit = self._peak * (1 + self._limits.peak_share)
+            return replace(refused, rule="peak", found=peak, limit=limit, stock=self._peak)
+        return None
+
+    def _too_slow(self, one: _Weighed) -> Refusal:
+        ours, stock = traffic(one.state.graph).bytes, traffic(self._stock.graph).bytes
+        return Refusal("time", ours, stock, one.seconds, self._longest, self._seconds)
 
     @functools.cached_property
-    def _highest(self) -> float:
-        """The peak that a plan may have, in bytes; asked of stock once, by whoever comes so far."""
+    def _peak(self) -> int:
+        """Stock's peak memory in bytes; asked for once, by whoever comes so far."""
         dag = self._stock.dag
-        return peak_bytes(dag, dag.homes()) * (1 + self._limits.peak_share)
+        return peak_bytes(dag, dag.homes())
 
 
 def _templates(graph: Graph) -> set[frozenset[str]]:

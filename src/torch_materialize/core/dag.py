@@ -19,7 +19,6 @@ __all__ = [
     "delicate",
     "in_delicate",
     "moved",
-    "peak_bytes",
     "required",
     "used_where_written",
     "walk",
@@ -54,6 +53,11 @@ class Value:
             not when a reader had to have one.
         label: what it is called from one dry run to the next; the FX node, or that node and
             a number for a buffer inside its lowering.
+        until: the schedule position up to which something besides fused kernels needs it in
+            memory: the last extern kernel that reads it, the end for outputs and for inputs that
+            the caller holds; -1 where nothing does.
+        memory: the value whose memory it lies in, where it writes over it or is a part of it; -1:
+            memory of its own.
     """
 
     index: int
@@ -68,6 +72,8 @@ class Value:
     work: int = 0
     early: bool = False
     label: str = ""
+    until: int = -1
+    memory: int = -1
 
 
 @dataclass(frozen=True)
@@ -268,34 +274,3 @@ def in_delicate(dag: Dag) -> frozenset[str]:
         if kernel.delicate:
             found |= one.computes | {dag.values[i].base for i in one.reads}
     return dag.nodes(found)
-
-
-def peak_bytes(dag: Dag, homes: Mapping[int, int]) -> int:
-    """Most bytes of materialized and extern values alive at once, graph inputs left out.
-
-    An extern result lives from its kernel to its last fused reader; what extern kernels
-    themselves keep alive is the same in every plan.
-    """
-    born: dict[int, int] = {}
-    dies: dict[int, int] = {}
-    for kernel, one in zip(dag.kernels, moved(dag, homes), strict=True):
-        for i in one.writes:
-            born[i] = kernel.position
-            if dag.values[i].required:
-                dies[i] = max(dies.get(i, -1), kernel.position + 1)
-        for i in one.reads:
-            base = dag.values[dag.values[i].base]
-            if base.kind is Kind.SOURCE and base.ready >= 0:
-                born[base.index] = base.ready
-            dies[base.index] = max(dies.get(base.index, -1), kernel.position)
-    change: dict[int, int] = {}
-    for i, start in born.items():
-        size = dag.values[i].nbytes
-        end = max(dies.get(i, start), start) + 1
-        change[start] = change.get(start, 0) + size
-        change[end] = change.get(end, 0) - size
-    peak = alive = 0
-    for position in sorted(change):
-        alive += change[position]
-        peak = max(peak, alive)
-    return peak

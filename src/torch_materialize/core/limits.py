@@ -22,7 +22,8 @@ class Limits:
             since a clock decides differently on different machines.
         solve_seconds: of them, for one integer program; what is not solved by then keeps the
             dry run's decisions.
-        peak_share: how much higher than stock's the estimated peak memory may be.
+        peak_share: how much higher than stock's the estimated peak of all live memory may be,
+            inputs and outputs counted (:mod:`.memory`).
         balance: bytes that the device moves in the time of one operation.
         rates: of the device, where they were measured; None: time goes by bytes.
         doubts: rates that decide between plans as far as they can tell: one that should take

@@ -1,8 +1,8 @@
 """What each decision costs both ways: one tensor flipped, everything else held fixed.
 
-The figures are those of :func:`.dag.moved` and :func:`.dag.peak_bytes` on the flipped choice,
-but only the kernels that a flip touches are looked at again, so that thousands of tensors are
-priced in about a second.
+What a flip changes is what :func:`.dag.moved` and :func:`.memory.peak_bytes` say of the flipped
+choice, added to what the dry run counted; but only the kernels that a flip touches are looked at
+again, so that thousands of tensors are priced in about a second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .dag import Dag, Kind, Moved, moved, peak_bytes, walk
+from .dag import Dag, Kind, Moved, moved, walk
+from .memory import Span, joined, memory_of, peak_bytes, span
 
 __all__ = ["Price", "Prices", "flipped"]
 
@@ -51,6 +52,11 @@ class Prices:
                 self._readers.setdefault(dag.values[i].base, set()).add(kernel)
             for i in one.computes:
                 self._computers.setdefault(dag.values[i].base, set()).add(kernel)
+        # Value -> those that lie in its memory, itself among them.
+        self._within: dict[int, list[int]] = {}
+        for value in dag.values:
+            if value.kind is not Kind.VIEW:
+                self._within.setdefault(memory_of(dag, value.index), []).append(value.index)
         self._alive = self._memory()
         self.peak = int(self._alive.max(initial=0))
 
@@ -109,30 +115,30 @@ class Prices:
 
     def _memory(self) -> npt.NDArray[np.int64]:
         """Bytes alive at each position of the schedule."""
-        last = max((kernel.position for kernel in self._dag.kernels), default=0)
+        ends = (max(value.ready, value.until) for value in self._dag.values)
+        last = max([*ends, *(kernel.position for kernel in self._dag.kernels)], default=0)
         change = np.zeros(last + 4, dtype=np.int64)
-        for base in {*self._homes, *self._readers}:
-            _add(change, self._interval(base, self._homes, self._readers.get(base, set())), 1)
+        for owner in self._within:
+            self._add(change, owner, self._span(owner, self._homes, self._readers), 1)
         return np.cumsum(change)
 
-    def _interval(
-        self, base: int, homes: Mapping[int, int], readers: set[int]
-    ) -> tuple[int, int, int] | None:
-        """First and last position at which a value is alive, and its bytes."""
-        value = self._dag.values[base]
-        kernels = self._dag.kernels
-        last = max((kernels[k].position for k in readers), default=-1)
-        if value.kind is Kind.SOURCE:
-            if not readers or value.ready < 0:
-                return None
-            return value.ready, max(last, value.ready), value.nbytes
-        home = homes.get(base)
-        if home is None or not (value.required or readers - {home}):
-            return None
-        start = kernels[home].position
-        if value.required:
-            last = max(last, start + 1)
-        return start, max(last, start), value.nbytes
+    def _span(
+        self, owner: int, homes: Mapping[int, int], readers: Mapping[int, set[int]]
+    ) -> Span | None:
+        """When the memory of a value is in use, by itself or by what lies in it."""
+        nobody: set[int] = set()
+        return joined(
+            span(self._dag, i, homes, readers.get(i, nobody)) for i in self._within[owner]
+        )
+
+    def _add(
+        self, change: npt.NDArray[np.int64], owner: int, alive: Span | None, sign: int
+    ) -> None:
+        if alive is not None:
+            start, end = alive
+            size = self._dag.values[owner].nbytes
+            change[start] += sign * size
+            change[end + 1] -= sign * size
 
 
 class _Flip:
@@ -157,13 +163,20 @@ class _Flip:
             before = prices.now[kernel]
             self.bytes += one.total(dag) - _read_bytes(before, dag)
             bases |= {dag.values[i].base for i in (*one.reads, *before.reads)}
-        change = np.zeros_like(prices._alive)
+        readers: dict[int, set[int]] = {}
         for base in bases:
             old = prices._readers.get(base, set())
-            new = (old - touched) | {k for k, one in after.items() if _reads(one, dag, base)}
-            self.bytes += self._written(base, homes, new) - self._written(base, prices._homes, old)
-            _add(change, prices._interval(base, prices._homes, old), -1)
-            _add(change, prices._interval(base, homes, new), 1)
+            readers[base] = (old - touched) | {
+                k for k, one in after.items() if _reads(one, dag, base)
+            }
+            self.bytes += self._written(base, homes, readers[base])
+            self.bytes -= self._written(base, prices._homes, old)
+        change = np.zeros_like(prices._alive)
+        for owner in {memory_of(dag, base) for base in bases}:
+            inside = prices._within[owner]
+            new = {i: readers.get(i, prices._readers.get(i, set())) for i in inside}
+            prices._add(change, owner, prices._span(owner, prices._homes, prices._readers), -1)
+            prices._add(change, owner, prices._span(owner, homes, new), 1)
         self.peak = int((prices._alive + np.cumsum(change)).max(initial=0))
 
     def _written(self, base: int, homes: Mapping[int, int], readers: set[int]) -> int:
@@ -179,13 +192,6 @@ def _read_bytes(one: Moved, dag: Dag) -> int:
 
 def _reads(one: Moved, dag: Dag, base: int) -> bool:
     return any(dag.values[i].base == base for i in one.reads)
-
-
-def _add(change: npt.NDArray[np.int64], interval: tuple[int, int, int] | None, sign: int) -> None:
-    if interval is not None:
-        start, end, size = interval
-        change[start] += sign * size
-        change[end + 1] -= sign * size
 
 
 def flipped(dag: Dag, index: int, home: int) -> dict[int, int]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from .dag import Dag, Kind
 
-__all__ = ["RULES", "Decision", "Group", "rule_of"]
+__all__ = ["RULES", "Decision", "Group", "Refusal", "rule_of"]
 
 #: Rule -> what it says, as the end of "It is ... because ...".
 RULES: Mapping[str, str] = MappingProxyType(
@@ -96,6 +96,65 @@ class Group:
     def saves(self) -> int:
         """Bytes that storing all of them saves; negative where inlining does."""
         return self.inlined_bytes - self.stored_bytes
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A plan that was tried, moves fewer bytes than what was taken, and may not be taken.
+
+    Attributes:
+        rule: ``peak`` (memory, in bytes), ``arguments`` (buffers of one kernel), ``time``
+            (predicted seconds), ``launches`` (bytes that its further kernels have to save),
+            ``sums`` (numbers are to be stock's, and it sums up in other kernels) or ``templates``
+            (it would be fused into kernels that cannot take it).
+        bytes, stock_bytes: what its fused kernels move, and stock's.
+        found, limit: in the rule's unit, what it has and what is allowed; 0 of what has none.
+        stock: the same of stock; of ``launches`` the number of further kernels.
+    """
+
+    rule: str
+    bytes: int
+    stock_bytes: int
+    found: float = 0
+    limit: float = 0
+    stock: float = 0
+
+    @property
+    def saves(self) -> float:
+        """Share of stock's bytes that it would save."""
+        return 1 - self.bytes / self.stock_bytes if self.stock_bytes else 0.0
+
+    def sentence(self) -> str:
+        """What was refused and why, as every view says it."""
+        return (
+            f"A plan that moves {self.saves:.1%} fewer bytes than stock was refused: "
+            f"{self._reason()}."
+        )
+
+    def _reason(self) -> str:
+        above = _above(self.found, self.stock)
+        limit = f"(limit {100 * _above(self.limit, self.stock):.3g}%)"
+        reasons = {
+            "peak": f"its estimated peak memory is {above:.1%} above stock's {limit}",
+            "time": f"its predicted time is {above:.1%} above stock's {limit}",
+            "arguments": f"one of its kernels takes {self.found:.0f} buffers "
+            f"(limit {self.limit:.0f})",
+            "launches": f"it launches {self.stock:.0f} more kernel{'' if self.stock == 1 else 's'} "
+            f"and saves {self.found / 1e6:.3g} MB (worth it from {self.limit / 1e6:.3g} MB)",
+            "sums": "it sums up in other kernels, so its numbers would not be stock's",
+            "templates": "a kernel template would have to compute something else than under stock",
+        }
+        if self.rule == "time" and self.found <= self.stock:
+            return (
+                f"its predicted time is {_above(self.found, self.limit):.1%} above the most that "
+                "is allowed beside a faster plan"
+            )
+        return reasons[self.rule]
+
+
+def _above(one: float, other: float) -> float:
+    """By what share of the other one figure exceeds it."""
+    return one / other - 1 if other else 0.0
 
 
 def rule_of(dag: Dag, index: int, policy: str, kept: frozenset[str]) -> str:

@@ -17,6 +17,7 @@ from torch._inductor.utils import get_dtype_size, sympy_product
 
 from ..core.dag import Dag, Fused, Kind, Value
 from ..core.graph import Graph
+from .lifetimes import Lifetimes
 from .pin_nodes import is_written, pinned
 from .reader import is_fused
 from .recording import Recording
@@ -56,6 +57,7 @@ class _Reader:
         self.order = {node: place for place, node in enumerate(lowered.results)}
         self.early = lowered.early
         self.schedule = Schedule(lowered)
+        self.lifetimes = Lifetimes(lowered, self.schedule)
         self.values: list[dict[str, Any]] = []
         self.nodes: list[torch.fx.Node | None] = []
         self.forced: set[str] = set()
@@ -369,6 +371,7 @@ class _Reader:
             for index, (position, kernel) in enumerate(fused)
         )
         held = {i for kernel in kernels for i in kernel.writes}
+        self._add_lifetimes()
         values = []
         for fields, node in zip(self.values, self.nodes, strict=True):
             index = fields["index"]
@@ -385,6 +388,13 @@ class _Reader:
         }
         dag = Dag(tuple(values), kernels, kept & held, never)
         return dag.with_forced(frozenset(self.forced))
+
+    def _add_lifetimes(self) -> None:
+        for name, index in self.of_buffer.items():
+            value, owner = self.values[index], self.of_buffer.get(self.lifetimes.memory(name))
+            value["until"] = max(value.get("until", -1), self.lifetimes.until(name))
+            if owner is not None and owner != index:
+                value["memory"] = owner
 
     def _written(self, kernel: Any) -> tuple[int, ...]:
         names = (name for m in kernel.get_nodes() for name in m.get_buffer_names())

@@ -41,6 +41,7 @@ def explained(
     graph = graphs[priced]
     facts = _facts(graph, [one.dag for one in outcomes.values()])
     decisions = tuple(_decisions(graph, outcomes, priced, prices))
+    found = outcomes[priced].found
     return ExplainedGraph(
         kind=kind_of(graph),
         nodes=graph.nodes,
@@ -52,6 +53,7 @@ def explained(
         decisions=decisions,
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
+        refused=found.refused if found is not None else (),
     )
 
 

@@ -25,6 +25,7 @@ from ..core.limits import Limits
 from ..core.planner import Plan, Together, least_bytes, misplaced, plan
 from ..core.policy import STOCK, Policy, parse
 from ..core.program import Solved
+from ..core.story import Refusal
 from .decision import Decision
 from .garbage import CollectingLater
 from .layers import Shortened, shorten
@@ -61,6 +62,7 @@ class Found(Decision):
         rounds: dry runs made.
         left_out: nodes of repeated layers that were decided like their counterparts;
             ``graph``, ``dag`` and ``stock`` are without them, unless ``certify`` was asked for.
+        refused: better plans that a rule kept from being taken; without ``left_out``, too.
     """
 
     graph: Graph
@@ -71,6 +73,7 @@ class Found(Decision):
     seconds: float
     rounds: int
     left_out: int = 0
+    refused: tuple[Refusal, ...] = ()
 
 
 def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
@@ -114,6 +117,7 @@ def search(
         rounded=rounded,
         marked=(store or frozenset()) | (rounded & chosen),
         casts=(store or frozenset()) | short.expand(hunt.written),
+        refused=hunt.refused,
     )
     return _certified(graph, found, hunt, best, limits) if certify else found
 
@@ -201,6 +205,11 @@ class _Hunt:
     def forced(self) -> frozenset[str]:
         """Nodes that Inductor was seen to materialize unasked, on the way to the best."""
         return frozenset(self._forced.get(self._best.store, ()))
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """Better plans than the best, and the rules that kept them from being taken."""
+        return self._candidates.refused
 
     @property
     def _best(self) -> State:

@@ -128,6 +128,8 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
         found.rounds,
         found.seconds,
     )
+    for refusal in found.refused:
+        log.info("plan: %s", refusal.sentence())
     if log.isEnabledFor(logging.DEBUG):
         for row in decision_rows(make(), _TOP):
             log.debug(
@@ -153,6 +155,7 @@ def _summary(found: Found, explanation: Explanation) -> dict[str, Any]:
         "seconds": round(found.seconds, 3),
         "stored": sorted(found.store or ()),
         "rounded": sorted(found.rounded),
+        "refused": [vars(refusal) for refusal in found.refused],
         "decisions": [vars(row) for row in decision_rows(explanation, _TOP)],
     }
 

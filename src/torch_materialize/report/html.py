@@ -7,7 +7,16 @@ from markupsafe import Markup
 
 from ..core.devices import named
 from ..explanation import Explanation
-from ..figures import Headline, decision_rows, families, growth, headline, place_text, size_text
+from ..figures import (
+    Headline,
+    decision_rows,
+    families,
+    growth,
+    headline,
+    place_text,
+    refusals,
+    size_text,
+)
 from .charts import growth_chart, roofline_chart, waterfall_chart
 from .payload import encoded
 
@@ -48,6 +57,7 @@ def _render(template: str, explanation: Explanation, **more: str) -> str:
         roofline=Markup(roofline_chart(explanation)),
         families=families(explanation),
         decisions=decision_rows(explanation, _TOP),
+        refused=refusals(explanation),
         left_out=sum(graph.left_out for graph in explanation.graphs),
         has_code=any(s.code for g in explanation.graphs for s in g.sides.values()),
         verdict=_verdict(headline(explanation)),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..core.traffic import most_read
 from ..explanation import Explanation
-from ..figures import decision_rows, families, growth, headline, place_text, size_text
+from ..figures import decision_rows, families, growth, headline, place_text, refusals, size_text
 from .text import plain_table, totals_table
 
 __all__ = ["print_explanation"]
@@ -46,7 +46,7 @@ def _headline(explanation: Explanation) -> list[str]:
     left_out = sum(graph.left_out for graph in explanation.graphs)
     if left_out:
         lines.append(f"{left_out} nodes of repeated layers, decided alike, are not counted here.")
-    return lines
+    return lines + refusals(explanation)
 
 
 def _policies(explanation: Explanation) -> Table:

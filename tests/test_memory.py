@@ -1,0 +1,127 @@
+"""What is alive at once, on graphs that a person can check by hand and on lowered ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._inductor.memory import prepare_planning_info
+from torch.utils._ordered_set import OrderedSet
+
+from torch_materialize.core.dag import Dag, Fused, Kind, Value
+from torch_materialize.core.devices import find
+from torch_materialize.core.memory import peak_bytes
+from torch_materialize.core.policy import STOCK
+from torch_materialize.inductor.capture import capture, fake_mode
+from torch_materialize.inductor.dag_reader import read_dag
+from torch_materialize.inductor.reader import read_scheduled
+from torch_materialize.inductor.recording import Recording
+from torch_materialize.inductor.storage import buffer_size
+from torch_materialize.inductor.trial import lowered
+from torch_materialize.inductor.virtual_gpu import planned_device
+
+END = 3
+
+
+def chain(*, held: bool = True, **more: int) -> Dag:
+    """x (8 bytes) -> a (4) in kernel 0, a -> b (4) in kernel 1, and b is the output."""
+    values = (
+        Value(0, "x", Kind.SOURCE, 8, 1, base=0, until=END if held else -1),
+        Value(1, "a", Kind.POINTWISE, 4, 1, (0,), base=1),
+        Value(2, "b", Kind.PINNED, 4, 1, (1,), base=2, required=True, until=END, **more),
+    )
+    kernels = (
+        Fused(0, "k0", 0, (1,), frozenset({1})),
+        Fused(1, "k1", 1, (2,), frozenset({1})),
+    )
+    return Dag(values, kernels)
+
+
+def test_inputs_count_while_the_caller_holds_them():
+    dag = chain()
+    assert peak_bytes(dag, dag.homes()) == 8 + 4 + 4
+    assert peak_bytes(dag, {2: 1}) == 8 + 4
+
+
+def test_what_was_saved_for_a_backward_is_freed_when_it_was_read():
+    dag = chain(held=False)
+    assert peak_bytes(dag, dag.homes()) == 8 + 4  # x and a, then a and b
+    assert peak_bytes(dag, {2: 1}) == 8 + 4  # x is read later, beside b
+
+
+def test_an_input_that_only_an_extern_kernel_reads_counts_until_then():
+    dag = chain(held=False)
+    late = Value(3, "w", Kind.SOURCE, 100, 1, base=3, until=0)
+    assert peak_bytes(replace(dag, values=(*dag.values, late)), dag.homes()) == 100 + 8 + 4
+    unread = replace(late, until=-1)
+    assert peak_bytes(replace(dag, values=(*dag.values, unread)), dag.homes()) == 8 + 4
+
+
+def test_what_is_written_over_another_takes_no_memory_of_its_own():
+    dag = chain(memory=1)
+    assert peak_bytes(dag, dag.homes()) == 8 + 4
+
+
+# Lowered graphs.
+
+N = 64
+UNIT = 4 * N * N
+
+
+def lowered_peaks(fn, *shapes, device="h200", training=False):
+    """Of each graph: our peak in bytes, and upstream's with what upstream leaves out added."""
+    mode, device = fake_mode(), find(device)
+    with mode:
+        args = [torch.empty(*shape, requires_grad=training) for shape in shapes]
+    found = []
+    for graph in capture(fn, args, {}, device, mode, training=training):
+        with planned_device(device), lowered(graph, STOCK, Recording) as lowering:
+            dag = read_dag(lowering, read_scheduled())
+            found.append((peak_bytes(dag, dag.homes()), upstreams(lowering)))
+    return found
+
+
+def upstreams(lowering):
+    """Upstream counts no input that its caller holds, only what it can free."""
+    scheduler = lowering.scheduler
+    inputs = OrderedSet(lowering.graph_inputs)
+    peak, freeable = prepare_planning_info(
+        scheduler.nodes,
+        scheduler.name_to_buf,
+        scheduler.name_to_fused_node,
+        inputs,
+        OrderedSet(lowering.get_output_names()),
+    )
+    return peak + sum(buffer_size(name)[1] for name in inputs - OrderedSet(freeable))
+
+
+def outputs_early(x):
+    first = x.sin()
+    return first, first.sum(0), (x @ x) @ x
+
+
+def scattered(x, i):
+    return (x.sin() @ x).index_put((i.long(),), x[:2] * 2)
+
+
+def trained(x, w):
+    return ((x @ w).sin() @ w).sin()
+
+
+@pytest.mark.parametrize(
+    ("fn", "shapes", "training", "units"),
+    [
+        (lambda x, w: (x.sin() @ w).cos(), [(N, N)] * 2, False, [4]),
+        (outputs_early, [(N, N)], False, [3]),
+        (scattered, [(N, N), (2,)], False, [3]),
+        (lambda x, y: torch.cat([x.sin(), y.cos()]) @ x, [(N, N)] * 2, False, [6]),
+        (trained, [(N, N)] * 2, True, [6, 7]),
+    ],
+    ids=["matmul", "outputs", "scatter", "concatenation", "training"],
+)
+def test_a_lowered_graph_has_the_peak_that_upstream_finds(fn, shapes, training, units):
+    """In units of one matrix; what is left over is small."""
+    found = lowered_peaks(fn, *shapes, training=training)
+    assert [ours for ours, _ in found] == [theirs for _, theirs in found]
+    assert [ours // UNIT for ours, _ in found] == units
