@@ -81,7 +81,7 @@ def test_the_decisions_are_logged_at_debug(dynamo, caplog):
         compiled(dynamo)
     lines = [record.getMessage() for record in caplog.records]
     assert any("dry runs" in line for line in lines), lines
-    assert any("stored by" in line and "if inlined" in line for line in lines), lines
+    assert any("stored by" in line and "against stock" in line for line in lines), lines
 
 
 def run(code: str, **environment: str) -> str:
