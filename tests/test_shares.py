@@ -124,8 +124,7 @@ def test_shares_add_up_to_what_is_saved(make, saves):
             assert all(abs(share) <= most for share in found.values())
             differs = graph.sides["stock"].stored ^ graph.sides[policy].stored
             assert set(found) <= differs
-            # In a backward the plan's sums are fused otherwise than stock's.
-            if policy == "plan" and graph.kind != "backward":
+            if policy == "plan":
                 assert abs(rest) <= 0.01 * abs(saved)
     assert (figures.headline(explanation).planned < figures.headline(explanation).moved) >= saves
     rows = figures.worth_most(explanation)

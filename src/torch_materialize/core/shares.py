@@ -14,19 +14,33 @@ from .dag import Dag, Kind, Moved, moved, walk
 
 __all__ = ["saved_by", "shares"]
 
+# Kernels, and a choice of what they materialize.
+_Side = tuple[Dag, Mapping[int, int]]
+
 
 def saved_by(one: Dag, other: Dag, stored: tuple[frozenset[str], frozenset[str]]) -> dict[str, int]:
     """FX node -> bytes that deciding it as ``other`` does saves, against ``one``.
 
     ``stored`` are the nodes that each of the two writes.  Both have kernels of their own, and the
-    shares are priced on those that leave less of what is saved without an explanation (fusion).
+    shares are priced on those that leave less of what is saved without an explanation.  What is
+    left over comes from kernels that are fused otherwise: what that saves of a buffer goes to the
+    decisions on whatever else the kernels that read or write it move, in equal parts.
     """
     saved = one.measured - other.measured
     later = shares(other, stored[0])
     sooner = {node: -size for node, size in shares(one, stored[1]).items()}
     if abs(saved - sum(sooner.values())) < abs(saved - sum(later.values())):
-        return sooner
-    return later
+        found = sooner
+        sides = (one, _turned(one, stored[1])), (other, other.homes())
+    else:
+        found = later
+        sides = (one, one.homes()), (other, _turned(other, stored[0]))
+    near = _near((*sides, (one, one.homes()), (other, other.homes())), frozenset(found))
+    fused = _fused_otherwise(sides, near)
+    rest = saved - sum(found.values())
+    if abs(rest - sum(fused.values())) < abs(rest):
+        found = {node: size + fused.get(node, 0) for node, size in found.items()}
+    return found
 
 
 def shares(dag: Dag, stored: frozenset[str]) -> dict[str, int]:
@@ -35,13 +49,8 @@ def shares(dag: Dag, stored: frozenset[str]) -> dict[str, int]:
     Of every node that is ours to decide and that the two decide otherwise.  The sum is what all
     of them together save with the kernels of ``dag``.
     """
-    mine = dag.homes()
-    written = {i for one in moved(dag, mine) for i in one.writes}
-    open_ = [v for v in dag.values if v.kind is Kind.POINTWISE and v.node and not v.required]
-    out = [v.index for v in open_ if v.index in written and v.node not in stored]
-    into = [v.index for v in open_ if v.index not in written and v.node in stored]
-    theirs = _theirs(dag, mine, out, into)
-    differ = sorted((*out, *into))
+    mine, theirs = dag.homes(), _turned(dag, stored)
+    differ = _differ(dag, stored)
     twice: dict[int, int] = {}
     for order in (differ, differ[::-1]):
         state = _State(dag, mine)
@@ -50,21 +59,32 @@ def shares(dag: Dag, stored: frozenset[str]) -> dict[str, int]:
     # The halves that are left over are given from the first to the last, so that none is lost.
     found, carried = {}, 0
     for i in differ:
-        carried += twice[i]
-        half, carried = divmod(carried, 2)
+        half, carried = divmod(carried + twice[i], 2)
         found[dag.values[i].node] = half
     return found
 
 
-def _theirs(
-    dag: Dag, mine: Mapping[int, int], out: Iterable[int], into: Iterable[int]
-) -> dict[int, int]:
-    """Where what only the other policy stores would be written: where that costs least."""
-    state = _State(dag, mine)
-    for i in out:
+def _differ(dag: Dag, stored: frozenset[str]) -> list[int]:
+    """Values that are ours to decide, and written by ``dag`` or in ``stored``, but not both."""
+    written = {i for one in moved(dag, dag.homes()) for i in one.writes}
+    ours = (v for v in dag.values if v.kind is Kind.POINTWISE and v.node and not v.required)
+    return [v.index for v in ours if (v.index in written) != (v.node in stored)]
+
+
+def _turned(dag: Dag, stored: frozenset[str]) -> dict[int, int]:
+    """The choice of ``dag`` with all that differs from ``stored`` turned.
+
+    What it does not write is written where that costs least.
+    """
+    homes, differ = dag.homes(), _differ(dag, stored)
+    state = _State(dag, homes)
+    into = [i for i in differ if dag.values[i].node in stored]
+    for i in set(differ).difference(into):
         state.turn(i, None)
-    homes = {}
+        homes.pop(i, None)
     for i in into:
+        state.turn(i, None)
+        homes.pop(i, None)
         costs = {}
         for home in state.possible_homes(i):
             costs[home] = state.turn(i, home)
@@ -73,6 +93,46 @@ def _theirs(
             homes[i] = min(costs, key=costs.__getitem__)  # of equals the first that was tried
             state.turn(i, homes[i])
     return homes
+
+
+def _near(sides: Iterable[_Side], decided: frozenset[str]) -> dict[str, list[str]]:
+    """Buffer -> the decided nodes that some kernel moves with it; of a decided node itself."""
+    found: dict[str, set[str]] = {}
+    for dag, homes in sides:
+        for one in moved(dag, homes):
+            labels = _by_label(dag, one).keys()
+            for label in labels:
+                found.setdefault(label, set()).update(decided & labels)
+    return {label: [label] if label in decided else sorted(near) for label, near in found.items()}
+
+
+def _fused_otherwise(sides: tuple[_Side, _Side], near: Mapping[str, list[str]]) -> dict[str, int]:
+    """What the kernels of the second side save against the first with the same choice."""
+    change: dict[str, int] = {}
+    for sign, (dag, homes) in zip((1, -1), sides, strict=True):
+        for one in moved(dag, homes):
+            for label, size in _by_label(dag, one).items():
+                change[label] = change.get(label, 0) + sign * size
+    found: dict[str, int] = {}
+    for label, size in change.items():
+        nodes = near[label]
+        for place, node in enumerate(nodes):
+            # Equal parts that add up to all of it.
+            part = size * (place + 1) // len(nodes) - size * place // len(nodes)
+            found[node] = found.get(node, 0) + part
+    return found
+
+
+def _by_label(dag: Dag, one: Moved) -> dict[str, int]:
+    """Buffer -> bytes that one kernel moves of it."""
+    sizes: dict[str, int] = {}
+    for i, size in one.reads.items():
+        base = dag.values[dag.values[i].base]
+        sizes[base.label] = min(sizes.get(base.label, 0) + size, base.nbytes)
+    for i, size in one.writes.items():
+        label = dag.values[i].label
+        sizes[label] = sizes.get(label, 0) + size
+    return sizes
 
 
 class _State:
