@@ -10,8 +10,9 @@ import torch
 from click.testing import CliRunner
 
 import torch_materialize as tm
-from torch_materialize import explanation_record
+from torch_materialize import explanation_record, figures
 from torch_materialize.cli.main import main
+from torch_materialize.report.explanation import Report
 from torch_materialize.report.perfetto import timeline
 
 pytestmark = pytest.mark.e2e
@@ -168,3 +169,110 @@ def test_a_price_agrees_with_the_planner_model_of_a_real_graph(report):
     totals = {one.inlined_bytes for one in graph.decisions if one.open}
     totals |= {one.stored_bytes for one in graph.decisions if one.open}
     assert report.explanation.traffic("plan").bytes in totals
+
+
+# A graph with a scatter: the kernel that writes rows into a tensor is not as the planner models it.
+
+N = 2048
+
+
+def scattered(x, y, rows, values):
+    """Storing the sum saves bytes, and takes a fifth more memory than stock."""
+    s = x.sin() * y + x
+    t = s.index_put((rows,), values)
+    return torch.softmax(s * t, -1), torch.softmax(s + t, 0), t
+
+
+def scattered_between(x, y, rows):
+    """A plan for it moves a fifth less, and takes no more than stock of all that is alive."""
+    s = x * y + x.exp() + y.sigmoid()
+    t = torch.zeros_like(x).scatter_add(0, rows, s)
+    return torch.softmax(s, -1) + t, torch.softmax(s * 2, 0) + t
+
+
+@pytest.fixture(scope="module")
+def refused():
+    x, rows = torch.zeros(N, N), torch.arange(8)
+    return tm.explain(scattered, x, x, rows, torch.zeros(8, N), policies=("stock", "plan"))
+
+
+def test_the_peak_of_a_small_graph_does_not_refuse_what_fits(tmp_path):
+    x = torch.zeros(N, N)
+    rows = torch.zeros(N, N, dtype=torch.int64)
+    found = tm.explain(scattered_between, x, x, rows, policies=("stock", "plan"))
+    stock, plan = (found.explanation.traffic(policy).bytes for policy in ("stock", "plan"))
+    assert plan < 0.8 * stock
+    assert not found.explanation.graphs[0].refused
+
+
+def test_a_refused_plan_is_told_wherever_one_looks(refused, tmp_path):
+    (graph,) = refused.explanation.graphs
+    (one,) = graph.refused
+    assert one.rule == "peak"
+    assert one.bytes < refused.explanation.traffic("plan").bytes == one.stock_bytes
+    assert one.stock < one.limit < one.found
+    sentence = one.sentence()
+    assert "9.1% fewer bytes than stock was refused: its estimated peak memory is 20.0%" in sentence
+    assert sentence in " ".join(refused.text().split())
+    assert sentence.replace("'", "&#39;") in refused.html()
+    path = tmp_path / "r.json.gz"
+    refused.save(path)
+    assert explanation_record.load(path) == refused.explanation
+
+
+def test_why_says_what_the_prices_say(refused):
+    """Of every open tensor: from which state it starts, which way saves, and which pin does it."""
+    explanation = refused.explanation
+    (graph,) = explanation.graphs
+    moves = explanation.traffic("plan").bytes
+    for one in (one for one in graph.decisions if one.open):
+        story, stored = refused.why(one.node), one.node in graph.stored()["plan"]
+        now, then = one.stored_bytes, one.inlined_bytes
+        if not stored:
+            now, then = then, now
+        assert now == moves, one.node
+        assert ("If this one alone were recomputed" in story) == stored
+        change = figures.size_text(abs(then - now))
+        words = "as many bytes as now" if then == now else change
+        words += "" if then == now else f" {'more' if then > now else 'less'} than now"
+        assert f"would move {words}" in story
+        pin, other = ("keep", "inline") if stored else ("inline", "keep")
+        assert f"To pin it as plan has it: x = tm.{pin}(x)" in story
+        better = then < now
+        assert (f"the other way all the same: x = tm.{other}(x)" in story) == better
+        assert (graph.refused[0].sentence() in story) == better
+    assert any(one.saves > 0 for one in graph.decisions if one.node not in graph.stored()["plan"])
+
+
+def test_what_is_avoidable_is_unknown_without_a_plan():
+    x = torch.zeros(64, 64)
+    for policies in (("stock",), ("stock", "traffic")):
+        found = tm.explain(lambda x: x.sin().sum(), x, policies=policies)
+        assert figures.headline(found.explanation).avoidable is None
+        text = found.text()
+        assert "unknown" in text and "avoidable          0 B" not in text
+        assert "<b>unknown</b>" in found.html()
+        assert "0 B of it avoidable" not in found._repr_html_()
+
+
+def test_shares_add_up_in_the_terminal_and_in_why(report):
+    explanation = report.explanation
+    (graph,) = explanation.graphs
+    saved = explanation.traffic("stock").bytes - explanation.traffic("plan").bytes
+    assert sum(graph.saves["plan"].values()) + graph.rest("plan") == saved
+    (last,) = [line for line in report.text(top=1).splitlines() if line.split()[:1] == ["all"]]
+    assert figures.size_text(saved) in last
+    node, share = max(graph.saves["plan"].items(), key=lambda item: item[1])
+    story = report.why(node)
+    assert f"That saves {figures.signed_text(share)} against stock" in story
+    assert f"the {figures.size_text(saved)} that plan saves in all" in story
+
+
+def test_a_record_of_an_older_version_is_shown_as_far_as_it_goes(report):
+    data = explanation_record.to_json(report.explanation)
+    for graph in data["graphs"]:
+        del graph["saves"], graph["refused"]
+    old = Report(explanation_record.from_json(data))
+    assert "if all alike were flipped at once" in " ".join(old.text().split())
+    assert "That saves" not in old.why(next(iter(report.explanation.graphs[0].saves["plan"])))
+    assert "If inlined" in old.html()

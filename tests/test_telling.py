@@ -8,12 +8,17 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import torch_materialize as tm
+from test_report_page import explanation
+from torch_materialize.core.story import Refusal
 from torch_materialize.errors import RecordError
+from torch_materialize.inductor import telling
 from torch_materialize.joining import load_any
 
 pytestmark = pytest.mark.e2e
@@ -76,12 +81,28 @@ def test_records_of_other_settings_are_not_joined(dynamo, tmp_path, monkeypatch)
         load_any(tmp_path)
 
 
-def test_the_decisions_are_logged_at_debug(dynamo, caplog):
+def test_the_plan_is_logged_and_at_debug_what_it_saves(dynamo, caplog):
     with caplog.at_level(logging.DEBUG, "torch_materialize"):
         compiled(dynamo)
     lines = [record.getMessage() for record in caplog.records]
     assert any("dry runs" in line for line in lines), lines
-    assert any("stored by" in line and "if inlined" in line for line in lines), lines
+    assert "plan: all: 0 B" in lines  # stock is kept here
+
+
+def test_the_log_names_decisions_and_refusals(caplog):
+    found = explanation()
+    graph = replace(found.graphs[0], saves={"plan": {"sum_1": 5, "sum_2": 2}})
+    side = graph.sides["plan"].graph
+    refusal = Refusal("peak", 799, 1000, 107, 105, 100)
+    outcome = SimpleNamespace(
+        stock=side, graph=side, bound=None, left_out=0, store=None, rounds=1, seconds=0.0
+    )
+    outcome.refused = (refusal,)
+    with caplog.at_level(logging.DEBUG, "torch_materialize"):
+        telling._log(SimpleNamespace(nodes=1), outcome, lambda: replace(found, graphs=(graph,)))
+    lines = [record.getMessage() for record in caplog.records]
+    assert f"plan: {refusal.sentence()}" in lines
+    assert any("sum_1 and 1 alike" in line and "saves 7 B against" in line for line in lines), lines
 
 
 def run(code: str, **environment: str) -> str:

@@ -123,6 +123,8 @@ class ExplainedGraph:
         decisions: one for each tensor, in program order.
         groups: the open decisions, those alike together.
         refused: better plans that a rule kept from being taken.
+        saves: policy -> FX node -> bytes that its decision saves against the first policy, of
+            the nodes that the two decide otherwise (:mod:`.core.shares`).
     """
 
     kind: str
@@ -133,6 +135,16 @@ class ExplainedGraph:
     groups: tuple[Group, ...] = ()
     left_out: int = 0
     refused: tuple[Refusal, ...] = ()
+    saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def saved(self, policy: str) -> int:
+        """Bytes that a policy saves against the first one."""
+        first = next(iter(self.sides.values()))
+        return traffic(first.graph).bytes - traffic(self.sides[policy].graph).bytes
+
+    def rest(self, policy: str) -> int:
+        """What of them no decision explains: kernels that are fused in another way."""
+        return self.saved(policy) - sum(self.saves.get(policy, {}).values())
 
     def stored(self) -> dict[str, frozenset[str]]:
         """Policy -> the FX nodes that some fused kernel writes to memory."""

@@ -58,6 +58,10 @@ def to_json(explanation: Explanation) -> dict[str, Any]:
                 "decisions": [asdict(decision) for decision in graph.decisions],
                 "groups": [asdict(group) for group in graph.groups],
                 "refused": [asdict(refusal) for refusal in graph.refused],
+                "saves": {
+                    policy: {"shares": dict(found), "rest": graph.rest(policy)}
+                    for policy, found in graph.saves.items()
+                },
             }
             for graph in explanation.graphs
         ],
@@ -109,8 +113,9 @@ def _read_graph(data: dict[str, Any]) -> ExplainedGraph:
         ),
         groups=tuple(Group(**{**one, "nodes": tuple(one["nodes"])}) for one in data["groups"]),
         left_out=data["left_out"],
-        # Older records of this version are without it.
+        # Older records of this version are without these.
         refused=tuple(Refusal(**one) for one in data.get("refused", ())),
+        saves={policy: one["shares"] for policy, one in data.get("saves", {}).items()},
     )
 
 

@@ -7,22 +7,27 @@ from dataclasses import dataclass
 
 from .core.devices import named
 from .core.graph import Kernel
-from .core.story import Decision, Group
+from .core.story import Decision
 from .explanation import ExplainedGraph, Explanation, Node
 
 __all__ = [
     "DecisionRow",
     "Growth",
     "Headline",
+    "Saving",
     "decision_rows",
     "families",
     "growth",
+    "has_shares",
     "headline",
+    "pin_line",
     "pin_of",
     "place_text",
     "refusals",
     "short_source",
+    "signed_text",
     "size_text",
+    "sum_rows",
     "type_text",
     "worth_most",
 ]
@@ -56,8 +61,13 @@ class Headline:
     bound: float | None
 
     @property
-    def avoidable(self) -> int:
-        """What the first policy moves above the least that is known to be possible."""
+    def avoidable(self) -> int | None:
+        """What the first policy moves above the least that is known to be possible.
+
+        None where nothing is known: there is no bound, and no policy moves less.
+        """
+        if self.bound is None and self.planned >= self.moved:
+            return None
         return self.moved - round(min(self.planned, self.bound or self.planned))
 
     @property
@@ -135,27 +145,55 @@ def _unit(kernels: list[Kernel]) -> int:
     return max(sizes, default=1) or 1
 
 
-def worth_most(
-    explanation: Explanation, limit: int | None = None
-) -> list[tuple[ExplainedGraph, Group]]:
-    """Groups of open decisions: those that policies decide otherwise first, the dearest first."""
-    rows = []
+@dataclass(frozen=True)
+class Saving:
+    """Nodes that are decided alike, and otherwise than by the first policy.
+
+    ``saves`` is what their decisions save against it in bytes; None in a record without shares.
+    """
+
+    graph: ExplainedGraph
+    nodes: tuple[str, ...]
+    saves: int | None
+
+
+def worth_most(explanation: Explanation) -> list[Saving]:
+    """What the priced policy decides otherwise than the first: what saves or costs most first.
+
+    The decisions' savings and :meth:`.ExplainedGraph.rest` add up to what is saved in all.  Where
+    there is nothing to hold them against (one policy, an old record), the open decisions that cost
+    most to flip.
+    """
+    if not has_shares(explanation):
+        groups = [(graph, group) for graph in explanation.graphs for group in graph.groups]
+        groups = sorted((pair for pair in groups if pair[1].saves), key=lambda p: -abs(p[1].saves))
+        return [Saving(graph, group.nodes, None) for graph, group in groups]
+    found: list[Saving] = []
     for graph in explanation.graphs:
-        stored = [frozenset(nodes) for nodes in graph.stored().values()]
-        for group in graph.groups:
-            differs = any(len({node in nodes for nodes in stored}) > 1 for node in group.nodes)
-            rows.append((not differs, -abs(group.saves), graph, group))
-    rows.sort(key=lambda row: row[:2])
-    chosen = [(graph, group) for _, worth, graph, group in rows if worth]
-    return chosen[:limit]
+        shares = graph.saves.get(explanation.priced, {})
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for node in shares:
+            group = graph.group_of.get(node)
+            alike.setdefault(group.nodes if group else (node,), []).append(node)
+        found += [
+            Saving(graph, tuple(nodes), sum(shares[node] for node in nodes))
+            for nodes in alike.values()
+        ]
+    return sorted(found, key=lambda one: -abs(one.saves or 0))
+
+
+def has_shares(explanation: Explanation) -> bool:
+    """Whether it is known what each decision saves."""
+    return any(explanation.priced in graph.saves for graph in explanation.graphs)
 
 
 @dataclass(frozen=True)
 class DecisionRow:
     """One group of decisions in words.
 
-    ``stored`` and ``inlined`` are bytes above the better of the two ways; ``place`` is the
-    graph's place in the explanation.
+    ``saves`` is against the first policy, "" where that is not known; ``stored`` and ``inlined``
+    are bytes above the better of the two ways, all of them flipped at once, "" where nothing is
+    open; ``place`` is the graph's place in the explanation.
     """
 
     place: int
@@ -164,6 +202,7 @@ class DecisionRow:
     type: str
     where: str
     stored_by: str
+    saves: str
     stored: str
     inlined: str
 
@@ -171,27 +210,49 @@ class DecisionRow:
 def decision_rows(explanation: Explanation, limit: int) -> list[DecisionRow]:
     """The decisions worth most, as every view words them."""
     rows = []
-    for graph, group in worth_most(explanation, limit):
-        fact = graph.facts[group.nodes[0]]
+    for one in worth_most(explanation)[:limit]:
+        graph, nodes = one.graph, one.nodes
+        fact = graph.facts[nodes[0]]
         storing = [
-            policy if set(group.nodes) <= nodes else f"{policy} (some)"
-            for policy, nodes in graph.stored().items()
-            if not nodes.isdisjoint(group.nodes)
+            policy if set(nodes) <= stored else f"{policy} (some)"
+            for policy, stored in graph.stored().items()
+            if not stored.isdisjoint(nodes)
         ]
-        least = min(group.stored_bytes, group.inlined_bytes)
+        group = graph.group_of.get(nodes[0])
+        least = min(group.stored_bytes, group.inlined_bytes) if group else 0
         rows.append(
             DecisionRow(
                 place=explanation.graphs.index(graph),
                 name=fact.name,
-                alike=len(group.nodes) - 1,
+                alike=len(nodes) - 1,
                 type=type_text(fact),
                 where=short_source(fact.source, 1),
                 stored_by=", ".join(storing) or "none",
-                stored=_above(group.stored_bytes, least),
-                inlined=_above(group.inlined_bytes, least),
+                saves="" if one.saves is None else signed_text(one.saves),
+                stored=_above(group.stored_bytes, least) if group else "",
+                inlined=_above(group.inlined_bytes, least) if group else "",
             )
         )
     return rows
+
+
+def sum_rows(explanation: Explanation, limit: int) -> list[tuple[str, str]]:
+    """What the rows of :func:`decision_rows` leave out, and what all of them add up to."""
+    if not has_shares(explanation):
+        return []
+    priced, found = explanation.priced, worth_most(explanation)
+    left = sum(one.saves or 0 for one in found[limit:])
+    rest = sum(graph.rest(priced) for graph in explanation.graphs if priced in graph.sides)
+    total = sum(graph.saved(priced) for graph in explanation.graphs if priced in graph.sides)
+    rows = [(f"{len(found) - limit} more", signed_text(left))] if len(found) > limit else []
+    if rest:
+        rows.append(("fused otherwise", signed_text(rest)))
+    return [*rows, ("all", signed_text(total))]
+
+
+def signed_text(size: int) -> str:
+    """:func:`size_text` with a sign where it is negative."""
+    return f"-{size_text(-size)}" if size < 0 else size_text(size)
 
 
 def _above(size: int, least: int) -> str:
@@ -202,7 +263,11 @@ def pin_of(graph: ExplainedGraph, decision: Decision, policy: str) -> str:
     """The line of model code that pins what ``policy`` decided; "" where nothing is open."""
     if not decision.open:
         return ""
-    stored = decision.node in graph.sides[policy].stored
+    return pin_line(graph, decision, decision.node in graph.sides[policy].stored)
+
+
+def pin_line(graph: ExplainedGraph, decision: Decision, stored: bool) -> str:
+    """The line of model code that has a tensor written to memory, or recomputed."""
     source = graph.facts[decision.node].source
     place = f"  # behind {short_source(source)}" if source else ""
     return f"x = tm.{'keep' if stored else 'inline'}(x){place}"

@@ -44,7 +44,8 @@ class Prices:
         self._homes = dag.homes()
         self._roots: list[list[int]] = [list(kernel.writes) for kernel in dag.kernels]
         self.now = moved(dag, self._homes)
-        self.total = sum(one.total(dag) for one in self.now)
+        # What the dry run counted: of a scatter, say, the model knows less.
+        self.total = dag.measured
         self._readers: dict[int, set[int]] = {}
         self._computers: dict[int, set[int]] = {}
         for kernel, one in enumerate(self.now):
@@ -89,7 +90,9 @@ class Prices:
             other = {i: k for i, k in self._homes.items() if i not in homes}
         else:
             other = {**self._homes, **homes}
-        size = sum(one.total(self._dag) for one in moved(self._dag, other))
+        before = sum(one.total(self._dag) for one in self.now)
+        after = sum(one.total(self._dag) for one in moved(self._dag, other))
+        size = self.total + after - before
         rise = peak_bytes(self._dag, other) - self.peak
         home = min(homes.values())
         if stored:

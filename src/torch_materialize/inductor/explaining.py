@@ -12,6 +12,7 @@ from ..core.dag import Dag, Kind, Value
 from ..core.graph import Graph, Kernel
 from ..core.policy import parse
 from ..core.prices import Prices
+from ..core.shares import saved_by
 from ..core.story import Decision, Group, rule_of
 from ..explanation import Code, ExplainedGraph, Node, Side
 from .dry_run import Outcome
@@ -54,7 +55,15 @@ def explained(
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
         refused=found.refused if found is not None else (),
+        saves=dict(_saves(outcomes)),
     )
+
+
+def _saves(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, dict[str, int]]]:
+    (_, first), *others = outcomes.items()
+    for policy, other in others:
+        stored = first.graph.materialized(), other.graph.materialized()
+        yield policy, saved_by(first.dag, other.dag, (frozenset(stored[0]), frozenset(stored[1])))
 
 
 def kind_of(graph: PostGrad) -> str:

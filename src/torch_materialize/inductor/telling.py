@@ -26,7 +26,7 @@ from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
 from ..events import count, detailed, log, surprise
 from ..explanation import Explanation
-from ..figures import decision_rows
+from ..figures import decision_rows, sum_rows
 from ..versions import installed_versions
 from .at_hand import device_of
 from .dry_run import Outcome
@@ -142,15 +142,16 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
     if detailed():
         for row in decision_rows(make(), _TOP):
             log.debug(
-                "plan: %s%s, %s at %s: stored by %s; if stored %s, if inlined %s",
+                "plan: %s%s, %s at %s: stored by %s; saves %s against stock",
                 row.name,
                 f" and {row.alike} alike" if row.alike else "",
                 row.type,
                 row.where or "an unknown line",
                 row.stored_by,
-                row.stored,
-                row.inlined,
+                row.saves,
             )
+        for words, saves in sum_rows(make(), _TOP):
+            log.debug("plan: %s: %s", words, saves)
 
 
 def _summary(found: Found, explanation: Explanation) -> dict[str, Any]:

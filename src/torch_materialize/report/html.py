@@ -12,10 +12,12 @@ from ..figures import (
     decision_rows,
     families,
     growth,
+    has_shares,
     headline,
     place_text,
     refusals,
     size_text,
+    sum_rows,
 )
 from .charts import growth_chart, roofline_chart, waterfall_chart
 from .payload import encoded
@@ -57,6 +59,8 @@ def _render(template: str, explanation: Explanation, **more: str) -> str:
         roofline=Markup(roofline_chart(explanation)),
         families=families(explanation),
         decisions=decision_rows(explanation, _TOP),
+        shares=has_shares(explanation),
+        sums=sum_rows(explanation, _TOP),
         refused=refusals(explanation),
         left_out=sum(graph.left_out for graph in explanation.graphs),
         has_code=any(s.code for g in explanation.graphs for s in g.sides.values()),

@@ -45,7 +45,7 @@ def _graph(explanation: Explanation, graph: ExplainedGraph) -> dict[str, Any]:
 
 
 def _tensors(explanation: Explanation, graph: ExplainedGraph) -> list[dict[str, Any]]:
-    stored = graph.stored()
+    stored, shares = graph.stored(), graph.saves.get(explanation.priced, {})
     sides = list(graph.sides.values())
     computers = [_places(side, side.computers) for side in sides]
     readers = [_places(side, side.readers) for side in sides]
@@ -53,7 +53,6 @@ def _tensors(explanation: Explanation, graph: ExplainedGraph) -> list[dict[str, 
     rows = []
     for one in graph.decisions:
         fact = graph.facts[one.node]
-        group = graph.group_of.get(one.node)
         rows.append(
             {
                 "name": one.node,
@@ -69,8 +68,7 @@ def _tensors(explanation: Explanation, graph: ExplainedGraph) -> list[dict[str, 
                 "writers": [found.get(one.node, []) for found in writers],
                 "ifStored": one.stored_bytes,
                 "ifInlined": one.inlined_bytes,
-                "alike": len(group.nodes) if group else 0,
-                "together": group.saves if group else 0,
+                "saves": shares.get(one.node),
                 "alone": one.alone_saves,
                 "peak": one.peak_change,
                 "rounding": one.rounding,

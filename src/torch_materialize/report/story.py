@@ -11,7 +11,17 @@ from rich.text import Text
 
 from ..core.traffic import most_read
 from ..explanation import Explanation
-from ..figures import decision_rows, families, growth, headline, place_text, refusals, size_text
+from ..figures import (
+    decision_rows,
+    families,
+    growth,
+    has_shares,
+    headline,
+    place_text,
+    refusals,
+    size_text,
+    sum_rows,
+)
 from .text import plain_table, totals_table
 
 __all__ = ["print_explanation"]
@@ -35,9 +45,12 @@ def print_explanation(explanation: Explanation, console: Console, top: int = 8) 
 
 def _headline(explanation: Explanation) -> list[str]:
     figures, first = headline(explanation), explanation.policies[0]
-    share = f" ({figures.avoidable / figures.moved:.1%})" if figures.moved else ""
     lines = ["", f"{'moved by ' + first:24} {size_text(figures.moved)}"]
-    lines.append(f"{'of it avoidable':24} [bold]{size_text(figures.avoidable)}[/bold]{share}")
+    if figures.avoidable is None:
+        lines.append(f"{'of it avoidable':24} unknown: no plan here has a certified least")
+    else:
+        share = f" ({figures.avoidable / figures.moved:.1%})" if figures.moved else ""
+        lines.append(f"{'of it avoidable':24} [bold]{size_text(figures.avoidable)}[/bold]{share}")
     if explanation.priced != first:
         lines.append(f"{'moved by ' + explanation.priced:24} {size_text(figures.planned)}")
     if figures.bound is not None and figures.left is not None:
@@ -79,20 +92,27 @@ def _decisions(explanation: Explanation, top: int) -> Table | None:
     rows = decision_rows(explanation, top)
     if not rows:
         return None
+    shares, first = has_shares(explanation), explanation.policies[0]
     table = plain_table("Decisions worth most")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("type", overflow="fold")
-    table.add_column("stored by", overflow="fold")
-    table.add_column("stored", justify="right", no_wrap=True)
-    table.add_column("inlined", justify="right", no_wrap=True)
+    for heading in ("tensor", "type", "stored by"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("saves",) if shares else ("stored", "inlined"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("where", overflow="fold")
     for row in rows:
         more = f" and {row.alike} alike" if row.alike else ""
-        table.add_row(row.name + more, row.type, row.stored_by, row.stored, row.inlined, row.where)
-    table.caption = (
-        f"Bytes above the better way, all alike flipped at once, the rest as {explanation.priced} "
-        "has it. One tensor's story: torch-materialize why RECORD TENSOR."
+        cells = (row.saves,) if shares else (row.stored, row.inlined)
+        table.add_row(row.name + more, row.type, row.stored_by, *cells, row.where)
+    for words, saves in sum_rows(explanation, top):
+        table.add_row(words, "", "", saves, "")
+    how = (
+        f"What deciding it as {explanation.priced} does saves against {first}; together all that "
+        "is saved."
+        if shares
+        else f"Bytes above the better way if all alike were flipped at once, the rest as "
+        f"{explanation.priced} has it."
     )
+    table.caption = f"{how} One tensor's story: torch-materialize why RECORD TENSOR."
     table.caption_justify = "left"
     return table
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ..core.story import RULES, Decision
 from ..errors import TargetError
 from ..explanation import ExplainedGraph, Explanation, Node
-from ..figures import pin_of, short_source, size_text, type_text
+from ..figures import pin_line, pin_of, short_source, signed_text, size_text, type_text
 
 __all__ = ["find_tensor", "why"]
 
@@ -42,7 +42,8 @@ def why(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> 
     paragraphs = [
         [_what(fact)],
         [_decided(explanation, graph, decision, policy) for policy in graph.sides],
-        [*_price(explanation, decision), *_together(graph, decision), *_memory(decision)],
+        list(_share(explanation, graph, decision)),
+        [*_price(explanation, graph, decision), *_memory(decision)],
         list(_rounding(explanation, decision)),
         list(_pin(explanation, graph, decision)),
     ]
@@ -81,35 +82,64 @@ def _decided(
     return f"Under {policy} no kernel needs it by itself."
 
 
-def _price(explanation: Explanation, decision: Decision) -> Iterator[str]:
+def _share(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
+    """What the decision saves, with those alike, against the first policy."""
+    priced, first = explanation.priced, explanation.policies[0]
+    shares = graph.saves.get(priced, {})
+    if decision.node not in shares:
+        return
+    saved = shares[decision.node]
+    yield (
+        f"That saves {signed_text(saved)} against {first}: its share of the "
+        f"{signed_text(graph.saved(priced))} that {priced} saves in all."
+    )
+    group = graph.group_of.get(decision.node)
+    alike = [node for node in group.nodes if node in shares] if group else []
+    if len(alike) > 1:
+        together = signed_text(sum(shares[node] for node in alike))
+        yield f"It is one of {len(alike)} that are decided alike; they save {together} together."
+
+
+def _price(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
     if decision.stored_bytes is None or decision.inlined_bytes is None:
         return
+    stored, gain = _is_stored(explanation, graph, decision), _gain(explanation, graph, decision)
+    way = "recomputed wherever it is needed" if stored else "written to memory"
     yield (
-        f"With everything else as {explanation.priced} has it, all fused kernels move "
-        f"{size_text(decision.stored_bytes)} with it in memory and "
-        f"{size_text(decision.inlined_bytes)} with it recomputed: "
-        f"{_saving(decision.saves)}."
+        f"If this one alone were {way}, with everything else as {explanation.priced} has it, all "
+        f"fused kernels would move {_change(-gain)}, by the planner's model."
     )
-    alone = decision.alone_saves
-    first = explanation.policies[0]
+    if gain > 0:
+        yield from (refusal.sentence() for refusal in graph.refused)
+        if not graph.refused:
+            yield "No dry run found the kernels that the model expects there."
+    alone, first = decision.alone_saves, explanation.policies[0]
     if alone is not None and first != explanation.priced:
-        yield f"In the kernels of {first}, by itself, {_saving(alone)}."
+        yield f"In the kernels of {first}, with nothing else changed, {_saving(alone)}."
+
+
+def _is_stored(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> bool:
+    """Whether the priced policy writes it, so that flipping it would inline it."""
+    return decision.node in graph.sides[explanation.priced].stored
+
+
+def _gain(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> int:
+    """Bytes that the other way of this one alone would save; negative where it costs some."""
+    if not decision.open:
+        return 0
+    return -decision.saves if _is_stored(explanation, graph, decision) else decision.saves
+
+
+def _change(size: int) -> str:
+    if size == 0:
+        return "as many bytes as now"
+    return f"{size_text(abs(size))} {'more' if size > 0 else 'less'} than now"
 
 
 def _saving(saves: int) -> str:
     if saves == 0:
         return "both ways cost the same"
     return f"{'storing' if saves > 0 else 'inlining'} it saves {size_text(abs(saves))}"
-
-
-def _together(graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
-    group = graph.group_of.get(decision.node)
-    if group is not None and len(group.nodes) > 1:
-        way = "storing" if group.saves > 0 else "inlining"
-        yield (
-            f"It is one of {len(group.nodes)} that are decided alike in layers of one class; "
-            f"{way} all of them saves {size_text(abs(group.saves))}."
-        )
 
 
 def _memory(decision: Decision) -> Iterator[str]:
@@ -138,8 +168,12 @@ def _rounding(explanation: Explanation, decision: Decision) -> Iterator[str]:
 
 def _pin(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
     pin = pin_of(graph, decision, explanation.priced)
-    if pin:
-        yield f"To pin it that way: {pin}"
+    if not pin:
+        return
+    yield f"To pin it as {explanation.priced} has it: {pin}"
+    if _gain(explanation, graph, decision) > 0:
+        stored = _is_stored(explanation, graph, decision)
+        yield f"\nTo have it the other way all the same: {pin_line(graph, decision, not stored)}"
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

@@ -155,7 +155,7 @@
   $("k-policy").append(...all.map((policy, p) => el("option", { value: policy, selected: p === priced }, policy)));
 
   const above = (one, other) => one === null ? "–" : one > other ? `+${size(one - other)}` : one === other ? "same" : "least";
-  const saves = (t) => t.ifStored === null ? 0 : t.ifInlined - t.ifStored;
+  const flip = (t) => t.ifStored === null ? 0 : t.ifInlined - t.ifStored;
   const recomputed = (t) => t.stored[priced] ? 0 : t.computers[priced].length;
   const marks = (t) => el("span", { class: "marks", "aria-label": all.filter((_, p) => t.stored[p]).join(", ") || "none" },
     ...all.map((policy, p) => el(t.stored[p] ? "b" : "i", { "aria-hidden": "true", title: `${policy}: ${t.stored[p] ? "stored" : "not stored"}` }, policy[0].toUpperCase())));
@@ -169,7 +169,7 @@
     { name: "Recomputed", num: true, key: recomputed, cell: (t) => recomputed(t) || "–", title: `kernels that compute it anew under ${all[priced]}` },
     { name: "If stored", num: true, key: (t) => t.ifStored === null ? -1 : t.ifStored - Math.min(t.ifStored, t.ifInlined), cell: (t) => above(t.ifStored, t.ifInlined), hint: (t) => t.ifStored === null ? "not open" : `${size(t.ifStored)} in all` },
     { name: "If inlined", num: true, key: (t) => t.ifInlined === null ? -1 : t.ifInlined - Math.min(t.ifStored, t.ifInlined), cell: (t) => above(t.ifInlined, t.ifStored), hint: (t) => t.ifInlined === null ? "not open" : `${size(t.ifInlined)} in all` },
-    { name: "All alike", num: true, key: (t) => Math.abs(t.together), cell: (t) => t.alike > 1 ? `${t.together > 0 ? "stored " : t.together < 0 ? "inlined " : ""}${t.together ? "−" + size(Math.abs(t.together)) : "same"}` : "–", hint: (t) => t.alike > 1 ? `${t.alike} tensors of layers of one class, decided together` : "", title: "the better way for all tensors that are decided alike, and what it saves" },
+    { name: "Saves", num: true, key: (t) => t.saves === null ? 0 : Math.abs(t.saves), cell: (t) => t.saves === null ? "–" : size(t.saves), title: `what ${all[priced]} saves by it against ${all[0]}` },
     { name: "Peak", num: true, key: (t) => t.peak, cell: (t) => t.peak ? `${t.peak > 0 ? "+" : ""}${size(t.peak)}` : "–", title: "peak memory where it is stored" },
     { name: "Rounding", key: (t) => t.rounding, cell: (t) => (t.rounding || "–") + (t.rounded ? " ●" : ""), title: "what it is rounded to where it is stored and not where it is inlined; ● its own kernel uses it rounded, too" },
     { name: "Rule", key: (t) => t.rules[priced], cell: (t) => t.rules[priced], hint: (t) => data.rules[t.rules[priced]] },
@@ -259,7 +259,7 @@
   }
   window.addEventListener("hashchange", follow);
   tensors.by(tensors.columns[6]);
-  tensors.sort = { column: { key: (t) => (t.differs ? 1e18 : 0) + Math.abs(saves(t)) + Math.abs(t.alone || 0) / 1e3 }, descending: true };
+  tensors.sort = { column: { key: (t) => (t.differs ? 1e18 : 0) + Math.abs(t.saves || 0) + Math.abs(flip(t)) / 1e3 + Math.abs(t.alone || 0) / 1e6 }, descending: true };
   tensors.columns[6].th.removeAttribute("aria-sort");
   tensors.update();
   kernels.update();
