@@ -11,7 +11,7 @@ flash operator, a few decompositions), and joint-graph passes that act on GPU te
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,6 +41,7 @@ from ..core.policy import STOCK, Policy, parse
 from ..errors import CaptureError, MaterializeError, brief
 from ..events import log
 from .compiler import Compiler
+from .isolation import isolated
 from .narrow import hold_options
 from .rounding import emulation
 from .storage import elements
@@ -175,7 +176,7 @@ def _trace_dynamo(
     # Backwards are compiled with their forwards: no .backward() can run on fake tensors here.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
     scope = contextlib.nullcontext() if compiler is None else compiler.scope()
-    with _fresh_dynamo(), functorch_config.patch(aot), config.patch(held), scope:
+    with isolated(), functorch_config.patch(aot), config.patch(held), scope:
         torch.compile(model, backend=backend, dynamic=dynamic)(*args, **kwargs)
     return graphs
 
@@ -230,15 +231,6 @@ def _strides(output: Any) -> tuple[int, ...] | None:
     if not hasattr(layout, "stride"):
         return None
     return tuple(elements(stride) for stride in layout.stride)
-
-
-@contextlib.contextmanager
-def _fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    try:
-        yield
-    finally:
-        torch._dynamo.reset()
 
 
 def _mode_of(module: torch.fx.GraphModule) -> Any:
