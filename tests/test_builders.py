@@ -11,7 +11,7 @@ from torch_materialize.models.targets import Size, load
 
 pytestmark = pytest.mark.e2e
 
-_FILE = '''
+_FILE = """
 import copy, os
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ ids = torch.zeros(8, dtype=torch.long, device="cuda")
 
 def build():
     return {body}
-'''
+"""
 
 _BODIES = {
     "half": ("Tied().half(), ids", torch.half),
@@ -83,7 +83,10 @@ def test_a_builder_may_convert_move_and_copy(name, tmp_path, monkeypatch):
 def test_what_a_builder_cannot_do_is_told_with_its_line(tmp_path):
     file = tmp_path / "model.py"
     file.write_text("import torch\n\ndef build():\n    return torch.zeros(6).view(4, 4), ()\n")
-    with pytest.raises(tm.TargetError, match=r"model\.py:4 \(return torch.*invalid for input"), fake_mode():
+    with (
+        pytest.raises(tm.TargetError, match=r"model\.py:4 \(return torch.*invalid for input"),
+        fake_mode(),
+    ):
         load(f"{file}:build", Size())
 
 

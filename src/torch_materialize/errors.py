@@ -65,7 +65,7 @@ def brief(error: BaseException) -> str:
 
 
 def place_in(error: BaseException, path: Path) -> str:
-    """" at file:line (its code)" of the innermost frame of ``path`` that an error passed."""
+    """ " at file:line (its code)" of the innermost frame of ``path`` that an error passed."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -100,8 +100,9 @@ def capture(
             raise cause from error
         raise CaptureError(
             f"the model was built but could not be traced ({tracing}) on fake tensors: "
-            f"{brief(cause)}. Check that `torch.compile(model)` accepts it, "
-            "and that it does not look at values of tensors."
+            f"{_told(cause)}. Nothing has a value there, so `.item()`, `.tolist()` and branches on "
+            "values cannot be traced. A training step is explained as its model and loss alone "
+            "(training=True): leave `.backward()` and the optimizer out of it."
         ) from error
     if not graphs:
         raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
@@ -137,6 +138,18 @@ def capture_for(
             "compared graph by graph; compare one kind of numerics at a time."
         )
     return {policy: traced[policy.tracing] for policy in policies}
+
+
+def _told(error: Exception) -> str:
+    """An error of Dynamo's in one line: what the operator said, and the user's own line."""
+    words, _, trace = str(error).partition("from user code:")
+    said = [line.strip() for line in words.splitlines() if "got " in line and "Error(" in line]
+    text = " ".join(dict.fromkeys([brief(error), *said[:1]]))
+    lines = [line.strip() for line in trace.splitlines()]
+    places = [index for index, line in enumerate(lines) if line.startswith("File ")]
+    if places:
+        text += f" ({': '.join(lines[places[-1] : places[-1] + 2])})"
+    return text
 
 
 def _cause(error: Exception) -> Exception:
