@@ -100,9 +100,7 @@ def capture(
             raise cause from error
         raise CaptureError(
             f"the model was built but could not be traced ({tracing}) on fake tensors: "
-            f"{_told(cause)}. Nothing has a value there, so `.item()`, `.tolist()` and branches on "
-            "values cannot be traced. A training step is explained as its model and loss alone "
-            "(training=True): leave `.backward()` and the optimizer out of it."
+            f"{_told(cause)}. {_next_step(cause)}"
         ) from error
     if not graphs:
         raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
@@ -140,10 +138,23 @@ def capture_for(
     return {policy: traced[policy.tracing] for policy in policies}
 
 
+def _next_step(error: Exception) -> str:
+    if "does not require grad" in str(error):
+        return (
+            "Gradients are off unless training=True (`explain --training`), which makes the "
+            "backward itself: leave `.backward()` and the optimizer out, and return the loss."
+        )
+    return (
+        "Check that `torch.compile(model)` accepts it, and that it does not branch on values "
+        "of tensors: nothing has a value here."
+    )
+
+
 def _told(error: Exception) -> str:
     """An error of Dynamo's in one line: what the operator said, and the user's own line."""
     words, _, trace = str(error).partition("from user code:")
-    said = [line.strip() for line in words.splitlines() if "got " in line and "Error(" in line]
+    marks = ("): got ", "Caused by: ")
+    said = [line.strip() for line in words.splitlines() if any(mark in line for mark in marks)]
     text = " ".join(dict.fromkeys([brief(error), *said[:1]]))
     lines = [line.strip() for line in trace.splitlines()]
     places = [index for index, line in enumerate(lines) if line.startswith("File ")]

@@ -41,8 +41,9 @@ def isolated() -> Iterator[None]:
         known = {name: value for name, value in _SETTINGS.items() if hasattr(config, name)}
         stack.enter_context(config.patch(known))
         stack.enter_context(torch.compiler.set_stance("default"))
-        sizes = {"_CODE_STATE": collections.defaultdict(pgo.CodeState), "_INIT_CODE_STATE": None}
-        stack.enter_context(mock.patch.multiple(pgo, **sizes))
+        sizes: Any = collections.defaultdict(pgo.CodeState)
+        stack.enter_context(mock.patch.object(pgo, "_CODE_STATE", sizes))
+        stack.enter_context(mock.patch.object(pgo, "_INIT_CODE_STATE", None))
         stack.enter_context(_counts())
         stack.enter_context(_own_code())
         yield
