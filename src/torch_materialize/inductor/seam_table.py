@@ -538,7 +538,7 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "torch.utils:swap_tensors",
-        Use.REPLACED,
+        Use.ANSWERED,
         "Module.to of a builder, on fake weights",
         "Module.to converts fake weights that something else refers to",
         _COMPARE,
