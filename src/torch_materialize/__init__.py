@@ -64,3 +64,8 @@ def __getattr__(name: str) -> object:
     found: object = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     globals()[name] = found
     return found
+
+
+def __dir__() -> list[str]:
+    """What there is, what is not imported yet, too."""
+    return sorted({*globals(), *__all__})

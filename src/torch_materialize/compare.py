@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .core.devices import Device, find
 from .core.graph import Graph, Kernel
-from .core.policy import Policy, parse
+from .core.policy import STOCK, Policy, parse
 from .core.traffic import Difference, Traffic, differences, most_read, traffic
 from .errors import CaptureError, MaterializeError, brief
 from .versions import installed_versions
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from .inductor.dry_run import Outcome
     from .inductor.trial import PostGrad
 
-__all__ = ["CapturedGraph", "Clock", "Comparison", "Step", "compare", "dry_run_of"]
+__all__ = [
+    "CapturedGraph",
+    "Clock",
+    "Comparison",
+    "Step",
+    "beside_stock",
+    "compare",
+    "dry_run_of",
+]
 
 #: What ``compare`` calls before each step: the step's text, steps done, steps in all.
 Step = Callable[[str, int, int], None]
@@ -101,7 +109,7 @@ def compare(
         UnknownPolicyError: a policy is misspelt.
         UnsupportedTorchError: this torch cannot be dry-run.
     """
-    chosen = list(dict.fromkeys(parse(policy) for policy in policies))
+    chosen = list(beside_stock(policies))
     planned = find(device)
     # Imported here: until now nothing needed torch, and a misspelt word should answer fast.
     from .inductor import capture as capturing
@@ -152,6 +160,18 @@ def compare(
         versions=installed_versions(),
         size={"tokens": tokens, "batch": batch, "layers": layers},
     )
+
+
+def beside_stock(policies: Sequence[str | Policy]) -> tuple[Policy, ...]:
+    """These policies, each once; stock before them where it is not among them.
+
+    A policy held against itself says nothing.
+
+    Raises:
+        UnknownPolicyError: a policy is misspelt.
+    """
+    chosen = tuple(dict.fromkeys(parse(policy) for policy in policies))
+    return chosen if STOCK in chosen else (STOCK, *chosen)
 
 
 def dry_run_of(graph: PostGrad, policy: Policy, device: Device) -> Outcome:

@@ -15,7 +15,9 @@ next step.  Nothing here is raised from inside a user's compile unless strict mo
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,6 +62,19 @@ def brief(error: BaseException) -> str:
     """An upstream exception in one line: its type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def place_in(error: BaseException, path: Path) -> str:
+    """ " at file:line (its code)" of the innermost frame of ``path`` that an error passed."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == path.resolve()
+    ]
+    if not frames:
+        return ""
+    code = f" ({frames[-1].line})" if frames[-1].line else ""
+    return f" at {path.name}:{frames[-1].lineno}{code}"
 
 
 class TargetError(MaterializeError):

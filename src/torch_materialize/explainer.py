@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .compare import Clock, Step, dry_run_of
+from .compare import Clock, Step, beside_stock, dry_run_of
 from .core.devices import find
-from .core.policy import PREDICTED, Policy, parse
+from .core.policy import PREDICTED, Policy
 from .errors import CaptureError, MaterializeError, brief
 from .explanation import Code, ExplainedGraph, Explanation
 from .report.explanation import Report
@@ -123,7 +123,7 @@ class _Job:
 
     def check(self) -> None:
         """Looks at every word before torch is loaded, and at torch before it is used."""
-        self.policies = tuple(dict.fromkeys(parse(policy) for policy in self.asked))
+        self.policies = beside_stock(self.asked)
         self.device: Device = find(self.device_name)
         plans = [policy for policy in self.policies if policy.name == "plan"]
         self.priced = str((plans or self.policies)[-1])

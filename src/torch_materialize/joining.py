@@ -11,8 +11,11 @@ from .explanation import Explanation
 __all__ = ["load_any"]
 
 
-def load_any(path: Path) -> Explanation:
+def load_any(path: Path, skipped: list[str] | None = None) -> Explanation:
     """Reads a record, or joins those of a folder as ``TORCH_MATERIALIZE_RECORD`` leaves them.
+
+    Where ``skipped`` is given, a record of a folder that cannot be read is left out, and what is
+    wrong with it is added there.
 
     Raises:
         RecordError: there is none, one cannot be read, or they are of different devices,
@@ -27,7 +30,15 @@ def load_any(path: Path) -> Explanation:
             "leaves them where TORCH_MATERIALIZE_RECORD points to, one for each graph that it "
             "compiles under plan; what comes from Inductor's cache is not compiled."
         )
-    return _joined(path, [explanation_record.load(file) for file in files])
+    found = []
+    for file in files:
+        try:
+            found.append(explanation_record.load(file))
+        except RecordError as error:
+            if skipped is None or (len(skipped) + 1 == len(files) and not found):
+                raise
+            skipped.append(str(error))
+    return _joined(path, found)
 
 
 def _joined(path: Path, found: list[Explanation]) -> Explanation:

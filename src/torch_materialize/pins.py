@@ -49,6 +49,12 @@ def inline(x: torch.Tensor) -> torch.Tensor:
 
 
 def _pinned(operator: torch._ops.OpOverload, x: torch.Tensor) -> torch.Tensor:
+    if not isinstance(x, torch.Tensor):
+        name = operator._schema.name.rpartition("::")[2]
+        raise TypeError(
+            f"torch_materialize.{name}: expected a tensor; found {type(x).__name__}. Pin each "
+            "tensor by itself, and use what that returns."
+        )
     if torch.compiler.is_compiling() or _is_traced():
         pinned: torch.Tensor = operator(x)
         return pinned

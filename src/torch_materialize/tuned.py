@@ -17,7 +17,17 @@ from typing import Any
 from .errors import RecordError
 from .record import check_schema, complete, read_json, write_json
 
-__all__ = ["MOST", "VARIABLE", "Remembered", "clear", "entries", "folder", "recall", "remember"]
+__all__ = [
+    "MOST",
+    "VARIABLE",
+    "Remembered",
+    "clear",
+    "damaged",
+    "entries",
+    "folder",
+    "recall",
+    "remember",
+]
 
 #: Environment variable that names another folder.
 VARIABLE = "TORCH_MATERIALIZE_TUNED"
@@ -91,6 +101,15 @@ def entries() -> Iterator[Remembered]:
         found = recall(path.stem)
         if found is not None:
             yield found
+
+
+def damaged() -> Iterator[RecordError]:
+    """What is wrong with each file that holds no choice that can be read, oldest first."""
+    for path in _oldest_first(folder()):
+        try:
+            _read(path)
+        except RecordError as error:
+            yield error
 
 
 def clear() -> int:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from ..core.policy import PREDICTED
-from .options import file_to_write, planned, policies_to, rows
+from .options import file_to_write, planned, policies_to, rows, saving
 from .progress import hush_upstream, steps
 
 __all__ = ["compare_command"]
@@ -50,9 +50,13 @@ def compare_command(
     """
     from .. import comparison_record
     from ..compare import compare
+    from ..models.targets import most_tokens
     from ..report.text import print_comparison
 
     hush_upstream()
+    fitting = most_tokens(target, tokens)
+    if fitting < tokens:
+        click.echo(f"{target} has {fitting} positions: {fitting} tokens, not {tokens}", err=True)
     with steps() as step:
         result = compare(
             target,
@@ -66,5 +70,5 @@ def compare_command(
         )
     print_comparison(result, Console(), top)
     if json_path is not None:
-        comparison_record.save(result, json_path)
-        click.echo(f"record written to {json_path}", err=True)
+        with saving(json_path):
+            comparison_record.save(result, json_path)

@@ -12,7 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..core.policy import parse
 from ..environment import VARIABLE
+from ..errors import UnknownPolicyError
 
 if TYPE_CHECKING:
     from ..inductor.diagnose import Diagnosis
@@ -59,6 +61,9 @@ def _print(found: Diagnosis, console: Console) -> None:
         console.print(f"{name:18} {version}", highlight=False)
     console.print(f"{'device':18} {found.device}", highlight=False)
     console.print(f"{VARIABLE:18} {os.environ.get(VARIABLE) or 'not set'}", highlight=False)
+    problem = _unheard(found)
+    if problem:
+        console.print(f"{'':18} {problem}", highlight=False)
     active = [f"{policy}, set by {origin}" for policy, origin in found.active]
     console.print(f"{'active policy':18} {active[-1] if active else 'stock'}", highlight=False)
     for feature in _FEATURES:
@@ -80,6 +85,18 @@ def _print(found: Diagnosis, console: Console) -> None:
             mark, finding.seam.path.replace("torch._inductor.", ""), finding.seam.use.value, state
         )
     console.print(table)
+
+
+def _unheard(found: Diagnosis) -> str:
+    """Why what the environment asks for is not what is active here; "" where it is."""
+    name = os.environ.get(VARIABLE, "").strip()
+    if name in ("", "0", "stock") or found.active:
+        return ""
+    try:
+        parse(name)
+    except UnknownPolicyError as error:
+        return f"is ignored: {error}"
+    return "acts in a program that says `import torch_materialize.auto` at its start, and in vLLM"
 
 
 def _as_json(found: Diagnosis) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from ..core.policy import PREDICTED
-from .options import file_to_write, planned, policies_to, rows
+from .options import file_to_write, planned, policies_to, rows, saving
 from .progress import hush_upstream, steps
 
 __all__ = ["explain_command"]
@@ -45,10 +45,14 @@ def explain_command(
     are allocated and nothing runs.
     """
     from ..explainer import explain_target
+    from ..models.targets import most_tokens
     from ..report.explanation import Report
     from ..report.story import print_explanation
 
     hush_upstream()
+    fitting = most_tokens(target, tokens)
+    if fitting < tokens:
+        click.echo(f"{target} has {fitting} positions: {fitting} tokens, not {tokens}", err=True)
     with steps() as step:
         explanation = explain_target(
             target,
@@ -61,8 +65,8 @@ def explain_command(
             code=code,
             step=step,
         )
+    print_explanation(explanation, Console(), top)
     for path in (json_path, html_path):
         if path is not None:
-            Report(explanation).save(path)
-            click.echo(f"written to {path}", err=True)
-    print_explanation(explanation, Console(), top)
+            with saving(path):
+                Report(explanation).save(path)

@@ -27,6 +27,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except MaterializeError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted: nothing was written, and a new run starts over", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

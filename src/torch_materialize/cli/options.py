@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import click
 from ..core.devices import DEVICES
 from ..core.policy import PREDICTED
 
-__all__ = ["file_to_write", "planned", "policies_to", "rows"]
+__all__ = ["file_to_write", "planned", "policies_to", "rows", "saving"]
 
 _Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -70,6 +72,27 @@ def file_to_write(flag: str, words: str) -> _Wrapper:
 def _in_a_folder(
     _ctx: click.Context, _parameter: click.Parameter, path: Path | None
 ) -> Path | None:
-    if path is not None and not path.parent.is_dir():
+    if path is None:
+        return None
+    if not path.parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}")
-    return path
+    try:
+        # As it will be written: a new file beside it, which then takes its place.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            return path
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise click.BadParameter(f"{path} cannot be written ({reason})") from error
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Says that a result is written, or in one line why not: it was shown before."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(
+            f"{path} could not be written ({error.strerror or error}); what is above is the whole "
+            "result. Make room or name another file, and run the command again."
+        ) from error
+    click.echo(f"written to {path}", err=True)

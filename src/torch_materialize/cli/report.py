@@ -22,6 +22,8 @@ def report_command(
 ) -> None:
     """Show a RECORD that `explain` wrote, or all of a folder joined.
 
+    Exit status: 1 when a record of a folder could not be read and was left out, 0 otherwise.
+
     A folder is what a program leaves that runs with TORCH_MATERIALIZE_RECORD=FOLDER.
     """
     from ..joining import load_any
@@ -30,7 +32,8 @@ def report_command(
     from ..report.perfetto import timeline
     from ..report.story import print_explanation
 
-    explanation = load_any(record)
+    skipped: list[str] = []
+    explanation = load_any(record, skipped)
     if html_path is not None:
         write_whole(html_path, Report(explanation).html().encode())
         click.echo(f"written to {html_path}", err=True)
@@ -38,3 +41,7 @@ def report_command(
         write_json(perfetto_path, timeline(explanation))
         click.echo(f"written to {perfetto_path}", err=True)
     print_explanation(explanation, Console(), top)
+    for problem in skipped:
+        click.echo(f"left out: {problem}", err=True)
+    if skipped:
+        click.get_current_context().exit(1)

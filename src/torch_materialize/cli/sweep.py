@@ -100,7 +100,16 @@ def sweep_command(
     sweep = new_sweep(device, policies, kinds)
     if resume and json_path is not None:
         sweep = sweep_record.resume(json_path, sweep)
-    sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
+    try:
+        sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
+    except KeyboardInterrupt:
+        kept = (
+            f"{json_path} has what is done; go on with --resume"
+            if json_path
+            else ("nothing is kept; --json FILE keeps what is done")
+        )
+        click.echo(f"interrupted: {kept}", err=True)
+        ctx.exit(130)
     print_sweep(sweep, Console())
     if json_path is not None:
         click.echo(f"sweep written to {json_path}", err=True)

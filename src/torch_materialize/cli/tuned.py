@@ -34,6 +34,8 @@ def list_command() -> None:
         click.echo(f"\n{one.key[:8]}  {made}  {about['graph']}: {one.choice}")
         click.echo(f"    {about['device']}; torch {about['torch']}")
         click.echo(f"    {times or 'nothing to time'} (noise {100 * one.noise:.1f}%)")
+    for error in tuned.damaged():
+        click.echo(f"\nnot a choice, ignored and made anew when it is needed: {error}")
 
 
 @tuned_command.command("clear")

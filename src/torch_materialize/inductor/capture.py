@@ -11,7 +11,7 @@ flash operator, a few decompositions), and joint-graph passes that act on GPU te
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ from ..errors import CaptureError, MaterializeError, brief
 from ..events import log
 from .compiler import Compiler
 from .decision import STOCKS
+from .isolation import isolated
 from .narrow import hold_options
 from .rounding import emulation
 from .storage import elements
@@ -100,8 +101,7 @@ def capture(
             raise cause from error
         raise CaptureError(
             f"the model was built but could not be traced ({tracing}) on fake tensors: "
-            f"{brief(cause)}. Check that `torch.compile(model)` accepts it, "
-            "and that it does not look at values of tensors."
+            f"{_told(cause)}. {_next_step(cause)}"
         ) from error
     if not graphs:
         raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
@@ -137,6 +137,31 @@ def capture_for(
             "compared graph by graph; compare one kind of numerics at a time."
         )
     return {policy: traced[policy.tracing] for policy in policies}
+
+
+def _next_step(error: Exception) -> str:
+    if "does not require grad" in str(error):
+        return (
+            "Gradients are off unless training=True (`explain --training`), which makes the "
+            "backward itself: leave `.backward()` and the optimizer out, and return the loss."
+        )
+    return (
+        "Check that `torch.compile(model)` accepts it, and that it does not branch on values "
+        "of tensors: nothing has a value here."
+    )
+
+
+def _told(error: Exception) -> str:
+    """An error of Dynamo's in one line: what the operator said, and the user's own line."""
+    words, _, trace = str(error).partition("from user code:")
+    marks = ("): got ", "Caused by: ")
+    said = [line.strip() for line in words.splitlines() if any(mark in line for mark in marks)]
+    text = " ".join(dict.fromkeys([brief(error), *said[:1]]))
+    lines = [line.strip() for line in trace.splitlines()]
+    places = [index for index, line in enumerate(lines) if line.startswith("File ")]
+    if places:
+        text += f" ({': '.join(lines[places[-1] : places[-1] + 2])})"
+    return text
 
 
 def _cause(error: Exception) -> Exception:
@@ -176,7 +201,7 @@ def _trace_dynamo(
     # Backwards are compiled with their forwards: no .backward() can run on fake tensors here.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
     scope = contextlib.nullcontext() if compiler is None else compiler.scope()
-    with _fresh_dynamo(), functorch_config.patch(aot), config.patch(held), scope:
+    with isolated(), functorch_config.patch(aot), config.patch(held), scope:
         torch.compile(model, backend=backend, dynamic=dynamic)(*args, **kwargs)
     return graphs
 
@@ -231,15 +256,6 @@ def _strides(output: Any) -> tuple[int, ...] | None:
     if not hasattr(layout, "stride"):
         return None
     return tuple(elements(stride) for stride in layout.stride)
-
-
-@contextlib.contextmanager
-def _fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    try:
-        yield
-    finally:
-        torch._dynamo.reset()
 
 
 def _mode_of(module: torch.fx.GraphModule) -> Any:

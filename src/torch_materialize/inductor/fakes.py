@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["fake_copy"]
+__all__ = ["fake_copy", "settle"]
 
 
 def fake_copy(
@@ -38,6 +38,27 @@ def fake_copy(
             original = copy.deepcopy(original)
         _to_cpu(original, faked)
     return original, inputs, named
+
+
+def settle(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs on the CPU, and a module's weights, in place; inside a fake mode.
+
+    What a builder left on the meta device has no kernel that could be planned.
+    """
+
+    def faked(value: torch.Tensor) -> torch.Tensor:
+        if value.device.type == "cpu":
+            return value
+        there = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="cpu")
+        return there.requires_grad_(value.requires_grad)
+
+    original = getattr(model, "_orig_mod", model)
+    if isinstance(original, torch.nn.Module):
+        _to_cpu(original, faked)
+    inputs, named = pytree.tree_map_only(torch.Tensor, faked, (tuple(args), dict(kwargs)))
+    return inputs, named
 
 
 def _to_cpu(module: torch.nn.Module, faked: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -634,4 +634,32 @@ SEAMS: tuple[Seam, ...] = (
         "has_triton takes a device",
         _COMPARE,
     ),
+    Seam(
+        "torch._dynamo.convert_frame:input_codes",
+        Use.SETTING,
+        "code that a program has compiled, which a capture must leave alone",
+        "Dynamo can compile beside its caches",
+        _COMPARE,
+    ),
+    Seam(
+        "torch._dynamo.pgo:_CODE_STATE",
+        Use.SETTING,
+        "sizes that a program has seen, which a capture must not take for ones that change",
+        "Dynamo can compile beside its caches",
+        _COMPARE,
+    ),
+    Seam(
+        "torch.utils:swap_tensors",
+        Use.ANSWERED,
+        "Module.to of a builder, on fake weights",
+        "Module.to converts fake weights that something else refers to",
+        _COMPARE,
+    ),
+    Seam(
+        "torch._inductor.scheduler:has_triton",
+        Use.ANSWERED,
+        "bytes for a GPU where no Triton is installed",
+        "a GPU can be scheduled for without Triton",
+        _COMPARE,
+    ),
 )

@@ -24,7 +24,7 @@ from torch._logging import _internal as torch_logging
 from .. import explanation_record
 from ..core.policy import STOCK, Policy
 from ..core.traffic import traffic
-from ..events import count, detailed, log, surprise
+from ..events import count, detailed, log, once, strict
 from ..explanation import Explanation
 from ..figures import decision_rows, sum_rows
 from ..versions import installed_versions
@@ -39,7 +39,6 @@ __all__ = ["RECORD", "record_folder", "tell", "told"]
 #: The variable that names the folder for records.
 RECORD = "TORCH_MATERIALIZE_RECORD"
 
-_SEAM = "torch_materialize.inductor.telling"
 _TOP = 10
 
 # So that torch._logging.set_logs(modules={"materialize": ...}) knows us; TORCH_LOGS is read when
@@ -63,7 +62,7 @@ def told() -> bool:
 def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
     """Tells whoever listens about a graph's plan, before the graph is prepared for it.
 
-    A failure here is reported as a surprise; the plan is used all the same.
+    A failure here is logged once, and raised in strict mode; the plan is used all the same.
     """
     count(acted=found.store is not None)
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))
@@ -76,8 +75,17 @@ def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
         folder = record_folder()
         if folder is not None:
             _record(folder, make())
-    except Exception as error:  # noqa: BLE001 - a compile never fails because of us
-        surprise(_SEAM, error)
+    except Exception as error:
+        if strict():
+            raise
+        once(
+            "telling",
+            logging.WARNING,
+            "a plan is used, but could not be told about (log, trace or %s): %s: %s",
+            RECORD,
+            type(error).__name__,
+            error,
+        )
 
 
 def _explanation(graph: PostGrad, policy: Policy, found: Found, balance: float) -> Explanation:

@@ -32,6 +32,9 @@ _CONVOLUTIONS = (
     torch.ops.aten.convolution_backward.default,
 )
 
+# Who asks whether Triton is there before a GPU's kernels are scheduled.  Only their code needs it.
+_ASK_FOR_TRITON = ("torch._inductor.scheduler.has_triton",)
+
 
 def torch_device(device: Device) -> torch.device:
     """The device that graphs planned for ``device`` name in their fake tensors."""
@@ -58,6 +61,8 @@ def planned_device(device: Device) -> Iterator[None]:
         stack.enter_context(
             mock.patch.dict(fakes, {op: _contiguous_first(fakes[op]) for op in _CONVOLUTIONS})
         )
+        for name in () if torch.utils._triton.has_triton_package() else _ASK_FOR_TRITON:
+            stack.enter_context(mock.patch(name, lambda: True))
         # has_triton() remembers its answer, so it must be asked anew on both sides.
         torch.utils._triton.has_triton.cache_clear()
         stack.callback(torch.utils._triton.has_triton.cache_clear)

@@ -6,15 +6,17 @@ import difflib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
 
-from ..errors import TargetError
+from ..errors import TargetError, place_in
 from ..inductor.compiler import Compiler
+from ..inductor.fakes import settle
+from .building import building
 from .decoder import Decoder
 from .huggingface import build as build_huggingface
 from .vllm import build as build_vllm
@@ -108,7 +110,12 @@ def _built_in(target: str, size: Size) -> Built:
 
 def _from_file(target: str) -> Built:
     path, _, name = target.rpartition(":")
-    module = _import_file(Path(path), target)
+    with building():
+        return _settled(_called(Path(path), name, target))
+
+
+def _called(path: Path, name: str, target: str) -> Built:
+    module = _import_file(path, target)
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -119,10 +126,17 @@ def _from_file(target: str) -> Built:
         result = function()
     except Exception as error:
         raise TargetError(
-            f"{target} raised {type(error).__name__}: {error}. It is called without arguments "
-            "on fake tensors and must return (model, inputs); weights need no values."
+            f"{target} raised {type(error).__name__}{place_in(error, path)}: {error}. It is "
+            "called without arguments on fake tensors and must return (model, inputs); weights "
+            "need no values."
         ) from error
     return _checked(target, result)
+
+
+def _settled(built: Built) -> Built:
+    """Where the builder left weights or inputs on the meta device, they are on the CPU, too."""
+    args, kwargs = settle(built.model, built.args, built.kwargs)
+    return replace(built, args=args, kwargs=kwargs)
 
 
 def _import_file(path: Path, target: str) -> ModuleType:
@@ -140,7 +154,8 @@ def _import_file(path: Path, target: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         raise TargetError(
-            f"target {target!r}: importing {path} raised {type(error).__name__}: {error}"
+            f"target {target!r}: importing {path} raised {type(error).__name__}"
+            f"{place_in(error, path)}: {error}"
         ) from error
     finally:
         sys.path.pop(0)

@@ -1,0 +1,184 @@
+"""What the first commands of a new user say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import torch_materialize as tm
+from torch_materialize import tuned
+from torch_materialize.cli.main import main
+from torch_materialize.compare import beside_stock
+
+_BUILDER = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Linear(8, 8), nn.GELU()), torch.zeros(4, 8)
+
+def branch():
+    return (lambda x: x * 2 if x.sum() > 0 else x), torch.zeros(4, 8)
+
+def shapes():
+    return (lambda x: x @ torch.zeros(3, 3)), torch.zeros(4, 8)
+
+def step():
+    model = nn.Linear(8, 8)
+    opt = torch.optim.SGD(model.parameters())
+    def train(x):
+        model(x).sum().backward()
+        opt.step()
+    return train, torch.zeros(4, 8)
+"""
+
+_WITHOUT_TRITON = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "triton":
+            raise ModuleNotFoundError("No module named 'triton'", name="triton")
+sys.meta_path.insert(0, Hidden())
+from torch_materialize.compare import compare
+found = compare(sys.argv[1], ["stock", "plan"], "h200")
+print([found.traffic(policy).bytes for policy in found.policies])
+"""
+
+
+@pytest.fixture
+def builder(tmp_path):
+    file = tmp_path / "model.py"
+    file.write_text(_BUILDER)
+    return file
+
+
+def _said(*words, **how):
+    return CliRunner().invoke(main, [str(word) for word in words], **how)
+
+
+def test_what_is_offered_is_listed():
+    assert {"explain", "keep", "inline", "Report"} <= set(dir(tm))
+
+
+@pytest.mark.parametrize("pin", ["keep", "inline"])
+def test_only_a_tensor_can_be_pinned(pin):
+    with pytest.raises(TypeError, match=f"{pin}: expected a tensor; found int"):
+        getattr(tm, pin)(5)
+
+
+def test_stock_is_always_beside():
+    assert [str(p) for p in beside_stock(["tune"])] == ["stock", "tune"]
+    assert [str(p) for p in beside_stock(["plan", "stock"])] == ["plan", "stock"]
+
+
+@pytest.mark.e2e
+def test_bytes_for_a_gpu_need_no_triton(builder):
+    from torch_materialize.compare import compare
+
+    words = [sys.executable, "-c", _WITHOUT_TRITON, f"{builder}:build"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = compare(f"{builder}:build", ["stock", "plan"], "h200")
+    expected = [found.traffic(policy).bytes for policy in found.policies]
+    assert done.stdout.strip().splitlines()[-1] == str(expected)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work():
+    found = _said("compare", "gpt2", "--json", "/proc/x")
+    assert found.exit_code == 2
+    assert "/proc/x cannot be written" in found.output
+
+
+@pytest.mark.e2e
+def test_a_file_that_fails_in_the_end_leaves_the_result(builder, tmp_path, monkeypatch):
+    from torch_materialize import comparison_record
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(comparison_record, "save", full)
+    out = tmp_path / "out.json"
+    words = ("compare", f"{builder}:build", "--device", "cpu", "--policy", "stock")
+    found = _said(*words, "--json", out)
+    assert found.exit_code == 1
+    assert "Fused kernels" in found.output
+    assert "No space left on device" in found.output
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("branch", ["data-dependent", "model.py:9"]),
+        ("shapes", ["[4, 8] X [3, 3]", "torch.zeros(3, 3)"]),
+        ("step", ["training=True"]),
+    ],
+)
+def test_what_cannot_be_traced_names_the_line(dynamo, builder, name, words):
+    found = _said("compare", f"{builder}:{name}", "--device", "cpu", "--policy", "stock")
+    assert found.exit_code == 1
+    text = " ".join(found.output.split())
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.e2e
+def test_one_damaged_record_does_not_lose_the_folder(builder, tmp_path):
+    folder = tmp_path / "records"
+    folder.mkdir()
+    words = ("--device", "cpu", "--policy", "plan", "--json", folder / "1.json.gz")
+    assert _said("explain", f"{builder}:build", *words).exit_code == 0
+    (folder / "2.json.gz").write_bytes(b"\x1f\x8bno")
+    found = _said("report", folder)
+    assert found.exit_code == 1
+    assert "left out" in found.output and "2.json.gz" in found.output
+    assert "records on" in found.output
+    (folder / "1.json.gz").unlink()
+    assert "2.json.gz" in _said("report", folder).output
+
+
+def test_a_damaged_choice_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv(tuned.VARIABLE, str(tmp_path))
+    (tmp_path / "abc.json").write_text("{")
+    found = _said("tuned", "list")
+    assert "abc.json: is not JSON" in found.output
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("bogus", "unknown policy 'bogus'"), ("plan", "import torch_materialize.auto")],
+)
+def test_doctor_says_what_becomes_of_the_environment(value, words):
+    found = _said("doctor", env={"TORCH_MATERIALIZE": value, "COLUMNS": "200"})
+    assert words in found.output
+
+
+def test_ctrl_c_is_130_and_says_what_is_kept(tmp_path, monkeypatch):
+    from torch_materialize import compare, sweep
+
+    def interrupted(*_args, **_how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run", interrupted)
+    monkeypatch.setattr(compare, "compare", interrupted)
+    found = _said("sweep", "--family", "decoder", "--json", tmp_path / "s.json")
+    assert found.exit_code == 130
+    assert "--resume" in found.output
+    found = _said("compare", "gpt2", "--tokens", 8192)
+    assert found.exit_code == 130
+    assert "nothing was written" in found.output
+    assert "gpt2 has 1024 positions: 1024 tokens, not 8192" in found.output
+
+
+@pytest.mark.e2e
+def test_what_cannot_be_told_does_not_claim_stock(dynamo, lenient, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("TORCH_MATERIALIZE_RECORD", str(blocked / "records"))
+    compiled = torch.compile(lambda x: (x * 2).relu(), options=tm.options("plan"))
+    compiled(torch.randn(8))
+    assert "a plan is used" in lenient.text
+    assert "decides as stock" not in lenient.text
