@@ -18,7 +18,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 import torch_materialize as tm
 from torch_materialize.inductor.shapes import scratch_shapes
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def _image(n):

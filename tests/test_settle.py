@@ -18,7 +18,7 @@ from torch_materialize.inductor.rounding import emulation
 from torch_materialize.inductor.search import search, unlike_claimed
 from torch_materialize.inductor.virtual_gpu import planned_device
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo")]
 
 
 class Branch(nn.Module):

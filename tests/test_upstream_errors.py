@@ -16,14 +16,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
 
 POLICIES = ("traffic", "plan", "plan:limits=strong", "plan:limits=random", "plan:numerics=eager")
 
-blamed = pytest.mark.xfail(
-    strict=True,
-    reason="the dry run of stock meets the error first and reports it as a surprise of ours",
-)
-UNDER = [
-    pytest.param(policy, marks=blamed if policy.startswith("plan") else ()) for policy in POLICIES
-]
-
 
 @torch.library.custom_op("torch_materialize_errors::unlowered", mutates_args=())
 def unlowered(x: torch.Tensor) -> torch.Tensor:
@@ -65,7 +57,7 @@ def warned(caplog) -> list[str]:
 
 
 @pytest.mark.usefixtures("lowering_that_raises")
-@pytest.mark.parametrize("policy", UNDER)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_custom_lowering_that_raises(policy, lenient):
     theirs = error_under("stock")
     ours = error_under(policy)
@@ -74,7 +66,7 @@ def test_a_custom_lowering_that_raises(policy, lenient):
     assert warned(lenient) == []
 
 
-@pytest.mark.parametrize("policy", UNDER)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_an_operator_that_upstream_does_not_support(policy, lenient):
     with config.patch({"implicit_fallbacks": False}):
         theirs = error_under("stock")
