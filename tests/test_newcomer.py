@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 import torch_materialize as tm
-from torch_materialize import tuned
+from torch_materialize import tuned, versions
 from torch_materialize.cli.main import main
 from torch_materialize.compare import beside_stock
 
@@ -85,6 +85,19 @@ def test_bytes_for_a_gpu_need_no_triton(builder):
     found = compare(f"{builder}:build", ["stock", "plan"], "h200")
     expected = [found.traffic(policy).bytes for policy in found.policies]
     assert done.stdout.strip().splitlines()[-1] == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "wanted"),
+    [("2.11.0", "==3.6.*"), ("2.13.0", "==3.7.*"), ("2.14.1", "==3.8.*"), ("2.15.0", ">=3.9,<4")],
+)
+def test_without_triton_the_right_one_is_named(builder, monkeypatch, torch_version, wanted):
+    found = {"torch": torch_version, "triton": "not installed"}
+    monkeypatch.setattr(versions, "installed_versions", lambda: found)
+    done = _said("explain", f"{builder}:build", "--device", "h200", "--code")
+    assert done.exit_code != 0
+    assert f"pip install 'triton{wanted}'" in done.output
+    assert f"pip install 'triton{wanted}'" in _said("doctor").output
 
 
 def test_a_file_that_cannot_be_written_is_told_before_the_work():

@@ -6,14 +6,20 @@ import pytest
 import torch
 from torch import nn
 from torch._inductor import config
+from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.graph import GraphLowering
 from torch.nn import functional as F
 
+import torch_materialize as tm
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor import capture as capturing
+from torch_materialize.inductor import planned
 from torch_materialize.inductor.dry_run import hooks_for
 from torch_materialize.inductor.planned import limits_for
+from torch_materialize.inductor.reader import read_scheduled
+from torch_materialize.inductor.recording import Recording
 from torch_materialize.inductor.rounding import emulation
 from torch_materialize.inductor.search import search, unlike_claimed
 from torch_materialize.inductor.virtual_gpu import planned_device
@@ -100,3 +106,36 @@ def test_what_ships_is_what_is_claimed_and_never_more_than_stock(program, device
             assert ours.bytes <= stock.bytes
         else:
             assert ours.bytes < stock.bytes
+
+
+@pytest.mark.parametrize("policy", ["plan", "plan:limits=random", "plan:numerics=eager"])
+@pytest.mark.parametrize("program", ["concatenated", "mixed"])
+def test_a_real_compile_schedules_what_was_claimed(program, policy, monkeypatch):
+    """Through Dynamo and our hooks; no kernel is built."""
+    claimed, real = [], []
+    upstream = GraphLowering._update_scheduler
+
+    def noted(*args, **how):
+        claimed.append(search(*args, **{**how, "certify": True}))
+        return claimed[-1]
+
+    def scheduled(self):
+        upstream(self)
+        if not isinstance(self, Recording):
+            real.append(traffic(read_scheduled()))
+
+    monkeypatch.setattr(planned, "search", noted)
+    monkeypatch.setattr(GraphLowering, "_update_scheduler", scheduled)
+    monkeypatch.setattr(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_args: None)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = PROGRAMS[program][0]()
+    finally:
+        torch.set_default_dtype(before)
+    with torch.no_grad():
+        torch.compile(model, options=tm.options(policy))(*PROGRAMS[program][1]())
+    assert real
+    assert [(t.bytes, t.kernels) for t in real] == [
+        (t.bytes, t.kernels) for t in (traffic(found.graph) for found in claimed)
+    ]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from .compare import Clock, Step, beside_stock, dry_run_of
 from .core.devices import find
 from .core.policy import PREDICTED, Policy
-from .errors import CaptureError, MaterializeError, brief
+from .errors import CaptureError, MaterializeError, TargetError, brief
 from .explanation import Code, ExplainedGraph, Explanation
 from .report.explanation import Report
-from .versions import installed_versions
+from .versions import installed_versions, triton_to_install
 
 if TYPE_CHECKING:
     from .core.devices import Device
@@ -125,6 +125,12 @@ class _Job:
         """Looks at every word before torch is loaded, and at torch before it is used."""
         self.policies = beside_stock(self.asked)
         self.device: Device = find(self.device_name)
+        command = triton_to_install()
+        if self.code and self.device.is_gpu and command:
+            raise TargetError(
+                f"code for {self.device.name} was asked for, which takes Triton; found none. "
+                f"Install it ({command}), or leave the code out."
+            )
         plans = [policy for policy in self.policies if policy.name == "plan"]
         self.priced = str((plans or self.policies)[-1])
         from .inductor import seams

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from ._version import __version__
 
-__all__ = ["implementation", "installed_versions", "processor"]
+__all__ = ["implementation", "installed_versions", "processor", "triton_to_install"]
 
 _PACKAGES = ("torch", "triton", "transformers")
 # Folders of ours that decide, and packages that they decide with: the solver, and the arithmetic
 # of its coefficients.  Torch's version is in every key of Inductor's already.
 _DECIDING = ("core", "inductor")
 _SOLVERS = ("numpy", "scipy")
+# Which Triton belongs to a torch; builds for a CPU do not bring one.
+_TRITON = {"2.11": "3.6.*", "2.12": "3.7.*", "2.13": "3.7.*", "2.14": "3.8.*"}
+_LATER_TRITON = ">=3.9,<4"
 
 
 @functools.cache
@@ -60,6 +63,15 @@ def installed_versions(*more: str) -> dict[str, str]:
     """Package -> version, ``not installed`` where it is not; ``more`` names further packages."""
     ours = {"torch-materialize": __version__, "python": platform.python_version()}
     return ours | _versions((*_PACKAGES, *more))
+
+
+def triton_to_install() -> str:
+    """The command that installs the Triton of this torch; "" where there is one."""
+    found = installed_versions()
+    if found["triton"] != "not installed":
+        return ""
+    wanted = _TRITON.get(".".join(found["torch"].split(".")[:2]))
+    return f"pip install 'triton{f'=={wanted}' if wanted else _LATER_TRITON}'"
 
 
 def processor() -> str:

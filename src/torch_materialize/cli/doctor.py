@@ -15,6 +15,7 @@ from rich.table import Table
 from ..core.policy import parse
 from ..environment import VARIABLE
 from ..errors import UnknownPolicyError
+from ..versions import triton_to_install
 
 if TYPE_CHECKING:
     from ..inductor.diagnose import Diagnosis
@@ -69,6 +70,13 @@ def _print(found: Diagnosis, console: Console) -> None:
     for feature in _FEATURES:
         verdict = "works" if found.works(feature) else "DOES NOT WORK: see the rows with a cross"
         console.print(f"{feature:18} {verdict}", highlight=False)
+    command = triton_to_install()
+    if command:
+        console.print(
+            f"{'without Triton':18} bytes can be compared for any GPU; to see generated code "
+            f"(`explain --code`) and to compile for a GPU: {command}",
+            highlight=False,
+        )
     table = Table(
         title="Upstream objects", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
