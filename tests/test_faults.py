@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -134,6 +135,7 @@ def plant_later(monkeypatch, stage):
     where, name = LATER_STAGES[stage]
     upstream = getattr(where, name)
 
+    @functools.wraps(upstream)
     def fails(*args, **kwargs):
         dry = isinstance(V.graph, Recording) or isinstance(args[0], Recording)
         if not dry and not activation.is_given_up():
@@ -253,7 +255,8 @@ class TestPlantedExceptions:
     @pytest.mark.parametrize("stage", ["lowering of a node", "fusion", "code of a kernel"])
     def test_what_stock_raises_is_not_ours(self, stage, lenient, monkeypatch):
         where, name = LATER_STAGES[stage]
-        monkeypatch.setattr(where, name, raises(Planted(stage)))
+        fails = functools.wraps(getattr(where, name))(raises(Planted(stage)))
+        monkeypatch.setattr(where, name, fails)
         with pytest.raises(Exception, match=f"Planted: {stage}"):
             code("plan")
         assert not warned(lenient)
@@ -261,7 +264,7 @@ class TestPlantedExceptions:
     def test_a_candidate_that_cannot_be_lowered_is_dropped_alone(self, codes, lenient, monkeypatch):
         """The first plan that is tried; another one is taken."""
         tried = []
-        upstream = search._Hunt._lowered
+        upstream = search.Hunt._lowered
 
         def fails_once(hunt, decision, **how):
             if decision.store is not None:
@@ -270,7 +273,7 @@ class TestPlantedExceptions:
                     raise trial.LoweringError("planted")
             return upstream(hunt, decision, **how)
 
-        monkeypatch.setattr(search._Hunt, "_lowered", fails_once)
+        monkeypatch.setattr(search.Hunt, "_lowered", fails_once)
         code("plan")
         assert tried
         assert not warned(lenient)

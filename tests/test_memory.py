@@ -15,6 +15,7 @@ from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.policy import STOCK
 from torch_materialize.inductor.capture import capture, fake_mode
 from torch_materialize.inductor.dag_reader import read_dag
+from torch_materialize.inductor.decision import STOCKS
 from torch_materialize.inductor.reader import read_scheduled
 from torch_materialize.inductor.recording import Recording
 from torch_materialize.inductor.storage import buffer_size
@@ -76,7 +77,7 @@ def lowered_peaks(fn, *shapes, device="h200", training=False):
         args = [torch.empty(*shape, requires_grad=training) for shape in shapes]
     found = []
     for graph in capture(fn, args, {}, device, mode, training=training):
-        with planned_device(device), lowered(graph, STOCK, Recording) as lowering:
+        with planned_device(device), lowered(graph, STOCKS, "", STOCK, Recording) as lowering:
             dag = read_dag(lowering, read_scheduled())
             found.append((peak_bytes(dag, dag.homes()), upstreams(lowering)))
     return found

@@ -228,6 +228,8 @@ def test_plan_keeps_and_inlines_on_a_planned_gpu():
     for each in (policy, STOCK, tm.Policy("traffic")):
         assert written(tm.keep, tm.inline, policy=each) == ["bfloat16"] * 6 + ["float32"] * 5
         assert written(tm.inline, tm.keep, policy=each) == ["bfloat16"] * 11
+    # Rounded in registers, six layers in one kernel are more than Inductor lets one recompute.
+    for each in (tm.Policy("plan", {"numerics": "stock"}), STOCK, tm.Policy("traffic")):
         assert written(tm.inline, tm.inline, policy=each) == ["bfloat16"] * 6
 
 

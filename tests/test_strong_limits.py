@@ -50,9 +50,10 @@ def test_one_byte_is_worth_any_number_of_launches():
     stock, one_less = _state(1000, 1), _state(999, 40, frozenset({"a"}))
     for limits, taken in ((Limits(), stock), (limits_for(CPU).strong, one_less)):
         candidates = Candidates(stock, stock, limits, bitwise=False)
-        candidates.offer(one_less)
-        assert candidates._is_allowed(one_less) == (taken is one_less)
-    assert not Candidates(stock, stock, Limits().strong, False)._is_allowed(_state(1000, 1))
+        assert (candidates._refusal(one_less) is None) == (taken is one_less)
+    candidates = Candidates(stock, stock, Limits().strong, bitwise=False)
+    candidates.offer(_state(1000, 1, frozenset({"a"})))
+    assert candidates.best is stock
 
 
 def test_what_guards_against_crashes_stays():

@@ -209,7 +209,8 @@ def test_a_model_that_crashes_hangs_or_fails_is_a_row(models_file):
     assert "SIGABRT" in found["crash"].model.message
     assert "mine.py" in found["crash"].model.message
     assert found["fail"].model.status == "error"
-    assert "ValueError: no weights" in found["fail"].model.message
+    assert "raised ValueError at mine.py:4" in found["fail"].model.message
+    assert "no weights" in found["fail"].model.message
     (hung,) = workers.results([_own(models_file, "hang")], SETTINGS, 1, 2)
     assert hung.model.status == "timeout"
     assert "within 2 s" in hung.model.message

@@ -27,6 +27,7 @@ from torch_materialize.core.policy import STOCK
 from torch_materialize.inductor import capture as capturing
 from torch_materialize.inductor import planned, real, trial
 from torch_materialize.inductor.apply import as_stock, undecided
+from torch_materialize.inductor.decision import STOCKS
 from torch_materialize.inductor.dry_run import dry_run
 from torch_materialize.inductor.virtual_gpu import planned_device
 
@@ -98,9 +99,7 @@ def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
         (logging.WARNING, logging.DEBUG, True),
     ],
 )
-def test_only_a_level_of_our_own_logger_asks_for_details(
-    root, ours, asked, monkeypatch, dynamo, caplog
-):
+def test_only_a_level_of_our_own_logger_asks_for_details(root, ours, asked, monkeypatch, dynamo):
     """TORCH_LOGS=+torch_materialize sets it; a program that debugs itself asks for nothing."""
     seen = []
     upstream = planned.search
@@ -118,7 +117,6 @@ def test_only_a_level_of_our_own_logger_asks_for_details(
         monkeypatch.undo()
         logging.getLogger().manager._clear_cache()
     assert seen == [asked]
-    assert any("if inlined" in r.message for r in caplog.records) == asked
 
 
 def test_torch_logs_sets_the_level_of_our_own_logger():
@@ -155,7 +153,7 @@ def test_a_dry_run_counts_apart(graph):
             metrics.nodes_num_elem.append("meanwhile")
             return seen
 
-        with trial.lowered(graph, STOCK, GraphLowering):
+        with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering):
             assert metrics.ir_nodes_pre_fusion > before["ir_nodes_pre_fusion"]
             counters["inductor"]["torch_materialize_test"] += 100
             assert counters["inductor"]["torch_materialize_test"] == 101
@@ -177,7 +175,7 @@ def test_a_dry_run_takes_no_number_of_a_graph(graph, module):
     name = "_post_grad_graph_counter"
     numbering = getattr(module, name)
     first = next(numbering)
-    with trial.lowered(graph, STOCK, GraphLowering):
+    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering):
         assert elsewhere(lambda: next(getattr(module, name))) == first + 1
     assert getattr(module, name) is numbering
     assert next(numbering) == first + 2
@@ -185,7 +183,7 @@ def test_a_dry_run_takes_no_number_of_a_graph(graph, module):
 
 def test_what_counts_is_upstreams_again(graph):
     kinds = type(metrics), type(counters["inductor"]), counters.default_factory
-    with trial.lowered(graph, STOCK, GraphLowering):
+    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering):
         pass
     assert (type(metrics), type(counters["inductor"]), counters.default_factory) == kinds
 
@@ -197,7 +195,7 @@ def settings():
 def test_settings_of_ours_are_of_our_thread(graph):
     before = elsewhere(settings)
     digest = elsewhere(config.get_hash)
-    with trial.lowered(graph, STOCK, GraphLowering), undecided():
+    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering), undecided():
         assert getattr(config, _COUNTING) > 1000
         assert elsewhere(settings) == before
         assert elsewhere(config.get_hash) == digest
@@ -271,7 +269,7 @@ def test_a_compile_beside_a_dry_run_is_as_alone(graph, sources, dynamo):
     counters.clear()
     metrics.reset()
     sources.clear()
-    with trial.lowered(graph, STOCK, GraphLowering), undecided():
+    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering), undecided():
         beside = elsewhere(lambda: stock_compile(sources))
     assert beside == code
     assert figures() == counted

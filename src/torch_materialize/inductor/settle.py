@@ -42,7 +42,7 @@ def settle(
         decision = with_rounding(module, unrounded(best), best)
         after: State | None = best
         if decision.rounded:
-            after = attempt(decision)
+            decision, after = _cheaper(module, decision, best, attempt)
             if best.store is None and (after is None or _costs(after, stock)):
                 decision, after = _without_what_costs(decision, best, stock, attempt)
             candidates.replace(best, after)
@@ -58,8 +58,32 @@ def with_rounding(module: torch.fx.GraphModule, decision: Decision, state: State
     return replace(decision, rounded=rounded, marked=decision.marked | (rounded & written))
 
 
-def _costs(state: State, stock: State) -> bool:
-    return state.dag.measured > stock.dag.measured
+def _cheaper(
+    module: torch.fx.GraphModule,
+    decision: Decision,
+    unrounded: State,
+    attempt: Callable[[Decision], State | None],
+) -> tuple[Decision, State | None]:
+    """``decision`` and its dry run; where rounding costs bytes, perhaps with all of it written.
+
+    A value that is rounded in registers makes each kernel larger that recomputes it, and Inductor
+    cuts large ones; written, it is rounded for everyone by that.
+    """
+    after = attempt(decision)
+    if after is not None and not _costs(after, unrounded):
+        return decision, after
+    more = decision.rounded - unrounded.dag.nodes(unrounded.dag.never) - copied_over(module)
+    written = replace(decision, marked=decision.marked | more)
+    if written == decision:
+        return decision, after
+    other = attempt(written)
+    if other is None or (after is not None and not _costs(after, other)):
+        return decision, after
+    return written, other
+
+
+def _costs(state: State, other: State) -> bool:
+    return state.dag.measured > other.dag.measured
 
 
 def _without_what_costs(
