@@ -57,12 +57,6 @@ CASES = {
     "reflection_pad2d": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect") * 2, _image),
     "replication_pad2d": (lambda x: F.pad(x, (2, 1, 0, 1), mode="replicate") * 2, _image),
     "constant pad": (lambda x: F.pad(x, (0, x.shape[-1] % 4)).exp(), _image),
-    "grid_sample": (
-        lambda x: F.grid_sample(
-            x, F.affine_grid(torch.eye(2, 3).expand(2, 2, 3), list(x.shape)), align_corners=False
-        ),
-        _image,
-    ),
     "conv2d": (lambda x: F.conv2d(x, torch.ones(4, 4, 3, 3)).relu() + 1, _image),
     "conv_transpose2d": (lambda x: F.conv_transpose2d(x, torch.ones(4, 4, 2, 2)).relu(), _image),
     "group_norm": (lambda x: F.group_norm(x, 2).sigmoid(), _image),

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo
 #: Model -> bytes under `plan`, of stock's, and why it is here.
 INFERENCE = {
     "gpt-oss": 0.664,  # extern results that more than one kernel needs
-    "jamba": 0.544,  # a scan that is recomputed for every reader
+    "jamba": 0.550,  # a scan that is recomputed for every reader; 0.544 left roundings out
     "clip": 0.843,  # strides behind a patch embedding
     "siglip-vision": 0.949,
     "phi-2": 0.938,  # two branches that read one norm

@@ -7,12 +7,14 @@ is then better, that one is taken, and where nothing moves less than stock, stoc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from ..core.candidates import Candidates, State
+from ..core.dag import Dag, moved
 from ..events import log
 from .decision import Decision
 from .rounding import to_round
@@ -64,7 +66,7 @@ def _cheaper(
     unrounded: State,
     attempt: Callable[[Decision], State | None],
 ) -> tuple[Decision, State | None]:
-    """``decision`` and its dry run; where rounding costs bytes, perhaps with all of it written.
+    """``decision`` and its dry run; where rounding costs bytes, perhaps with more of it written.
 
     A value that is rounded in registers makes each kernel larger that recomputes it, and Inductor
     cuts large ones; written, it is rounded for everyone by that.
@@ -72,7 +74,7 @@ def _cheaper(
     after = attempt(decision)
     if after is not None and not _costs(after, unrounded):
         return decision, after
-    more = decision.rounded - unrounded.dag.nodes(unrounded.dag.never) - copied_over(module)
+    more = decision.rounded & _recomputed(unrounded.dag) - copied_over(module)
     written = replace(decision, marked=decision.marked | more)
     if written == decision:
         return decision, after
@@ -80,6 +82,12 @@ def _cheaper(
     if other is None or (after is not None and not _costs(after, other)):
         return decision, after
     return written, other
+
+
+def _recomputed(dag: Dag) -> frozenset[str]:
+    """Nodes that more than one kernel computes, and that may be written."""
+    kernels = Counter(i for one in moved(dag, dag.homes()) for i in one.computes)
+    return dag.nodes({i for i, count in kernels.items() if count > 1} - dag.never)
 
 
 def _costs(state: State, other: State) -> bool:
