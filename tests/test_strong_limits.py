@@ -142,6 +142,11 @@ torch.testing.assert_close(got, shifted(x))
 
 
 @pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.11."),
+    reason="its scheduler fails on what is drawn (`simplify_and_reorder`), so nothing is",
+)
 def test_the_same_graph_draws_the_same_in_every_process(monkeypatch):
     drawn = set()
     for seed in ("1", "2"):
