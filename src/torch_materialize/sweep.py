@@ -158,7 +158,11 @@ def jobs_for(
 
 
 def new_sweep(
-    device: str = "h200", policies: Sequence[str] = (), kinds: Collection[Kind] = ()
+    device: str = "h200",
+    policies: Sequence[str] = (),
+    kinds: Collection[Kind] = (),
+    *,
+    verify: bool = False,
 ) -> Sweep:
     """An empty sweep of this device, these policies (all, and stock always) and these kinds.
 
@@ -172,6 +176,7 @@ def new_sweep(
         device=find_device(device).name,
         policies=chosen,
         kinds=tuple(kind for kind in every if not kinds or kind in kinds),
+        verify=verify,
     )
     versions = installed_versions("timm", "diffusers")
     # The source's digest with it: a policy of the same version may be decided by other code.

@@ -60,6 +60,11 @@ def _words(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @file_to_write(
     "--json", "Keep the sweep (docs/record.md) in this file, rewritten after every model."
 )
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Lower every plan once more, and fail where it moves other bytes than claimed.",
+)
 @click.option("--resume", is_flag=True, help="Skip what the --json file has, failures too.")
 @click.option("--list", "list_only", is_flag=True, help="Show the models and stop.")
 @click.pass_context
@@ -73,6 +78,7 @@ def sweep_command(
     at_once: int | None,
     timeout: float,
     json_path: Path | None,
+    verify: bool,
     resume: bool,
     list_only: bool,
 ) -> None:
@@ -83,7 +89,7 @@ def sweep_command(
     the whole corpus is swept. No weights are allocated, nothing runs and nothing is downloaded.
 
     A model that fails, crashes or takes too long is a row of its own. Exit status: 0 when at
-    least one graph was measured, 1 otherwise.
+    least one graph was measured, 1 otherwise, and with --verify wherever something failed.
     """
     from .. import sweep_record
     from ..report.sweep import print_corpus, print_sweep
@@ -97,7 +103,7 @@ def sweep_command(
         return
     if resume and json_path is None:
         raise click.UsageError("--resume needs the file to go on with: --json FILE")
-    sweep = new_sweep(device, policies, kinds)
+    sweep = new_sweep(device, policies, kinds, verify=verify)
     if resume and json_path is not None:
         sweep = sweep_record.resume(json_path, sweep)
     try:
@@ -113,7 +119,8 @@ def sweep_command(
     print_sweep(sweep, Console())
     if json_path is not None:
         click.echo(f"sweep written to {json_path}", err=True)
-    ctx.exit(0 if sweep.graphs else 1)
+    unproven = verify and any(model.message for model in sweep.models)
+    ctx.exit(1 if unproven or not sweep.graphs else 0)
 
 
 def _swept(

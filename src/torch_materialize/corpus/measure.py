@@ -21,7 +21,7 @@ from ..core.policy import Policy, parse
 from ..core.traffic import traffic
 from ..errors import MaterializeError, brief
 from ..inductor import capture as capturing
-from ..inductor.dry_run import dry_run
+from ..inductor.dry_run import dry_run, verified
 from ..record import write_json
 from .rows import GraphRow, Job, Settings
 from .spec import Kind
@@ -81,6 +81,8 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
             continue
         try:
             yield _row(job, kind, index, graphs, settings)
+            if settings.verify:
+                yield from _unlike_claimed(kind, index, graphs, settings)
         except Exception as error:  # noqa: BLE001 - the model's other graphs are still measured
             yield f"{kind} graph {index} of {graph.nodes} nodes: {brief(error)}"
 
@@ -113,6 +115,17 @@ def _captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
 
 def _by_graph(graphs: dict[Policy, list[PostGrad]]) -> list[dict[Policy, PostGrad]]:
     return [dict(zip(graphs, row, strict=True)) for row in zip(*graphs.values(), strict=True)]
+
+
+def _unlike_claimed(
+    kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
+) -> Iterator[str]:
+    """A text for each plan that does not move what it claims."""
+    for policy, graph in graphs.items():
+        if policy.plans:
+            problem = verified(graph, policy, find_device(settings.device))
+            if problem:
+                yield f"{kind} graph {index} under {policy}: {problem}"
 
 
 def _row(

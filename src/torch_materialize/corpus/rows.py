@@ -38,6 +38,8 @@ class Settings:
         kinds: graphs of other kinds are captured where they must be, and not measured.
         smallest_nodes: graphs of fewer nodes (leftovers of graph breaks) are left out.
         seed: of the random numbers that a model's constructor may draw.
+        verify: every plan is lowered once more, by upstream's own class; one that moves other bytes
+            or has other kernels than was claimed is an error.
     """
 
     device: str
@@ -45,6 +47,7 @@ class Settings:
     kinds: tuple[Kind, ...] = ("inference", "forward", "backward")
     smallest_nodes: int = 50
     seed: int = 0
+    verify: bool = False
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Settings:

@@ -16,11 +16,11 @@ from ..core.policy import Policy
 from . import patch
 from .planned import limits_for
 from .rounding import emulation
-from .search import Found, search
+from .search import Found, search, unlike_claimed
 from .trial import PostGrad, trial
 from .virtual_gpu import planned_device
 
-__all__ = ["Outcome", "dry_run", "hooks_for"]
+__all__ = ["Outcome", "dry_run", "hooks_for", "verified"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,17 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
             found = search(graph, limits_for(device), policy)
             return Outcome(found.graph, found.dag, found.bound, found)
         return Outcome(*trial(graph, policy=policy))
+
+
+def verified(graph: PostGrad, policy: Policy, device: Device) -> str:
+    """What the graph that a plan's claim ships does otherwise than claimed; "" if nothing.
+
+    Raises:
+        UnsupportedTorchError, Exception: as for :func:`dry_run`.
+    """
+    with planned_device(device), config.patch(emulation(policy)), hooks_for(policy):
+        found = search(graph, limits_for(device), policy)
+        return unlike_claimed(graph, found, policy)
 
 
 @contextlib.contextmanager
