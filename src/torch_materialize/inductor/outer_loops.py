@@ -14,6 +14,7 @@ from typing import Any
 
 from torch._inductor.codegen.cpp import OuterLoopFusedSchedulerNode
 from torch._inductor.graph import GraphLowering
+from torch._inductor.loop_body import MemoryUsageType
 
 __all__ = ["keep_outer_loops_apart"]
 
@@ -57,6 +58,10 @@ def _users_within(node: Any) -> Iterator[tuple[Any, set[Any]]]:
         (buffer,) = member.get_outputs()
         users = [user.node for user in buffer.users]
         if all(user in members for user in users):
-            name = buffer.get_name()
-            readers = {m for m in users if name in {dep.name for dep in m.read_writes.reads}}
+            # As the loop calls what it loads: its dependencies name a later version of a buffer.
+            readers = {m for m in users if buffer.get_name() in _loaded(m)}
             yield from ((user, readers) for user in users)
+
+
+def _loaded(member: Any) -> set[str]:
+    return {entry.buffer_name for entry in member._body.memory_usage[MemoryUsageType.LOAD]}
