@@ -26,9 +26,9 @@ from torch_materialize.core.program import Program
 from torch_materialize.inductor import gathers, layers
 from torch_materialize.inductor.dry_run import dry_run
 from torch_materialize.inductor.planned import limits_for
+from torch_materialize.inductor.post_grad import PostGrad
 from torch_materialize.inductor.rounding import _widened_from
 from torch_materialize.inductor.schedule import Schedule
-from torch_materialize.inductor.trial import PostGrad
 
 OURS = str(Path(torch_materialize.__file__).parent)
 # For twice the size; quadratic is 4.

@@ -20,7 +20,7 @@ from torch_materialize.inductor import job as job_module
 from torch_materialize.inductor import planned, ranks
 from torch_materialize.inductor.cache_key import PolicyPass
 from torch_materialize.inductor.decision import GIVEN_UP, Decision
-from torch_materialize.inductor.trial import PostGrad
+from torch_materialize.inductor.post_grad import PostGrad
 
 PLAN, TUNE = parse("plan"), parse("tune")
 

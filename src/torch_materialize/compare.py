@@ -16,7 +16,7 @@ from .versions import installed_versions
 
 if TYPE_CHECKING:
     from .inductor.dry_run import Outcome
-    from .inductor.trial import PostGrad
+    from .inductor.post_grad import PostGrad
 
 __all__ = [
     "CapturedGraph",

@@ -16,7 +16,7 @@ from .versions import installed_versions, triton_to_install
 
 if TYPE_CHECKING:
     from .core.devices import Device
-    from .inductor.trial import PostGrad
+    from .inductor.post_grad import PostGrad
     from .models.targets import Built, Size
 
 __all__ = ["explain", "explain_target"]

@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 if TYPE_CHECKING:
     from ..compare import Step
 
-__all__ = ["hush_upstream", "steps"]
+__all__ = ["counted", "hush_upstream", "steps"]
 
 
 @contextlib.contextmanager
@@ -35,6 +42,18 @@ def steps() -> Iterator[Step]:
             progress.update(task, description=text, completed=done, total=every)
 
         yield step
+
+
+def counted() -> Progress:
+    """A bar on stderr that counts what is done; gone at the end."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 def hush_upstream() -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..core.devices import DEVICES
 from ..core.policy import PREDICTED
 from ..corpus.spec import KINDS
 from .options import file_to_write
+from .progress import counted
 
 if TYPE_CHECKING:
     from ..corpus.rows import Job, ModelRow
@@ -131,14 +131,7 @@ def _swept(
     from ..report.sweep import ended_text
     from ..sweep import run
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
+    with counted() as progress:
         done = sum(sweep.has(job) for job in jobs)
         task = progress.add_task("sweeping", total=len(jobs), completed=done)
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from ..core.policy import parse
 from .options import file_to_write
+from .progress import counted
 
 if TYPE_CHECKING:
     from ..upstream import Progress, UpstreamRun
@@ -143,14 +142,7 @@ def _told(result: UpstreamRun, json_path: Path | None) -> Iterator[Callable[[Pro
     from .. import upstream_record
     from ..report.upstream import ended_text
 
-    with Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
+    with counted() as bar:
         task = bar.add_task("starting", total=None)
         kept = time.monotonic()
 

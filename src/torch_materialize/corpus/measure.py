@@ -27,7 +27,7 @@ from .rows import GraphRow, Job, Settings
 from .spec import Kind
 
 if TYPE_CHECKING:
-    from ..inductor.trial import PostGrad
+    from ..inductor.post_grad import PostGrad
 
 __all__ = ["main", "measure"]
 
@@ -80,9 +80,7 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
         if graph.nodes < settings.smallest_nodes or kind not in settings.kinds:
             continue
         try:
-            yield _row(job, kind, index, graphs, settings)
-            if settings.verify:
-                yield from _unlike_claimed(kind, index, graphs, settings)
+            yield from _measured(job, kind, index, graphs, settings)
         except Exception as error:  # noqa: BLE001 - the model's other graphs are still measured
             yield f"{kind} graph {index} of {graph.nodes} nodes: {brief(error)}"
 
@@ -117,25 +115,16 @@ def _by_graph(graphs: dict[Policy, list[PostGrad]]) -> list[dict[Policy, PostGra
     return [dict(zip(graphs, row, strict=True)) for row in zip(*graphs.values(), strict=True)]
 
 
-def _unlike_claimed(
-    kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
-) -> Iterator[str]:
-    """A text for each plan that does not move what it claims."""
-    for policy, graph in graphs.items():
-        if policy.plans:
-            problem = verified(graph, policy, find_device(settings.device))
-            if problem:
-                yield f"{kind} graph {index} under {policy}: {problem}"
-
-
-def _row(
+def _measured(
     job: Job, kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
-) -> GraphRow:
+) -> Iterator[GraphRow | str]:
+    """A graph's row and, where that is asked for, a text for each plan that does not ship so."""
     device = find_device(settings.device)
     moved: dict[str, int] = {}
     kernels: dict[str, int] = {}
     bounds: dict[str, float] = {}
     seconds: dict[str, float] = {}
+    problems: list[str] = []
     for chosen, graph in graphs.items():
         policy = str(chosen)
         start = time.perf_counter()
@@ -145,5 +134,9 @@ def _row(
         moved[policy], kernels[policy] = total.bytes, total.kernels
         if outcome.bound is not None:
             bounds[policy] = outcome.bound
+        if settings.verify and outcome.found is not None:
+            problem = verified(graph, chosen, device, outcome.found)
+            problems += [f"{kind} graph {index} under {policy}: {problem}"] if problem else []
     nodes = next(iter(graphs.values())).nodes
-    return GraphRow(job.name, job.family, kind, index, nodes, moved, kernels, bounds, seconds)
+    yield GraphRow(job.name, job.family, kind, index, nodes, moved, kernels, bounds, seconds)
+    yield from problems

@@ -44,9 +44,10 @@ from .compiler import Compiler
 from .decision import STOCKS
 from .isolation import isolated
 from .narrow import hold_options
+from .post_grad import PostGrad, copy_graph
 from .rounding import emulation
 from .storage import elements
-from .trial import PostGrad, copy_graph, lowered
+from .trial import lowered
 from .virtual_gpu import planned_device, torch_device
 
 __all__ = ["capture", "capture_for", "fake_mode"]

@@ -15,9 +15,10 @@ from ..core.graph import Graph
 from ..core.policy import Policy
 from . import patch
 from .planned import limits_for
+from .post_grad import PostGrad
 from .rounding import emulation
 from .search import Found, search, unlike_claimed
-from .trial import PostGrad, trial
+from .trial import trial
 from .virtual_gpu import planned_device
 
 __all__ = ["Outcome", "dry_run", "hooks_for", "verified"]
@@ -56,14 +57,13 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
         return Outcome(*trial(graph, policy=policy))
 
 
-def verified(graph: PostGrad, policy: Policy, device: Device) -> str:
-    """What the graph that a plan's claim ships does otherwise than claimed; "" if nothing.
+def verified(graph: PostGrad, policy: Policy, device: Device, found: Found) -> str:
+    """What differs between a claim of :func:`dry_run` and what ships for it; "" if nothing.
 
     Raises:
         UnsupportedTorchError, Exception: as for :func:`dry_run`.
     """
     with planned_device(device), config.patch(emulation(policy)), hooks_for(policy):
-        found = search(graph, limits_for(device), policy)
         return unlike_claimed(graph, found, policy)
 
 

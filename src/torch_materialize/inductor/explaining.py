@@ -18,8 +18,8 @@ from ..explanation import Code, ExplainedGraph, Node, Side
 from .dry_run import Outcome
 from .narrow import held_names
 from .pin_nodes import KEEP, is_pin, readers, root_of, source_line
+from .post_grad import PostGrad
 from .rounding import is_narrow, rounds
-from .trial import PostGrad
 
 __all__ = ["explained", "kind_of"]
 

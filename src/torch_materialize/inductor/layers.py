@@ -18,8 +18,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils import _pytree as pytree
 
+from .post_grad import PostGrad
 from .storage import mutates
-from .trial import PostGrad
 
 __all__ = ["Shortened", "shorten"]
 

@@ -29,7 +29,7 @@ from ..events import log
 from ..versions import implementation
 from .decision import GIVEN_UP, Decision, names_of, of_names
 from .job import Store, cannot_agree, has_ranks
-from .trial import PostGrad
+from .post_grad import PostGrad
 
 __all__ = ["agreed", "graph_key"]
 

@@ -31,8 +31,8 @@ from ..versions import installed_versions
 from .at_hand import device_of
 from .dry_run import Outcome
 from .explaining import explained
+from .post_grad import PostGrad
 from .search import Found
-from .trial import PostGrad
 
 __all__ = ["RECORD", "record_folder", "tell", "told"]
 

@@ -29,7 +29,7 @@ from .dag_reader import read_dag
 from .decision import STOCKS, Decision, choosing, prepare
 from .outer_loops import keep_outer_loops_apart
 from .pins import quiet
-from .post_grad import PostGrad, copy_graph, ungoverned_copy
+from .post_grad import PostGrad, ungoverned_copy
 from .reader import read_scheduled
 from .recording import Recording
 from .reuse import MARK
@@ -38,12 +38,9 @@ from .shapes import scratch_shapes
 
 __all__ = [
     "LoweringError",
-    "PostGrad",
-    "copy_graph",
     "lowered",
     "run_lowering",
     "trial",
-    "ungoverned_copy",
 ]
 
 # A dry run must not measure: there may be no device, and nobody asked for the time.

@@ -33,9 +33,10 @@ from ..events import log, once, strict, surprise
 from ..versions import implementation, installed_versions
 from .at_hand import device_text
 from .decision import Decision, names_of, of_names
+from .post_grad import PostGrad
 from .real import clock, compiled, made_up, outside, sizes, why_not
 from .search import search
-from .trial import PostGrad, trial
+from .trial import trial
 from .undeciding import decides
 
 __all__ = ["graph_key", "tuned", "variants"]
