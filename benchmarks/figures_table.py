@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from torch_materialize import comparison_record as record
+from torch_materialize.results import comparison_file as record
 
 
 def main() -> None:

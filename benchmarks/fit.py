@@ -30,7 +30,7 @@ from scipy.optimize import least_squares, nnls
 
 from tables import measured
 from torch_materialize.core.cost import KINDS, Load, Rates, seconds, together
-from torch_materialize.record import read_json
+from torch_materialize.results.base import read_json
 
 _TARGET = Path(__file__).parents[1] / "src" / "torch_materialize" / "core" / "fits.py"
 #: How strongly rates are held together.

@@ -91,7 +91,7 @@ def main(
         print(f"{count:7d} {name}")
     print(f"{tally.ran} {what} examples in {tally.seconds:.0f} s, {len(tally.failures)} failures")
     if path is not None:
-        from torch_materialize.record import write_json
+        from torch_materialize.results.base import write_json
         from torch_materialize.versions import installed_versions
 
         write_json(

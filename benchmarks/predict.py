@@ -17,7 +17,7 @@ from paired.cases import cases
 from paired.machine import commit
 from paired.measure import predicted
 from torch_materialize.core.devices import CPU, recognized
-from torch_materialize.record import read_json, write_json
+from torch_materialize.results.base import read_json, write_json
 
 
 def main() -> None:

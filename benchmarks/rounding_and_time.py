@@ -27,8 +27,8 @@ from saving import save
 from torch_materialize.core.devices import CPU
 from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
 
 POLICIES = ("stock", "traffic", "plan:numerics=stock", "plan", "plan:numerics=eager")

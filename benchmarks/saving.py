@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from torch_materialize.record import write_json
+from torch_materialize.results.base import write_json
 from torch_materialize.versions import installed_versions
 
 

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tables import line
-from torch_materialize.corpus.rows import GraphRow
-from torch_materialize.corpus.spec import KINDS
-from torch_materialize.sweep import Sweep
-from torch_materialize.sweep_record import load
+from torch_materialize.sweep.file import load
+from torch_materialize.sweep.rows import GraphRow
+from torch_materialize.sweep.run import Sweep
+from torch_materialize.sweep.spec import KINDS
 
 _SMALL = 2.0  # percent above the bound
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch_materialize.record import read_json
+from torch_materialize.results.base import read_json
 
 _STOCK, _AGAIN = "stock", "stock again"
 

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from torch_materialize.core.devices import CPU, DEVICES
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import dag_reader
-from torch_materialize.inductor.decision import names_of
-from torch_materialize.inductor.planned import limits_for
-from torch_materialize.inductor.search import search
-from torch_materialize.inductor.virtual_gpu import planned_device
+from torch_materialize.core.limits import limits_for
+from torch_materialize.inductor.fx.decision import names_of
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.plan.search import search
+from torch_materialize.inductor.read import dag
 
 
 def norms(x, w, b):
@@ -104,5 +104,5 @@ def _shown(value: Any) -> Any:
 
 if __name__ == "__main__":
     if "by-buffers" in sys.argv:
-        dag_reader._Reader._is_read = lambda *_: False
+        dag._Reader._is_read = lambda *_: False
     sys.stdout.write(json.dumps({k: v for name in GRAPHS for k, v in decided(name).items()}))

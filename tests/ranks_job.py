@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 import torch_materialize as tm
 from torch_materialize.core.limits import Limits
-from torch_materialize.inductor import planned, tune
-from torch_materialize.inductor.decision import GIVEN_UP, names_of
+from torch_materialize.inductor.fx.decision import GIVEN_UP, names_of
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.plan import tune
 
 
 def block(x, y):
@@ -35,7 +36,7 @@ class Seen:
     def __init__(self) -> None:
         self.decisions: list[object] = []
         self.asked = 0
-        prepare, decided = planned.prepare, planned._decided
+        prepare, decided = graph_lowering.prepare, graph_lowering._decided
 
         def record(module, found, numerics):
             self.decisions.append("given up" if found is GIVEN_UP else found and names_of(found))
@@ -45,7 +46,7 @@ class Seen:
             self.asked += 1
             return decided(*args)
 
-        planned.prepare, planned._decided = record, count
+        graph_lowering.prepare, graph_lowering._decided = record, count
 
     def compile(self, function, policy, at=0.0):
         """Compiles a function, ``at`` seconds later; what was decided and came out."""
@@ -74,11 +75,11 @@ def main() -> None:
     found["late"] = seen.compile(residual, "tune:numerics=eager", at=0.0 if rank == 0 else 5.0)
     dist.barrier()
     # One rank is so slow that it reaches the emergency limit.
-    usual = planned.limits_for
+    usual = graph_lowering.limits_for
     if rank == dist.get_world_size() - 1:
-        planned.limits_for = lambda device: Limits(emergency=0.0)
+        graph_lowering.limits_for = lambda device: Limits(emergency=0.0)
     found["slow"] = seen.compile(residual, "plan")
-    planned.limits_for = usual
+    graph_lowering.limits_for = usual
     dist.barrier()
     # A rank without the others does not wait for them.
     if rank == 0:

@@ -55,7 +55,7 @@ def test_every_case_has_a_label_of_its_own():
 @pytest.mark.usefixtures("benchmarks")
 def test_results_that_are_kept_make_tables():
     from tables import table
-    from torch_materialize.record import read_json
+    from torch_materialize.results.base import read_json
 
     for path in ROOT.glob("results/bench-*.json"):
         lines = list(table(path.name, read_json(path)))
@@ -66,7 +66,7 @@ def test_results_that_are_kept_make_tables():
 @pytest.mark.usefixtures("benchmarks")
 def test_the_document_shows_every_row_of_the_results_that_it_names_and_none_that_is_withdrawn():
     from tables import cells, measured
-    from torch_materialize.record import read_json
+    from torch_materialize.results.base import read_json
 
     text = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
     rows = {tuple(line.split(" | ")[:2]) for line in text.splitlines()}
@@ -270,14 +270,14 @@ def test_a_variant_of_plan_is_a_way_of_its_own():
     """By bytes alone a plan may be another; one that is none is not taken for `plan`."""
     from paired import ways
     from torch_materialize.core.devices import CPU
-    from torch_materialize.inductor import planned
+    from torch_materialize.inductor.hooks import graph_lowering
 
-    usual = planned.limits_for(CPU)
+    usual = graph_lowering.limits_for(CPU)
     assert usual.rates is not None
     with ways.going("plan, fewest bytes"):
-        assert planned.limits_for(CPU).rates is None
+        assert graph_lowering.limits_for(CPU).rates is None
     with ways.going("plan"):
-        assert planned.limits_for(CPU) == usual
+        assert graph_lowering.limits_for(CPU) == usual
     for unknown in ("plan, most bytes", "plan, rounded as stock"):  # which is another policy
         # As in a compile, which goes on without a plan.
         swallowed = contextlib.suppress(LookupError)
@@ -286,7 +286,7 @@ def test_a_variant_of_plan_is_a_way_of_its_own():
             ways.going(unknown),
             swallowed,
         ):
-            planned.limits_for(CPU)
+            graph_lowering.limits_for(CPU)
     with pytest.raises(LookupError, match="'traffic, fewest bytes'"):
         ways.policy_of("traffic, fewest bytes")
     assert ways.policy_of("plan, fewest bytes") == "plan"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import torch_materialize as tm
-from torch_materialize.inductor.capture import fake_mode
+from torch_materialize.inductor.offline.capture import fake_mode
 from torch_materialize.models.targets import Size, load
 
 pytestmark = pytest.mark.e2e
@@ -91,7 +91,7 @@ def test_what_a_builder_cannot_do_is_told_with_its_line(tmp_path):
 
 
 def test_a_converted_builder_is_compared(tmp_path):
-    from torch_materialize.compare import compare
+    from torch_materialize.jobs.compare import compare
 
     file = tmp_path / "model.py"
     file.write_text(_FILE.replace("{body}", "Tied().half(), ids"))

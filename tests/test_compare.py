@@ -11,13 +11,13 @@ import torch.nn.attention.flex_attention
 from click.testing import CliRunner
 
 import torch_materialize as tm
-from torch_materialize import comparison_record as record
 from torch_materialize.cli.main import main
-from torch_materialize.compare import compare
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import STOCK
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
+from torch_materialize.jobs.compare import compare
+from torch_materialize.results import comparison_file as record
 
 pytestmark = pytest.mark.e2e
 

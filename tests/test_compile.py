@@ -9,7 +9,7 @@ from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import torch_materialize as tm
-from torch_materialize.inductor import reuse
+from torch_materialize.inductor.hooks import reuse
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]

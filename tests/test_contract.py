@@ -7,8 +7,8 @@ import inspect
 import pytest
 from torch._inductor import codecache, ir
 
-from torch_materialize.inductor import seams
-from torch_materialize.inductor.seams import SEAMS, Use
+from torch_materialize.inductor.contract import seams
+from torch_materialize.inductor.contract.seams import SEAMS, Use
 
 pytestmark = pytest.mark.contract
 

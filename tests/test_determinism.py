@@ -16,11 +16,11 @@ import torch
 import deciding
 from torch_materialize.core import limits as core_limits
 from torch_materialize.core.deadline import Deadline, OutOfTime
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.decision import names_of
-from torch_materialize.inductor.planned import limits_for
-from torch_materialize.inductor.search import search
-from torch_materialize.inductor.virtual_gpu import planned_device
+from torch_materialize.core.limits import limits_for
+from torch_materialize.inductor.fx.decision import names_of
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.plan.search import search
 
 
 @pytest.mark.e2e

@@ -108,7 +108,7 @@ def test_a_cpu_has_the_rates_that_were_measured_on_its_like(title, threads, meas
 
 @pytest.mark.e2e
 def test_limits_without_measured_rates_go_by_bytes():
-    from torch_materialize.inductor.planned import limits_for
+    from torch_materialize.core.limits import limits_for
 
     other = limits_for(cpu_at_hand("Neoverse-V2", 64))
     assert other.rates is None and other.doubts is None
@@ -127,9 +127,12 @@ def test_one_compile_has_one_answer(monkeypatch):
     """Planning, the record and what `tune` remembers ask one function."""
     import torch
 
-    from torch_materialize.inductor import at_hand, planned, telling, tune
+    from torch_materialize.inductor.explain import announce
+    from torch_materialize.inductor.hooks import graph_lowering
+    from torch_materialize.inductor.plan import tune
+    from torch_materialize.inductor.read import at_hand
 
-    assert planned.device_of is telling.device_of is at_hand.device_of
+    assert graph_lowering.device_of is announce.device_of is at_hand.device_of
     gpu = torch.empty(0, device="meta")
     monkeypatch.setattr(at_hand, "_placed", lambda inputs: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -141,13 +144,13 @@ def test_one_compile_has_one_answer(monkeypatch):
         graph = SimpleNamespace(inputs=[gpu])
         device = at_hand.device_of(graph.inputs)
         assert isinstance(device, Device)
-        assert telling._device(graph) == device.name
+        assert announce._device(graph) == device.name
         assert properties.name in tune._machine(graph)["device"]
 
 
 @pytest.mark.e2e
 def test_a_planned_gpu_is_the_one_that_its_properties_tell_of():
-    from torch_materialize.inductor.virtual_gpu import _driver_properties
+    from torch_materialize.inductor.lower.virtual_gpu import _driver_properties
 
     for device in DEVICES.values():
         if device.is_gpu:
@@ -158,8 +161,8 @@ def test_a_planned_gpu_is_the_one_that_its_properties_tell_of():
 def test_whether_the_cpu_was_measured_is_in_the_key(monkeypatch):
     """A cache may travel from one machine to another, and keys of Inductor do not name the CPU."""
     from torch_materialize.core.policy import parse
-    from torch_materialize.inductor import at_hand
-    from torch_materialize.inductor.cache_key import PolicyPass
+    from torch_materialize.inductor.hooks.policy_pass import PolicyPass
+    from torch_materialize.inductor.read import at_hand
 
     keys = set()
     for title in ("Intel(R) Xeon(R) Processor", "Intel(R) Core(TM) i9-14900K"):

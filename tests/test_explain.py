@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner
 
 import torch_materialize as tm
-from torch_materialize import explanation_record, figures
 from torch_materialize.cli.main import main
-from torch_materialize.report.explanation import Report
 from torch_materialize.report.perfetto import timeline
+from torch_materialize.report.report import Report
+from torch_materialize.results import explanation_file, headline
 
 pytestmark = pytest.mark.e2e
 
@@ -84,10 +84,10 @@ def test_the_code_is_that_of_the_fused_kernels(report):
 
 
 def test_a_record_is_read_as_it_was_written(report, record, tmp_path):
-    assert explanation_record.load(record) == report.explanation
+    assert explanation_file.load(record) == report.explanation
     plain = tmp_path / "plain.json"
     report.save(plain)
-    assert explanation_record.load(plain) == report.explanation
+    assert explanation_file.load(plain) == report.explanation
     assert json.loads(plain.read_text())["schema"] == "torch-materialize/explanation"
 
 
@@ -95,13 +95,13 @@ def test_a_damaged_or_foreign_record_is_one_error(record, tmp_path):
     cut = tmp_path / "cut.json.gz"
     cut.write_bytes(record.read_bytes()[:200])
     with pytest.raises(tm.RecordError, match="damaged"):
-        explanation_record.load(cut)
+        explanation_file.load(cut)
     with pytest.raises(tm.RecordError, match="cannot be read"):
-        explanation_record.load(tmp_path / "absent.json.gz")
+        explanation_file.load(tmp_path / "absent.json.gz")
     other = tmp_path / "other.json"
     other.write_text('{"schema": "torch-materialize/explanation", "version": 99}')
     with pytest.raises(tm.RecordError, match="expected version 1; found 99"):
-        explanation_record.load(other)
+        explanation_file.load(other)
 
 
 def test_a_name_that_says_nothing_is_refused(report, tmp_path):
@@ -221,7 +221,7 @@ def test_a_refused_plan_is_told_wherever_one_looks(refused, tmp_path):
     assert sentence.replace("'", "&#39;") in refused.html()
     path = tmp_path / "r.json.gz"
     refused.save(path)
-    assert explanation_record.load(path) == refused.explanation
+    assert explanation_file.load(path) == refused.explanation
 
 
 def test_why_says_what_the_prices_say(refused):
@@ -236,7 +236,7 @@ def test_why_says_what_the_prices_say(refused):
             now, then = then, now
         assert now == moves, one.node
         assert ("If this one alone were recomputed" in story) == stored
-        change = figures.size_text(abs(then - now))
+        change = headline.size_text(abs(then - now))
         words = "as many bytes as now" if then == now else change
         words += "" if then == now else f" {'more' if then > now else 'less'} than now"
         assert f"would move {words}" in story
@@ -252,7 +252,7 @@ def test_what_is_avoidable_is_unknown_without_a_plan():
     x = torch.zeros(64, 64)
     for policies in (("stock",), ("stock", "traffic")):
         found = tm.explain(lambda x: x.sin().sum(), x, policies=policies)
-        assert figures.headline(found.explanation).avoidable is None
+        assert headline.headline(found.explanation).avoidable is None
         text = found.text()
         assert "unknown" in text and "avoidable          0 B" not in text
         assert "<b>unknown</b>" in found.html()
@@ -265,18 +265,18 @@ def test_shares_add_up_in_the_terminal_and_in_why(report):
     saved = explanation.traffic("stock").bytes - explanation.traffic("plan").bytes
     assert sum(graph.saves["plan"].values()) + graph.rest("plan") == saved
     (last,) = [line for line in report.text(top=1).splitlines() if line.split()[:1] == ["all"]]
-    assert figures.size_text(saved) in last
+    assert headline.size_text(saved) in last
     node, share = max(graph.saves["plan"].items(), key=lambda item: item[1])
     story = report.why(node)
-    assert f"That saves {figures.signed_text(share)} against stock" in story
-    assert f"the {figures.size_text(saved)} that plan saves in all" in story
+    assert f"That saves {headline.signed_text(share)} against stock" in story
+    assert f"the {headline.size_text(saved)} that plan saves in all" in story
 
 
 def test_a_record_of_an_older_version_is_shown_as_far_as_it_goes(report):
-    data = explanation_record.to_json(report.explanation)
+    data = explanation_file.to_json(report.explanation)
     for graph in data["graphs"]:
         del graph["saves"], graph["refused"]
-    old = Report(explanation_record.from_json(data))
+    old = Report(explanation_file.from_json(data))
     assert "if all alike were flipped at once" in " ".join(old.text().split())
     assert "That saves" not in old.why(next(iter(report.explanation.graphs[0].saves["plan"])))
     assert "If inlined" in old.html()

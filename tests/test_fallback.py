@@ -9,7 +9,7 @@ from torch._inductor.virtualized import V
 
 import torch_materialize as tm
 from torch_materialize import activation
-from torch_materialize.inductor.recording import Recording
+from torch_materialize.inductor.read.recording import Recording
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
 

@@ -27,20 +27,13 @@ from torch._inductor.virtualized import V
 
 import torch_materialize as tm
 from torch_materialize import activation
-from torch_materialize.inductor import (
-    cache_key,
-    dag_reader,
-    decision,
-    narrow,
-    patch,
-    pin_nodes,
-    pins,
-    planned,
-    search,
-    trial,
-)
-from torch_materialize.inductor.recording import Recording
-from torch_materialize.record import read_json
+from torch_materialize.inductor.fx import casts, decision
+from torch_materialize.inductor.hooks import graph_lowering, install, policy_pass
+from torch_materialize.inductor.lower import pins, trial
+from torch_materialize.inductor.plan import search
+from torch_materialize.inductor.read import dag, pin_nodes
+from torch_materialize.inductor.read.recording import Recording
+from torch_materialize.results.base import read_json
 
 pytestmark = pytest.mark.long
 
@@ -150,14 +143,14 @@ STAGES = {
     "reader of values": (trial, "read_dag"),
     "planner": (search, "plan"),
     "dry run": (search, "trial"),
-    "search": (planned, "search"),
+    "search": (graph_lowering, "search"),
     "fold": (decision, "fold"),
     "apply rounding": (decision, "apply_rounding"),
     "mark": (decision, "mark"),
-    "cache key": (cache_key, "implementation"),
-    "settings": (patch, "_governing"),
-    "order of the program": (narrow.HideCasts, "_note_and_hide"),
-    "post-grad pass": (patch, "hold_for_lowering"),
+    "cache key": (policy_pass, "implementation"),
+    "settings": (install, "_governing"),
+    "order of the program": (casts.HideCasts, "_note_and_hide"),
+    "post-grad pass": (install, "hold_for_lowering"),
 }
 
 # What is upstream's between our decision and the finished code.
@@ -183,7 +176,7 @@ PIN_STAGES = {
     "line of the model": (pins, "source_line"),
     "kind of a pin": (pins, "is_pin"),
     "aliases": (pin_nodes, "_is_alias"),
-    "pins of a plan": (dag_reader, "pinned"),
+    "pins of a plan": (dag, "pinned"),
 }
 # Without an answer to these, a value may be written into later: it is copied, as Inductor
 # copies for `clone`.
@@ -223,7 +216,7 @@ class TestPlantedExceptions:
     def test_the_note_of_the_order_fails_half_way(self, codes, lenient, monkeypatch):
         # Asked first for the settings, then by the pass itself.
         answers = mock.Mock(side_effect=[False, Planted("order"), Planted("order")])
-        monkeypatch.setattr(narrow, "folds_narrow_casts", answers)
+        monkeypatch.setattr(casts, "folds_narrow_casts", answers)
         assert code("plan") == codes["stock"]
         assert answers.call_count > 1
         assert [("Planted: order" in line) for line in warned(lenient)] == [True]

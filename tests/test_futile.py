@@ -13,11 +13,11 @@ import torch_materialize as tm
 from torch_materialize.core.devices import CPU
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import parse
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned
-from torch_materialize.inductor.dry_run import hooks_for
-from torch_materialize.inductor.futile import most_saved, nothing_to_gain
-from torch_materialize.inductor.search import search
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import hooks_for
+from torch_materialize.inductor.plan.nothing_to_gain import most_saved, nothing_to_gain
+from torch_materialize.inductor.plan.search import search
 
 # Any saved byte is worth a dry run.
 EAGER = Limits(least_bytes=0, launch_bytes=0, node_bytes=0.0, worth=1e-9)
@@ -60,15 +60,17 @@ def test_a_step_of_an_optimizer_has_nothing_to_gain():
     # Each is read, and all but the gradients are written: a quarter are gradients.
     assert big < saving.least <= big * 7 // 4 + 100
     assert saving.most < 1000
-    assert nothing_to_gain(graph, planned.limits_for(CPU))
+    assert nothing_to_gain(graph, graph_lowering.limits_for(CPU))
     assert nothing_to_gain(graph, Limits())
 
 
 def test_such_a_graph_is_not_lowered_before(monkeypatch, dynamo, caplog):
     step, inputs = adam(2)
-    monkeypatch.setattr(planned, "search", lambda *_a, **_k: pytest.fail("a dry run for nothing"))
+    monkeypatch.setattr(
+        graph_lowering, "search", lambda *_a, **_k: pytest.fail("a dry run for nothing")
+    )
     caplog.set_level(logging.INFO, logger="torch_materialize")
-    monkeypatch.setattr("torch_materialize.inductor.telling.told", lambda: False)
+    monkeypatch.setattr("torch_materialize.inductor.explain.announce.told", lambda: False)
     expected = [x.clone() for x in inputs]
     step(*expected)
     torch.compile(step, options=tm.options("plan"))(*inputs)
@@ -127,7 +129,7 @@ def test_what_is_needed_in_two_places_may_be_saved():
     saving = most_saved(graph.module.graph)
     assert saving.most == 2 * 64 * 64 * 4
     assert saving.least == 5 * 64 * 64 * 4
-    assert not nothing_to_gain(graph, planned.limits_for(CPU))
+    assert not nothing_to_gain(graph, graph_lowering.limits_for(CPU))
 
 
 def program(seed):

@@ -19,16 +19,16 @@ from test_gathers import captured, indices
 from torch_materialize.core import cones as reach
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved
 from torch_materialize.core.devices import DEVICES
-from torch_materialize.core.limits import Limits
+from torch_materialize.core.limits import Limits, limits_for
 from torch_materialize.core.planner import plan
 from torch_materialize.core.policy import STOCK
 from torch_materialize.core.program import Program
-from torch_materialize.inductor import gathers, layers
-from torch_materialize.inductor.dry_run import dry_run
-from torch_materialize.inductor.planned import limits_for
-from torch_materialize.inductor.post_grad import PostGrad
-from torch_materialize.inductor.rounding import _widened_from
-from torch_materialize.inductor.schedule import Schedule
+from torch_materialize.inductor.fx import layers
+from torch_materialize.inductor.fx.post_grad import PostGrad
+from torch_materialize.inductor.fx.rounding import _widened_from
+from torch_materialize.inductor.offline.dry_run import dry_run
+from torch_materialize.inductor.read import gathers
+from torch_materialize.inductor.read.schedule import Schedule
 
 OURS = str(Path(torch_materialize.__file__).parent)
 # For twice the size; quadratic is 4.

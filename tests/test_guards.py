@@ -16,7 +16,7 @@ from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import torch_materialize as tm
-from torch_materialize.inductor.shapes import scratch_shapes
+from torch_materialize.inductor.lower.shapes import scratch_shapes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 

@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 
 import torch_materialize as tm
 from torch_materialize.core.devices import DEVICES
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import fakes
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline import fakes
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,8 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 import torch_materialize as tm
 from test_faults import Planted, raises, warned
 from test_plan import code
-from torch_materialize.inductor import cache_key, narrow, patch
+from torch_materialize.inductor.fx import casts
+from torch_materialize.inductor.hooks import install, policy_pass
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
 
@@ -35,24 +36,24 @@ def arguments():
 
 
 STAGES = {
-    "note and hide": (narrow.HideCasts, "_note_and_hide"),
-    "post-grad pass": (patch, "hold_for_lowering"),
-    "cache key": (cache_key, "implementation"),
+    "note and hide": (casts.HideCasts, "_note_and_hide"),
+    "post-grad pass": (install, "hold_for_lowering"),
+    "cache key": (policy_pass, "implementation"),
 }
 HOLDING = {
-    "which narrow": (narrow, "_narrows"),
-    "which widen": (narrow, "_widens"),
-    "joint or not": (narrow, "_is_joint"),
-    "hide": (narrow.HideCasts, "_hide"),
-    "will they be shown": (narrow, "out_of_process"),
-    "show": (narrow.ShowCasts, "_show"),
+    "which narrow": (casts, "_narrows"),
+    "which widen": (casts, "_widens"),
+    "joint or not": (casts, "_is_joint"),
+    "hide": (casts.HideCasts, "_hide"),
+    "will they be shown": (casts, "out_of_process"),
+    "show": (casts.ShowCasts, "_show"),
 }
-if narrow.folds_narrow_casts():
+if casts.folds_narrow_casts():
     STAGES |= HOLDING
 
 
 holds = pytest.mark.skipif(
-    not narrow.folds_narrow_casts(), reason="upstream folds no narrowing cast"
+    not casts.folds_narrow_casts(), reason="upstream folds no narrowing cast"
 )
 
 
@@ -79,7 +80,7 @@ def test_what_fails_leaves_stocks_code(stage, lenient, monkeypatch):
 @torch.no_grad()
 @holds
 def test_half_of_the_casts_are_hidden(lenient, monkeypatch):
-    right, calls = narrow._narrows, []
+    right, calls = casts._narrows, []
 
     def once_right(node):
         calls.append(node)
@@ -87,7 +88,7 @@ def test_half_of_the_casts_are_hidden(lenient, monkeypatch):
             raise Planted("half")
         return right(node)
 
-    monkeypatch.setattr(narrow, "_narrows", once_right)
+    monkeypatch.setattr(casts, "_narrows", once_right)
     assert compiled_as_stock(lenient, "half")
     assert len(calls) == 2
 

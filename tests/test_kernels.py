@@ -12,10 +12,10 @@ from test_gathers import captured
 from torch_materialize.core.cost import kind
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.fits import FITS
+from torch_materialize.core.limits import limits_for
 from torch_materialize.core.policy import STOCK
-from torch_materialize.inductor.dry_run import dry_run
-from torch_materialize.inductor.planned import limits_for
-from torch_materialize.inductor.printed import code_of
+from torch_materialize.inductor.offline.code import code_of
+from torch_materialize.inductor.offline.dry_run import dry_run
 
 pytestmark = pytest.mark.e2e
 

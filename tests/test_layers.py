@@ -11,10 +11,10 @@ from torch import nn
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import Policy
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import search as searching
-from torch_materialize.inductor.dry_run import dry_run
-from torch_materialize.inductor.layers import Shortened, shorten
+from torch_materialize.inductor.fx.layers import Shortened, shorten
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
+from torch_materialize.inductor.plan import search as searching
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]

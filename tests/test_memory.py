@@ -13,14 +13,14 @@ from torch_materialize.core.dag import Dag, Fused, Kind, Value
 from torch_materialize.core.devices import find
 from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.policy import STOCK
-from torch_materialize.inductor.capture import capture, fake_mode
-from torch_materialize.inductor.dag_reader import read_dag
-from torch_materialize.inductor.decision import STOCKS
-from torch_materialize.inductor.reader import read_scheduled
-from torch_materialize.inductor.recording import Recording
-from torch_materialize.inductor.storage import buffer_size
-from torch_materialize.inductor.trial import lowered
-from torch_materialize.inductor.virtual_gpu import planned_device
+from torch_materialize.inductor.fx.decision import STOCKS
+from torch_materialize.inductor.lower.trial import lowered
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
+from torch_materialize.inductor.offline.capture import capture, fake_mode
+from torch_materialize.inductor.read.dag import read_dag
+from torch_materialize.inductor.read.kernels import read_scheduled
+from torch_materialize.inductor.read.recording import Recording
+from torch_materialize.inductor.read.storage import buffer_size
 
 END = 3
 

@@ -9,8 +9,8 @@ from test_gathers import captured, indices
 from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import STOCK, Policy
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
 
 pytestmark = pytest.mark.e2e
 

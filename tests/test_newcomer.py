@@ -10,9 +10,10 @@ import torch
 from click.testing import CliRunner
 
 import torch_materialize as tm
-from torch_materialize import tuned, versions
+from torch_materialize import versions
 from torch_materialize.cli.main import main
-from torch_materialize.compare import beside_stock
+from torch_materialize.jobs.compare import beside_stock
+from torch_materialize.results import tuned
 
 _BUILDER = """
 import torch
@@ -77,7 +78,7 @@ def test_stock_is_always_beside():
 
 @pytest.mark.e2e
 def test_bytes_for_a_gpu_need_no_triton(builder):
-    from torch_materialize.compare import compare
+    from torch_materialize.jobs.compare import compare
 
     words = [sys.executable, "-c", _WITHOUT_TRITON, f"{builder}:build"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -108,12 +109,12 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work():
 
 @pytest.mark.e2e
 def test_a_file_that_fails_in_the_end_leaves_the_result(builder, tmp_path, monkeypatch):
-    from torch_materialize import comparison_record
+    from torch_materialize.results import comparison_file
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(comparison_record, "save", full)
+    monkeypatch.setattr(comparison_file, "save", full)
     out = tmp_path / "out.json"
     words = ("compare", f"{builder}:build", "--device", "cpu", "--policy", "stock")
     found = _said(*words, "--json", out)
@@ -170,12 +171,13 @@ def test_doctor_says_what_becomes_of_the_environment(value, words):
 
 
 def test_ctrl_c_is_130_and_says_what_is_kept(tmp_path, monkeypatch):
-    from torch_materialize import compare, sweep
+    from torch_materialize.jobs import compare
+    from torch_materialize.sweep import run
 
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "run", interrupted)
+    monkeypatch.setattr(run, "run", interrupted)
     monkeypatch.setattr(compare, "compare", interrupted)
     found = _said("sweep", "--family", "decoder", "--json", tmp_path / "s.json")
     assert found.exit_code == 130

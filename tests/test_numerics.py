@@ -16,9 +16,10 @@ import torch_materialize as tm
 from torch_materialize.core.devices import CPU
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import decision, planned
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.fx import decision
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
 from torch_materialize.models.language import CUTS, Language, cut, greedy
 
@@ -236,13 +237,13 @@ class Searches:
         self.found = []
 
     def __enter__(self):
-        search = planned.search
+        search = graph_lowering.search
 
         def kept(*args, **kwargs):
             self.found.append(search(*args, **kwargs))
             return self.found[-1]
 
-        self._patch = mock.patch.object(planned, "search", kept)
+        self._patch = mock.patch.object(graph_lowering, "search", kept)
         return self._patch.__enter__()
 
     def __exit__(self, *exc):

@@ -22,8 +22,8 @@ from torch_materialize.core.devices import DEVICES, identify
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
 from torch_materialize.models.language import CUTS
 

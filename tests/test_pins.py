@@ -19,14 +19,13 @@ from test_planner import NARROW, WIDE, Builder, residual_chain
 from torch_materialize import events
 from torch_materialize.core.dag import Kind
 from torch_materialize.core.devices import DEVICES
-from torch_materialize.core.mismatch import Mismatch
 from torch_materialize.core.planner import Limits, plan
 from torch_materialize.core.policy import STOCK
-from torch_materialize.errors import UnsupportedTorchError
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import pins
-from torch_materialize.inductor.dry_run import dry_run
-from torch_materialize.inductor.trial import trial
+from torch_materialize.errors import Mismatch, UnsupportedTorchError
+from torch_materialize.inductor.lower import pins
+from torch_materialize.inductor.lower.trial import trial
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.models.decoder import Decoder
 
 e2e = pytest.mark.e2e

@@ -16,17 +16,17 @@ from torch._inductor.utils import run_and_get_code
 import torch_materialize as tm
 from test_compile import Block, decides_nothing, mutation, softmax_and_norms, views_and_slices
 from torch_materialize import events
-from torch_materialize.compare import compare
 from torch_materialize.core.cost import KINDS, Load, Rates, seconds_of
 from torch_materialize.core.dag import moved
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned
-from torch_materialize.inductor.dry_run import dry_run, hooks_for
-from torch_materialize.inductor.search import search
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run, hooks_for
+from torch_materialize.inductor.plan.search import search
+from torch_materialize.jobs.compare import compare
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
@@ -67,7 +67,7 @@ def test_a_plan_that_promises_too_little_for_its_dry_run_is_not_tried():
 
     (graph,) = capturing.capture(many_readers, [x], {}, cpu, mode)
     with hooks_for(PLAN):
-        limits = planned.limits_for(CPU)
+        limits = graph_lowering.limits_for(CPU)
         assert limits.node_bytes > 0
         tried = search(graph, replace(limits, node_bytes=0.0, worth=-1.0), certify=False)
         left = search(graph, replace(limits, node_bytes=1e9, worth=-1.0), certify=False)
@@ -324,7 +324,7 @@ def test_a_broken_planner_leaves_stocks_code(monkeypatch, caplog):
     def broken(*_, **__):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(planned, "search", broken)
+    monkeypatch.setattr(graph_lowering, "search", broken)
     decoder, x = decoder_case()
     assert code(decoder, "plan", x) == code(decoder, "stock", x)
     assert "planted" in caplog.text

@@ -17,7 +17,7 @@ from torch._inductor.pattern_matcher import (
 from torch.fx.traceback import NodeSource
 
 import torch_materialize as tm
-from torch_materialize.inductor.program_order import note, program_order
+from torch_materialize.inductor.fx.program_order import note, program_order
 
 
 class Traced:

@@ -16,11 +16,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import torch_materialize as tm
 from torch_materialize.core.policy import parse
-from torch_materialize.inductor import job as job_module
-from torch_materialize.inductor import planned, ranks
-from torch_materialize.inductor.cache_key import PolicyPass
-from torch_materialize.inductor.decision import GIVEN_UP, Decision
-from torch_materialize.inductor.post_grad import PostGrad
+from torch_materialize.inductor.fx.decision import GIVEN_UP, Decision
+from torch_materialize.inductor.fx.post_grad import PostGrad
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.hooks.policy_pass import PolicyPass
+from torch_materialize.inductor.plan import job as job_module
+from torch_materialize.inductor.plan import ranks
 
 PLAN, TUNE = parse("plan"), parse("tune")
 
@@ -162,9 +163,11 @@ def test_a_group_that_is_not_real_changes_nothing(dynamo, lenient, policy):
 
 def test_the_emergency_gives_stock_and_says_so(dynamo, lenient, monkeypatch):
     kept_out = []
-    monkeypatch.setattr(planned, "uncached", kept_out.append)
-    usual = planned.limits_for
-    monkeypatch.setattr(planned, "limits_for", lambda device: replace(usual(device), emergency=0.0))
+    monkeypatch.setattr(graph_lowering, "uncached", kept_out.append)
+    usual = graph_lowering.limits_for
+    monkeypatch.setattr(
+        graph_lowering, "limits_for", lambda device: replace(usual(device), emergency=0.0)
+    )
     x = torch.randn(64, 64)
     torch.compile(lambda x: ((x + 1).sum(0), (x + 1).amax(1)), options=tm.options("plan"))(x)
     assert len(kept_out) == 1

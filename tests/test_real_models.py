@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from torch_materialize.corpus.measure import measure
-from torch_materialize.corpus.registry import find
-from torch_materialize.corpus.rows import GraphRow, Job, Settings
+from torch_materialize.sweep.measure import measure
+from torch_materialize.sweep.registry import find
+from torch_materialize.sweep.rows import GraphRow, Job, Settings
 
 pytest.importorskip("transformers")
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo")]

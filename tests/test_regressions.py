@@ -15,8 +15,8 @@ from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.planner import plan
 from torch_materialize.core.policy import STOCK
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
 
 
 def test_what_is_written_later_is_recomputed_and_not_read():

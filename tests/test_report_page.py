@@ -9,9 +9,9 @@ import pytest
 import browser
 from torch_materialize.core.graph import Graph, Kernel, Tensor
 from torch_materialize.core.story import Decision, Group
-from torch_materialize.explanation import Code, ExplainedGraph, Explanation, Node, Side
 from torch_materialize.report import charts
-from torch_materialize.report.explanation import Report
+from torch_materialize.report.report import Report
+from torch_materialize.results.explanation import Code, ExplainedGraph, Explanation, Node, Side
 
 SIZE = 1 << 20
 

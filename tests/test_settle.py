@@ -12,17 +12,17 @@ from torch.nn import functional as F
 
 import torch_materialize as tm
 from torch_materialize.core.devices import DEVICES
+from torch_materialize.core.limits import limits_for
 from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned
-from torch_materialize.inductor.dry_run import hooks_for
-from torch_materialize.inductor.planned import limits_for
-from torch_materialize.inductor.reader import read_scheduled
-from torch_materialize.inductor.recording import Recording
-from torch_materialize.inductor.rounding import emulation
-from torch_materialize.inductor.search import search, unlike_claimed
-from torch_materialize.inductor.virtual_gpu import planned_device
+from torch_materialize.inductor.fx.rounding import emulation
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import hooks_for
+from torch_materialize.inductor.plan.search import search, unlike_claimed
+from torch_materialize.inductor.read.kernels import read_scheduled
+from torch_materialize.inductor.read.recording import Recording
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo")]
 
@@ -124,7 +124,7 @@ def test_a_real_compile_schedules_what_was_claimed(program, policy, monkeypatch)
         if not isinstance(self, Recording):
             real.append(traffic(read_scheduled()))
 
-    monkeypatch.setattr(planned, "search", noted)
+    monkeypatch.setattr(graph_lowering, "search", noted)
     monkeypatch.setattr(GraphLowering, "_update_scheduler", scheduled)
     monkeypatch.setattr(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_args: None)
     before = torch.get_default_dtype()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 import torch_materialize as tm
 from fuzzing.graphs import problems
 from test_planner import residual_chain
-from torch_materialize import explanation_record, figures
 from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.shares import saved_by, shares
-from torch_materialize.explainer import explain_target
-from torch_materialize.explanation import Explanation
+from torch_materialize.jobs.explain import explain_target
+from torch_materialize.results import explanation_file, headline
+from torch_materialize.results.explanation import Explanation
 
 
 def total(dag, homes):
@@ -130,10 +130,10 @@ def test_shares_add_up_to_what_is_saved(make, saves):
             assert set(found) <= differs
             if policy == "plan":
                 assert abs(rest) <= 0.01 * abs(saved)
-    assert (figures.headline(explanation).planned < figures.headline(explanation).moved) >= saves
-    rows = figures.worth_most(explanation)
+    assert (headline.headline(explanation).planned < headline.headline(explanation).moved) >= saves
+    rows = headline.worth_most(explanation)
     left = sum(graph.rest("plan") for graph in explanation.graphs)
     assert sum(row.saves for row in rows) + left == (
         explanation.traffic("stock").bytes - explanation.traffic("plan").bytes
     )
-    assert explanation_record.from_json(explanation_record.to_json(explanation)) == explanation
+    assert explanation_file.from_json(explanation_file.to_json(explanation)) == explanation

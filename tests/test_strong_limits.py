@@ -16,13 +16,12 @@ from torch_materialize.core.candidates import Candidates, State
 from torch_materialize.core.dag import Dag
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.graph import Graph, Kernel, Tensor
-from torch_materialize.core.limits import Limits
+from torch_materialize.core.limits import Limits, limits_for
 from torch_materialize.core.policy import LIMITS, Policy, parse
 from torch_materialize.core.traffic import traffic
 from torch_materialize.errors import UnknownPolicyError
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.dry_run import dry_run
-from torch_materialize.inductor.planned import limits_for
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
 
 CPU = DEVICES["cpu"]
 

@@ -15,13 +15,12 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import torch_materialize as tm
-from torch_materialize import sweep as sweeping
-from torch_materialize import sweep_record
 from torch_materialize.cli.main import main
-from torch_materialize.corpus import workers
-from torch_materialize.corpus.registry import CORPUS
-from torch_materialize.corpus.rows import GraphRow, Job, ModelRow, Result, Settings
-from torch_materialize.report.sweep import print_sweep
+from torch_materialize.sweep import file, workers
+from torch_materialize.sweep import run as sweeping
+from torch_materialize.sweep.registry import CORPUS
+from torch_materialize.sweep.rows import GraphRow, Job, ModelRow, Result, Settings
+from torch_materialize.sweep.terminal import print_sweep
 
 pytestmark = pytest.mark.long
 
@@ -74,7 +73,7 @@ def test_files_of_one_torch_are_added_up(tmp_path, monkeypatch, capsys):
     again = _sweep(_row("a", plan=500, bound=400.0), _row("b", plan=500, kind="backward"))
     paths = [tmp_path / "first.json", tmp_path / "again.json"]
     for path, sweep in zip(paths, (first, again), strict=True):
-        sweep_record.save(sweep, path)
+        file.save(sweep, path)
     monkeypatch.setattr("sys.argv", ["sweep_table.py", *map(str, paths)])
     sweep_table.main()
     _, _, *rows = capsys.readouterr().out.splitlines()
@@ -119,10 +118,10 @@ def test_names_of_the_corpus_are_unique_and_each_says_where_it_comes_from():
 def test_file_round_trip(tmp_path):
     path = tmp_path / "sweep.json"
     found = _sweep(_row(bound=890.5), models=[ModelRow("m", "decoder", "inference", "ok")])
-    sweep_record.save(found, path)
-    assert sweep_record.load(path) == found
+    file.save(found, path)
+    assert file.load(path) == found
     data = json.loads(path.read_text())
-    assert (data["schema"], data["version"]) == (sweep_record.SCHEMA, sweep_record.VERSION)
+    assert (data["schema"], data["version"]) == (file.SCHEMA, file.VERSION)
     assert data["graphs"][0]["ratios"] == {"stock": 1.0, "plan": 0.9}
     assert data["graphs"][0]["gaps_percent"] == {"plan": pytest.approx(1.0668, abs=1e-4)}
     assert data["summary"][1]["geomean"] == pytest.approx(0.9)
@@ -141,16 +140,16 @@ def test_corrupt_file_gives_one_clear_error(tmp_path, text, message):
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(tm.RecordError, match=message):
-        sweep_record.resume(path, _sweep())
+        file.resume(path, _sweep())
 
 
 def test_resume_keeps_what_is_there_and_runs_the_rest(tmp_path, monkeypatch):
     path = tmp_path / "sweep.json"
     old = _sweep(_row(), models=[ModelRow("m", "", "inference", "timeout")])
-    sweep_record.save(old, path)
-    assert sweep_record.resume(tmp_path / "none.json", _sweep()) == _sweep()
+    file.save(old, path)
+    assert file.resume(tmp_path / "none.json", _sweep()) == _sweep()
     # Begun on another day, but with the same versions and settings.
-    found = sweep_record.resume(path, dataclasses.replace(_sweep(), date="2026-02-02"))
+    found = file.resume(path, dataclasses.replace(_sweep(), date="2026-02-02"))
     assert found == old
     ran = []
 
@@ -184,9 +183,9 @@ def test_resume_keeps_what_is_there_and_runs_the_rest(tmp_path, monkeypatch):
 )
 def test_resume_is_refused_where_rows_would_not_compare(tmp_path, change, message):
     path = tmp_path / "sweep.json"
-    sweep_record.save(_sweep(_row()), path)
+    file.save(_sweep(_row()), path)
     with pytest.raises(tm.RecordError, match=message):
-        sweep_record.resume(path, dataclasses.replace(_sweep(), **change))
+        file.resume(path, dataclasses.replace(_sweep(), **change))
 
 
 @pytest.fixture
@@ -310,7 +309,7 @@ def test_a_sweep_from_end_to_end_and_its_resumption(tmp_path):
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert "3 graphs of 1 model " in done.output
-    found = sweep_record.load(path)
+    found = file.load(path)
     assert [row.kind for row in found.graphs] == ["inference", "forward", "backward"]
     for row in found.graphs:
         assert (

@@ -18,8 +18,8 @@ import torch_materialize as tm
 from test_report_page import explanation
 from torch_materialize.core.story import Refusal
 from torch_materialize.errors import RecordError
-from torch_materialize.inductor import telling
-from torch_materialize.joining import load_any
+from torch_materialize.inductor.explain import announce
+from torch_materialize.results.folder import load_any
 
 pytestmark = pytest.mark.e2e
 
@@ -99,7 +99,7 @@ def test_the_log_names_decisions_and_refusals(caplog):
     )
     outcome.refused = (refusal,)
     with caplog.at_level(logging.DEBUG, "torch_materialize"):
-        telling._log(SimpleNamespace(nodes=1), outcome, lambda: replace(found, graphs=(graph,)))
+        announce._log(SimpleNamespace(nodes=1), outcome, lambda: replace(found, graphs=(graph,)))
     lines = [record.getMessage() for record in caplog.records]
     assert f"plan: {refusal.sentence()}" in lines
     assert any("sum_1 and 1 alike" in line and "saves 7 B against" in line for line in lines), lines
@@ -144,7 +144,7 @@ def test_torch_logs_and_traces(tmp_path):
 def test_set_logs_knows_the_short_name():
     said = run(
         "import torch, logging\n"
-        "import torch_materialize.inductor.telling\n"
+        "import torch_materialize.inductor.explain.announce\n"
         "torch._logging.set_logs(modules={'materialize': logging.INFO})\n" + PROGRAM
     )
     assert "dry runs" in said

@@ -21,15 +21,18 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.graph import GraphLowering
 
 import torch_materialize as tm
-from torch_materialize import events, record
+from torch_materialize import events
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import STOCK
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned, real, trial
-from torch_materialize.inductor.apply import as_stock, undecided
-from torch_materialize.inductor.decision import STOCKS
-from torch_materialize.inductor.dry_run import dry_run
-from torch_materialize.inductor.virtual_gpu import planned_device
+from torch_materialize.inductor.fx.decision import STOCKS
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.lower import trial
+from torch_materialize.inductor.lower.realize import as_stock, undecided
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
+from torch_materialize.inductor.plan import timed
+from torch_materialize.results import base
 
 _COUNTING = "realize_reads_threshold"
 
@@ -76,7 +79,7 @@ def test_a_file_is_as_readable_as_any_and_the_umask_is_left_alone(tmp_path, monk
     before = os.umask(0o027)
     try:
         monkeypatch.setattr(os, "umask", lambda _mask: pytest.fail("seen by every thread"))
-        record.write_whole(tmp_path / "record.json", b"{}")
+        base.write_whole(tmp_path / "record.json", b"{}")
     finally:
         monkeypatch.undo()
         os.umask(before)
@@ -87,7 +90,7 @@ def test_a_file_is_as_readable_as_any_and_the_umask_is_left_alone(tmp_path, monk
 def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
-        record.write_whole(tmp_path / "folder", b"{}")
+        base.write_whole(tmp_path / "folder", b"{}")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -102,9 +105,9 @@ def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
 def test_only_a_level_of_our_own_logger_asks_for_details(root, ours, asked, monkeypatch, dynamo):
     """TORCH_LOGS=+torch_materialize sets it; a program that debugs itself asks for nothing."""
     seen = []
-    upstream = planned.search
+    upstream = graph_lowering.search
     monkeypatch.setattr(
-        planned,
+        graph_lowering,
         "search",
         lambda *args, certify: seen.append(certify) or upstream(*args, certify=certify),
     )
@@ -130,7 +133,7 @@ def test_garbage_is_collected_while_a_graph_is_planned(graph, monkeypatch):
     seen = []
     upstream = trial.lowered
     monkeypatch.setattr(
-        "torch_materialize.inductor.trial.lowered",
+        "torch_materialize.inductor.lower.trial.lowered",
         lambda *args: seen.append((gc.isenabled(), gc.get_threshold())) or upstream(*args),
     )
     before = gc.isenabled(), gc.get_threshold()
@@ -321,10 +324,10 @@ def test_two_threads_compile_as_each_alone(sources, dynamo):
 def test_timing_a_graph_without_random_numbers_leaves_the_generator_alone(graph):
     """What another thread draws meanwhile would be drawn again."""
     start = torch.random.get_rng_state()
-    inputs = real.made_up(graph)
+    inputs = timed.made_up(graph)
     assert inputs[0].unique().numel() > 1
     assert torch.equal(torch.random.get_rng_state(), start)
-    with real.outside(graph):
+    with timed.outside(graph):
         drawn = elsewhere(lambda: torch.rand(8))
     assert not torch.equal(torch.rand(8), drawn)
 
@@ -332,6 +335,6 @@ def test_timing_a_graph_without_random_numbers_leaves_the_generator_alone(graph)
 def test_timing_a_graph_with_random_numbers_puts_the_state_back():
     graph = captured(lambda x: torch.nn.functional.dropout(x, 0.5), (64, 32))
     start = torch.random.get_rng_state()
-    with real.outside(graph):
+    with timed.outside(graph):
         torch.rand(8)
     assert torch.equal(torch.random.get_rng_state(), start)

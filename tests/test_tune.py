@@ -17,14 +17,15 @@ from torch._inductor.utils import run_and_get_code
 
 import torch_materialize as tm
 from torch_materialize import events
-from torch_materialize import tuned as store
 from torch_materialize.cli.main import main
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor import planned, real, tune, undeciding
-from torch_materialize.inductor.decision import Decision, of_names
+from torch_materialize.inductor.fx.decision import Decision, of_names
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.plan import neutral_settings, timed, tune
 from torch_materialize.models.decoder import Decoder
+from torch_materialize.results import tuned as store
 
 pytestmark = pytest.mark.usefixtures("dynamo")
 e2e = pytest.mark.e2e
@@ -83,8 +84,8 @@ def test_what_is_fastest_is_what_is_compiled(clocks, numerics):
     name = f"tune:numerics={numerics}"
     seconds |= {"stock": 1.0, "stock again": 1.0, "other": 2.0}
     slow, code = compiled(name, model, x)
-    (timed,) = seen
-    assert timed[0] == "stock" and timed[-1] == "stock again" and "plan" in timed
+    (order,) = seen
+    assert order[0] == "stock" and order[-1] == "stock again" and "plan" in order
     if numerics != "eager":  # where casts are kept, stock under `tune` keeps them, too
         assert code == compiled("stock", model, x)[1]
     store.clear()
@@ -173,7 +174,7 @@ def test_real_clocks():
     out = compiled("tune", model, x)[0]
     torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
     (kept,) = store.entries()
-    plans = tune.variants(planned.limits_for(CPU), parse("tune"))
+    plans = tune.variants(graph_lowering.limits_for(CPU), parse("tune"))
     assert kept.choice in {"stock", "traffic", *plans}
     assert kept.seconds.keys() >= {"stock", "plan"}
     assert all(0 < seconds < 1 for seconds in kept.seconds.values())
@@ -183,7 +184,7 @@ def test_real_clocks():
 
 def test_a_gpu_is_also_tuned_for_the_least_time():
     """Rates decide only where they are sure; whether what they like is faster, the clock tells."""
-    limits = planned.limits_for(DEVICES["h200"])
+    limits = graph_lowering.limits_for(DEVICES["h200"])
     doubts = limits.doubts
     assert doubts is not None
     found = tune.variants(limits, parse("tune"))
@@ -194,7 +195,7 @@ def test_a_gpu_is_also_tuned_for_the_least_time():
     by_bytes, policy = found["plan, fewest bytes"]
     assert (by_bytes.rates, by_bytes.doubts, by_bytes.balance) == (None, None, 0.0)
     assert policy.name == "plan"
-    for limits in (planned.limits_for(CPU), planned.limits_for(DEVICES["b200"])):
+    for limits in (graph_lowering.limits_for(CPU), graph_lowering.limits_for(DEVICES["b200"])):
         assert "plan, least time" not in tune.variants(limits, parse("tune"))
     assert "plan, fewest bytes" not in tune.variants(limits, parse("tune"))
 
@@ -220,19 +221,19 @@ def test_traffic_is_a_candidate_like_any_other(clocks):
 @e2e
 def test_what_is_not_timed():
     graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
-    assert real.why_not(graph) == ""
-    assert "without Python" in real.why_not(replace(graph, aot_mode=True))
+    assert timed.why_not(graph) == ""
+    assert "without Python" in timed.why_not(replace(graph, aot_mode=True))
     node = next(n for n in graph.module.graph.nodes if n.op == "call_function")
     node.target = torch.ops._c10d_functional.wait_tensor.default
-    assert "may do more than compute" in real.why_not(graph)
+    assert "may do more than compute" in timed.why_not(graph)
 
 
 @e2e
 def test_inputs_too_large_are_not_made(monkeypatch):
-    monkeypatch.setattr(real, "_free", lambda device: 1000)
+    monkeypatch.setattr(timed, "_free", lambda device: 1000)
     graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 80))
-    assert "do not fit" in real.why_not(graph)
-    assert tune.tuned(graph, planned.limits_for(CPU), parse("tune")) is None
+    assert "do not fit" in timed.why_not(graph)
+    assert tune.tuned(graph, graph_lowering.limits_for(CPU), parse("tune")) is None
 
 
 @e2e
@@ -253,7 +254,7 @@ def test_an_operator_that_fails_on_made_up_inputs_leaves_the_plan(caplog):
     assert "large numbers" in caplog.text and not list(store.entries())
 
 
-def timed(monkeypatch, fails, stage):
+def time_three(monkeypatch, fails, stage):
     """``_timed`` of three candidates of which one fails when it is compiled or first run."""
     candidates = {
         tune.STOCK: tune._NOTHING,
@@ -288,7 +289,7 @@ def timed(monkeypatch, fails, stage):
 @pytest.mark.parametrize("stage", ["compile", "run"])
 def test_a_candidate_that_fails_is_left_out_alone(monkeypatch, caplog, stage):
     monkeypatch.setattr(events, "_seen", set())
-    chosen = timed(monkeypatch, "plan", stage)
+    chosen = time_three(monkeypatch, "plan", stage)
     assert chosen.name == "traffic" and set(chosen.seconds) == {tune.STOCK, "traffic"}
     (line,) = caplog.messages
     assert line.startswith("tune: plan is left out") and "no code for this" in line
@@ -297,19 +298,19 @@ def test_a_candidate_that_fails_is_left_out_alone(monkeypatch, caplog, stage):
 @pytest.mark.parametrize("stage", ["compile", "run"])
 def test_without_stock_nothing_is_timed(monkeypatch, stage):
     with pytest.raises(RuntimeError, match="no code"):
-        timed(monkeypatch, tune.STOCK, stage)
+        time_three(monkeypatch, tune.STOCK, stage)
 
 
 def test_settings_that_decide_nothing_are_known_by_their_whole_names():
     """Each exists in a torch that is supported, and none that decides is taken for one."""
     there = set(torch._inductor.config.get_config_copy())
     ours = tuple(map(int, torch.__version__.split(".")[:2]))
-    for name, version in undeciding.SETTINGS.items():
+    for name, version in neutral_settings.SETTINGS.items():
         if tuple(map(int, version.split("."))) <= ours:
             assert name in there, f"{name}: no setting of torch {torch.__version__}"
         elif ours[1] in (11, 13):
             assert name not in there, f"{name}: there before torch {version}"
-    for group in undeciding.GROUPS:
+    for group in neutral_settings.GROUPS:
         assert any(name.startswith(group) for name in there)
     for name in (
         "assert_indirect_indexing",
@@ -319,8 +320,10 @@ def test_settings_that_decide_nothing_are_known_by_their_whole_names():
         "triton.skip_l1_cache",
         "max_autotune",
     ):
-        assert name in there and undeciding.decides(name)
-    assert not undeciding.decides("trace.enabled") and not undeciding.decides("fx_graph_cache")
+        assert name in there and neutral_settings.decides(name)
+    assert not neutral_settings.decides("trace.enabled") and not neutral_settings.decides(
+        "fx_graph_cache"
+    )
 
 
 @e2e

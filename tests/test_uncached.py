@@ -13,8 +13,8 @@ from torch._functorch import config as functorch_config
 from torch._inductor import CompiledArtifact, config, standalone_compile
 from torch._inductor.graph import GraphLowering
 
-from torch_materialize.inductor import uncached as module
-from torch_materialize.inductor.uncached import is_uncached, uncached
+from torch_materialize.inductor.hooks import uncached as module
+from torch_materialize.inductor.hooks.uncached import is_uncached, uncached
 
 # Another number in each test, so that no cache knows the function.
 UNSEEN = 0.0

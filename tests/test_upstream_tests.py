@@ -9,17 +9,20 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from torch_materialize import upstream_record
-from torch_materialize.cli.main import main
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.errors import RecordError, TargetError
-from torch_materialize.pytest_plugin import COUNTED, OUTCOMES, read_events
-from torch_materialize.upstream import Outcome, UpstreamRun, find_tests, run
-from torch_materialize.upstream_record import to_json
+from upstream import file as upstream_file
+from upstream.file import to_json
+from upstream.plugin import COUNTED, OUTCOMES, read_events
+from upstream.run import Outcome, UpstreamRun, find_tests, run
+from upstream_tests import main
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -263,7 +266,7 @@ def by_name(outcomes):
 
 
 def command(checkout, *arguments):
-    return CliRunner().invoke(main, ["upstream-tests", str(checkout), *arguments])
+    return CliRunner().invoke(main, [str(checkout), *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -440,10 +443,10 @@ class TestStopping:
     def test_a_signal_keeps_what_ended_and_resume_goes_on(self, folder, number):
         record = folder / "run.json"
         # Stock on both sides, on a device that hides nothing, so that nothing imports torch.
-        arguments = ["upstream-tests", str(folder), "--file", "test_slow.py", "--policy", "stock"]
+        arguments = [str(folder), "--file", "test_slow.py", "--policy", "stock"]
         arguments += ["--device", "cuda", "--json", str(record)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "torch_materialize", *arguments],
+            [sys.executable, str(BENCHMARKS / "upstream_tests.py"), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -474,8 +477,8 @@ class TestStopping:
         found = find_tests(folder, ["test_slow.py"])
         result = run(UpstreamRun(STOCK, ("test_slow.py",), "cuda"), found)
         record = folder / "run.json"
-        upstream_record.save(result, record)
-        again = upstream_record.resume(record, UpstreamRun(STOCK, ("test_slow.py",), "cuda"))
+        upstream_file.save(result, record)
+        again = upstream_file.resume(record, UpstreamRun(STOCK, ("test_slow.py",), "cuda"))
         assert to_json(again) == to_json(result)
         before = self.notes(folder)
         run(again, found)
@@ -483,20 +486,20 @@ class TestStopping:
 
     def test_what_was_made_otherwise_is_not_gone_on_with(self, folder):
         record = folder / "run.json"
-        upstream_record.save(UpstreamRun(STOCK, ("a.py",), "cuda"), record)
+        upstream_file.save(UpstreamRun(STOCK, ("a.py",), "cuda"), record)
         for new in (
             UpstreamRun(parse("plan"), ("a.py",), "cuda"),
             UpstreamRun(STOCK, ("a.py",), "cpu"),
             UpstreamRun(STOCK, ("a.py",), "cuda", "test_one"),
         ):
             with pytest.raises(RecordError, match=r"found .*, expected .*"):
-                upstream_record.resume(record, new)
+                upstream_file.resume(record, new)
         record.write_text('{"schema": "torch-materialize/upstream-tests", "version": 2}')
         with pytest.raises(RecordError, match="damaged"):
-            upstream_record.resume(record, UpstreamRun(STOCK, ("a.py",)))
+            upstream_file.resume(record, UpstreamRun(STOCK, ("a.py",)))
 
     def test_resume_needs_a_file(self, folder):
-        done = CliRunner().invoke(main, ["upstream-tests", str(folder), "--resume"])
+        done = CliRunner().invoke(main, [str(folder), "--resume"])
         assert done.exit_code == 2
         assert "--json FILE" in done.output
 
@@ -510,14 +513,15 @@ def alive(pid: int) -> bool:
 
 
 class TestPluginAlone:
-    """``pytest -p torch_materialize.pytest_plugin`` as somebody may use it by hand."""
+    """``pytest -p upstream.plugin`` as somebody may use it by hand."""
 
     def pytest(self, folder, **variables):
         (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
         environment = {k: v for k, v in os.environ.items() if k not in (OUTCOMES, COUNTED)}
+        folders = os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "torch_materialize.pytest_plugin", "."],
-            env={**environment, **variables},
+            [sys.executable, "-m", "pytest", "-q", "-p", "upstream.plugin", "."],
+            env={**environment, "PYTHONPATH": folders, **variables},
             cwd=folder,
             capture_output=True,
             text=True,

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from torch_materialize.corpus import construct
-from torch_materialize.corpus.registry import find
-from torch_materialize.corpus.spec import Input, Model
 from torch_materialize.models.decoder import Decoder
+from torch_materialize.sweep import construct
+from torch_materialize.sweep.registry import find
+from torch_materialize.sweep.spec import Input, Model
 
 from .geometries import GEOMETRIES, Geometry, Layers, cuts
 from .pieces import Cuts

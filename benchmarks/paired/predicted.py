@@ -13,9 +13,9 @@ from torch_materialize.core.devices import Device
 from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import Traffic, traffic
-from torch_materialize.corpus.construct import zeros_mode
-from torch_materialize.inductor import capture as capturing
-from torch_materialize.inductor.dry_run import dry_run
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.dry_run import dry_run
+from torch_materialize.sweep.construct import zeros_mode
 
 from .cases import Case
 from .ways import alone, going, policy_of

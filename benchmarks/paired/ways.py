@@ -17,8 +17,9 @@ import torch_materialize as tm
 from torch_materialize.core.devices import Device
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import PREDICTED, parse
-from torch_materialize.inductor import dry_run, planned
-from torch_materialize.inductor.tune import variants
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.offline import dry_run
+from torch_materialize.inductor.plan.tune import variants
 
 from .cases import Made
 from .opaque import Opaque
@@ -86,7 +87,7 @@ def going(way: str) -> Iterator[None]:
     if not way.startswith(_VARIANT):
         yield
         return
-    usual = planned.limits_for
+    usual = graph_lowering.limits_for
     unknown: list[LookupError] = []
 
     def limits_for(device: Device | None) -> Limits:
@@ -99,7 +100,7 @@ def going(way: str) -> Iterator[None]:
         return known[way]
 
     with (
-        mock.patch.object(planned, "limits_for", limits_for),
+        mock.patch.object(graph_lowering, "limits_for", limits_for),
         mock.patch.object(dry_run, "limits_for", limits_for),
     ):
         yield

@@ -22,9 +22,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .explainer import explain
+    from .jobs.explain import explain
     from .pins import inline, keep
-    from .report.explanation import Report
+    from .report.report import Report
 
 __all__ = [
     "CaptureError",
@@ -50,8 +50,8 @@ __all__ = [
 
 # What needs torch, or is seldom needed, on first use: name -> its module.
 _LATER = {
-    "Report": "report.explanation",
-    "explain": "explainer",
+    "Report": "report.report",
+    "explain": "jobs.explain",
     "inline": "pins",
     "keep": "pins",
 }

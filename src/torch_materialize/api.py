@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import activation
-from .core.mismatch import Mismatch
 from .core.policy import DEFAULT_POLICY, Policy, parse
-from .errors import UnsupportedTorchError, brief
+from .errors import Mismatch, UnsupportedTorchError, brief
 from .versions import installed_versions
 
 __all__ = ["Handle", "active", "disable", "enable", "options", "policy"]
@@ -139,18 +138,18 @@ def _patch_module() -> Any:
         UnsupportedTorchError: it does not import: something of torch that it names is gone.
     """
     try:
-        from .inductor import patch
+        from .inductor.hooks import install
     except (ImportError, AttributeError) as error:
         missing = Mismatch("torch._inductor", "the names that we import", brief(error))
         raise UnsupportedTorchError([missing], installed_versions()["torch"]) from error
-    return patch
+    return install
 
 
 def _remove_if_unneeded() -> None:
     # Where the module was never imported, nothing was ever installed.
-    patch = sys.modules.get(f"{__package__}.inductor.patch")
-    if patch is not None:
-        patch.remove_if_unneeded()
+    install = sys.modules.get(f"{__package__}.inductor.patch")
+    if install is not None:
+        install.remove_if_unneeded()
 
 
 def _caller(depth: int) -> str:

@@ -17,15 +17,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .core.mismatch import Mismatch
 
 __all__ = [
     "CaptureError",
     "MaterializeError",
+    "Mismatch",
     "RecordError",
     "TargetError",
     "UnknownPolicyError",
@@ -39,6 +37,21 @@ class MaterializeError(Exception):
 
 class UnknownPolicyError(MaterializeError, ValueError):
     """A policy or a policy's setting has a name or value that we do not know."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One upstream object that is not as it was when we checked it.
+
+    A value and not an exception: an explicit call raises it, an automatic one logs it once.
+    """
+
+    seam: str
+    required: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.seam}: required {self.required}; found {self.found}"
 
 
 class UnsupportedTorchError(MaterializeError, RuntimeError):

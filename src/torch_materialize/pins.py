@@ -2,7 +2,7 @@
 
 Imported on first use and not with the package: it imports torch and defines two operators.
 They are what carries a pin through Dynamo, AOTAutograd and Inductor's passes; Inductor learns
-what they mean (:mod:`.inductor.pins`) when it first sees one.
+what they mean (:mod:`.inductor.lower.pins`) when it first sees one.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _teach_inductor() -> None:
     Inductor is loaded; importing it here would cost whoever only exports.
     """
     if "torch._inductor.lowering" in sys.modules:
-        from .inductor import pins
+        from .inductor.lower import pins
 
         pins.register()
 

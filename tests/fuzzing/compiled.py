@@ -18,10 +18,11 @@ from torch.utils import _pytree as pytree
 import torch_materialize as tm
 from torch_materialize.core.policy import Policy, parse
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor import planned, search
-from torch_materialize.inductor.drawn import Drawn
-from torch_materialize.inductor.reader import read_scheduled
-from torch_materialize.inductor.search import Found
+from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.plan import search
+from torch_materialize.inductor.plan.drawn import Drawn
+from torch_materialize.inductor.plan.outcome import Found
+from torch_materialize.inductor.read.kernels import read_scheduled
 
 from .bounds import Bounded, bounded
 from .hunt import Tally
@@ -218,7 +219,7 @@ def _compiled(program: Program, policy: str | Policy, device: str) -> _Run:
 @contextlib.contextmanager
 def _watched(run: _Run, program: Program) -> Iterator[None]:
     """Notes what the compiles inside move and plan."""
-    generate, look = Scheduler.codegen, planned.search
+    generate, look = Scheduler.codegen, graph_lowering.search
 
     def codegen(self: Scheduler) -> Any:
         run.real.append(traffic(read_scheduled()).bytes)
@@ -231,7 +232,7 @@ def _watched(run: _Run, program: Program) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(Scheduler, "codegen", codegen))
-        stack.enter_context(mock.patch.object(planned, "search", with_bound))
+        stack.enter_context(mock.patch.object(graph_lowering, "search", with_bound))
         if program.at_random:
             stack.enter_context(mock.patch.object(search, "Hunt", Drawn))
             stack.enter_context(mock.patch.object(Drawn, "run", Drawn.draw))

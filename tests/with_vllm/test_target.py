@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from torch_materialize.compare import compare
-from torch_materialize.inductor.capture import fake_mode
+from torch_materialize.inductor.offline.capture import fake_mode
+from torch_materialize.jobs.compare import compare
 from torch_materialize.models.vllm import CONFIGS, build
 
 

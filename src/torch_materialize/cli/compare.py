@@ -48,10 +48,10 @@ def compare_command(
     vllm:MODEL is what an installed vLLM would compile: MODEL is llama-3.1-8b, qwen3-30b-a3b,
     qwen3-next-80b-a3b or a folder with a config.json; vllm:MODEL:piecewise cuts it at attention.
     """
-    from .. import comparison_record
-    from ..compare import compare
+    from ..jobs.compare import compare
     from ..models.targets import most_tokens
-    from ..report.text import print_comparison
+    from ..report.comparison import print_comparison
+    from ..results import comparison_file
 
     hush_upstream()
     fitting = most_tokens(target, tokens)
@@ -71,4 +71,4 @@ def compare_command(
     print_comparison(result, Console(), top)
     if json_path is not None:
         with saving(json_path):
-            comparison_record.save(result, json_path)
+            comparison_file.save(result, json_path)

@@ -13,7 +13,7 @@ from ..errors import UnknownPolicyError
 from .options import rows
 
 if TYPE_CHECKING:
-    from ..explanation import Explanation
+    from ..results.explanation import Explanation
 
 __all__ = ["diff_command"]
 
@@ -35,7 +35,7 @@ def diff_command(a: str, b: str, top: int) -> None:
 
 
 def _side(words: str) -> Explanation:
-    from ..joining import load_any
+    from ..results.folder import load_any
 
     path, at, policy = words.rpartition("@")
     explanation = load_any(Path(path if at else words))

@@ -18,7 +18,7 @@ from ..errors import UnknownPolicyError
 from ..versions import triton_to_install
 
 if TYPE_CHECKING:
-    from ..inductor.diagnose import Diagnosis
+    from ..inductor.hooks.diagnose import Diagnosis
 
 __all__ = ["doctor_command"]
 
@@ -47,7 +47,7 @@ def doctor_command(ctx: click.Context, modules: tuple[str, ...], as_json: bool) 
             raise click.ClickException(
                 f"--import {module}: {type(error).__name__}: {error}"
             ) from error
-    from ..inductor.diagnose import diagnose
+    from ..inductor.hooks.diagnose import diagnose
 
     found = diagnose()
     if as_json:

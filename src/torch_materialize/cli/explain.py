@@ -44,10 +44,10 @@ def explain_command(
     what it costs stored and inlined, the rule that decided, and the pin to copy. No weights
     are allocated and nothing runs.
     """
-    from ..explainer import explain_target
+    from ..jobs.explain import explain_target
     from ..models.targets import most_tokens
-    from ..report.explanation import Report
-    from ..report.story import print_explanation
+    from ..report.report import Report
+    from ..report.terminal import print_explanation
 
     hush_upstream()
     fitting = most_tokens(target, tokens)

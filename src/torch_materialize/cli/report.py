@@ -26,11 +26,11 @@ def report_command(
 
     A folder is what a program leaves that runs with TORCH_MATERIALIZE_RECORD=FOLDER.
     """
-    from ..joining import load_any
-    from ..record import write_json, write_whole
-    from ..report.explanation import Report
     from ..report.perfetto import timeline
-    from ..report.story import print_explanation
+    from ..report.report import Report
+    from ..report.terminal import print_explanation
+    from ..results.base import write_json, write_whole
+    from ..results.folder import load_any
 
     skipped: list[str] = []
     explanation = load_any(record, skipped)

@@ -11,14 +11,14 @@ from rich.console import Console
 
 from ..core.devices import DEVICES
 from ..core.policy import PREDICTED
-from ..corpus.spec import KINDS
+from ..sweep.spec import KINDS
 from .options import file_to_write
 from .progress import counted
 
 if TYPE_CHECKING:
-    from ..corpus.rows import Job, ModelRow
-    from ..corpus.spec import Kind
-    from ..sweep import Sweep
+    from ..sweep.rows import Job, ModelRow
+    from ..sweep.run import Sweep
+    from ..sweep.spec import Kind
 
 __all__ = ["sweep_command"]
 
@@ -91,13 +91,13 @@ def sweep_command(
     A model that fails, crashes or takes too long is a row of its own. Exit status: 0 when at
     least one graph was measured, 1 otherwise, and with --verify wherever something failed.
     """
-    from .. import sweep_record
-    from ..report.sweep import print_corpus, print_sweep
-    from ..sweep import jobs_for, new_sweep
+    from ..sweep import file
+    from ..sweep.run import jobs_for, new_sweep
+    from ..sweep.terminal import print_corpus, print_sweep
 
     jobs = jobs_for(names, families, kinds)
     if list_only:
-        from ..corpus.registry import CORPUS
+        from ..sweep.registry import CORPUS
 
         print_corpus([m for m in CORPUS if m.name in {job.name for job in jobs}], Console())
         return
@@ -105,7 +105,7 @@ def sweep_command(
         raise click.UsageError("--resume needs the file to go on with: --json FILE")
     sweep = new_sweep(device, policies, kinds, verify=verify)
     if resume and json_path is not None:
-        sweep = sweep_record.resume(json_path, sweep)
+        sweep = file.resume(json_path, sweep)
     try:
         sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
     except KeyboardInterrupt:
@@ -127,9 +127,9 @@ def _swept(
     sweep: Sweep, jobs: list[Job], at_once: int, timeout: float, json_path: Path | None
 ) -> Sweep:
     """Runs the sweep with its progress on stderr: a line for each model that ends."""
-    from .. import sweep_record
-    from ..report.sweep import ended_text
-    from ..sweep import run
+    from ..sweep import file
+    from ..sweep.run import run
+    from ..sweep.terminal import ended_text
 
     with counted() as progress:
         done = sum(sweep.has(job) for job in jobs)
@@ -137,7 +137,7 @@ def _swept(
 
         def ended(so_far: Sweep, model: ModelRow) -> None:
             if json_path is not None:
-                sweep_record.save(so_far, json_path)
+                file.save(so_far, json_path)
             progress.advance(task)
             graphs = len(so_far.graphs_of(model))
             progress.console.print(

@@ -6,7 +6,7 @@ import datetime
 
 import click
 
-from .. import tuned
+from ..results import tuned
 
 __all__ = ["tuned_command"]
 

@@ -18,7 +18,7 @@ def why_command(record: Path, tensor: str) -> None:
     TENSOR is the name of an FX node, as the reports show it, or file:line of the model's code.
     The story ends with the pin to copy.
     """
-    from ..joining import load_any
-    from ..report.explanation import Report
+    from ..report.report import Report
+    from ..results.folder import load_any
 
     click.echo(Report(load_any(record)).why(tensor))

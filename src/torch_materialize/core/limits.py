@@ -6,9 +6,31 @@ from dataclasses import dataclass, replace
 
 from .cost import Rates, Weights, kind, seconds_of
 from .dag import Dag, Fused
+from .devices import Device
+from .fits import FITS
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "limits_for"]
 
+# What one launch costs: on a GPU the seconds that an H200 took for one (what `benchmarks/fit.py`
+# says of its results: 1.6 us for a pointwise kernel, more for others, in the replay of a CUDA
+# graph), as bytes that the device at hand could have moved meanwhile; on a CPU some ten
+# microseconds.
+_GPU_LAUNCH_SECONDS = 1.7e-6
+_CPU_LAUNCH_BYTES = 100_000
+# A dry run takes some 1.7 ms for each node, which should be won back within 50,000 calls.  On a
+# GPU, where code takes far longer to compile, the first plan is always tried.
+_CPU_NODE_SECONDS = 1.7e-3 / 50_000
+# Of two cores, where no rates were measured.
+_CPU_BYTE_SECONDS = 1e-10
+# What one operation costs in the same coin.  An H200 moves 4.8 TB/s and does some 50 T simple
+# operations a second, a tenth of a byte each; a CPU core with vectors of 8 moves 10 GB/s and does
+# some 50 G.  A fraction of that, since a loop body shows more than what is executed (values that
+# a whole row shares): it is to keep out what is compute-bound beyond doubt.  Rates that were
+# measured on a device have the last word (`Limits.doubts`).
+_GPU_BALANCE = 0.02
+# Of a CPU without measured rates: what the one that was measured needs, so that a plan recomputes
+# no more there.  More cores at one memory have operations to spare.
+_CPU_BALANCE = 0.8
 # No infinity: of a peak of nothing it makes no number.
 _WHATEVER = 1e12
 # Less than a byte of any graph, and more than rounding errors of a share.
@@ -137,3 +159,28 @@ class Limits:
         share = one.operation / usual if usual else 1.0
         read = one.read + (kernel.passes - 1) * one.again
         return replace(one, read=read, operation=self.balance * share)
+
+
+def limits_for(device: Device | None) -> Limits:
+    """The limits that a plan respects on a device; None: one that we know nothing of.
+
+    A device of the table that is named (a dry run, ``compare``) has its rates; of the one at hand
+    :mod:`..inductor.read.at_hand` says whether they are its own.
+    """
+    rates = FITS.get(device.fitted) if device else None
+    if device is None or device.is_gpu:
+        launch = int(_GPU_LAUNCH_SECONDS * (device.bandwidth if device else 0.0))
+        # Next to compiling for a GPU one more dry run is nothing.
+        return Limits(
+            launch_bytes=launch or Limits.launch_bytes,
+            balance=_GPU_BALANCE,
+            doubts=rates,
+            locally=True,
+        )
+    return Limits(
+        rates=rates,
+        launch_bytes=_CPU_LAUNCH_BYTES,
+        balance=rates.balance if rates else _CPU_BALANCE,
+        least_bytes=_CPU_LAUNCH_BYTES,
+        node_bytes=_CPU_NODE_SECONDS / (rates.byte if rates else _CPU_BYTE_SECONDS),
+    )

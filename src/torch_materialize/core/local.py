@@ -4,7 +4,7 @@ Source: the cost model of PyTorch PR 176994 (April 2026, reverted by 182184 and 
 its vLLM backport, PR 42686 (reverted by 42913).  Inlining a tensor makes each of its users
 read the tensor's inputs; materializing it costs one read of the inputs, one write, and one
 read per user.  Only the decision is here; who gathers the facts is
-:mod:`torch_materialize.inductor.reuse`.
+:mod:`torch_materialize.inductor.hooks.reuse`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ its processes and before anything is compiled.  From then on every graph that vL
 Inductor, whole or in pieces, follows the policy: vLLM's pass manager runs first, as it is, and
 the plan is made when the graph is lowered, after vLLM has lowered its own operators.
 
-Inductor's caches know the policy by our pass (:mod:`..inductor.cache_key`).  vLLM's own
+Inductor's caches know the policy by our pass (:mod:`..inductor.hooks.policy_pass`).  vLLM's own
 artifacts do not see that: their keys are made of vLLM's settings, of which the known
 environment variables are a table that plugins add to.  Ours goes there.  The table is one for
 all threads, unlike overrides of Inductor's config from torch 2.13 on.

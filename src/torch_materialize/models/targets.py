@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import TargetError, place_in
-from ..inductor.compiler import Compiler
-from ..inductor.fakes import settle
+from ..inductor.offline.compiler import Compiler
+from ..inductor.offline.fakes import settle
 from .building import building
 from .decoder import Decoder
 from .huggingface import build as build_huggingface

@@ -22,7 +22,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ..errors import MaterializeError, TargetError, brief
-from ..inductor.compiler import Compiler
+from ..inductor.offline.compiler import Compiler
 from .huggingface import LLAMA_3_1_8B, QWEN3_30B_A3B
 
 __all__ = ["CONFIGS", "CUTS", "build"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 
 from ..core.devices import named
-from ..explanation import Explanation
-from ..figures import Growth, families, headline, size_text
+from ..results.explanation import Explanation
+from ..results.headline import Growth, families, headline, size_text
 
 __all__ = ["growth_chart", "roofline_chart", "waterfall_chart"]
 

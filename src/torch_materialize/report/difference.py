@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from ..explanation import ExplainedGraph, Explanation
-from ..figures import families, headline, short_source, size_text, type_text
-from .text import plain_table
+from ..results.explanation import ExplainedGraph, Explanation
+from ..results.headline import families, headline, short_source, size_text, type_text
+from .comparison import plain_table
 
 __all__ = ["Changed", "changed", "print_difference"]
 

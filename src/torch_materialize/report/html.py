@@ -6,8 +6,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..core.devices import named
-from ..explanation import Explanation
-from ..figures import (
+from ..results.explanation import Explanation
+from ..results.headline import (
     Headline,
     decision_rows,
     families,

@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from ..core.story import RULES
-from ..explanation import ExplainedGraph, Explanation, Side
-from ..figures import pin_of, short_source, type_text
+from ..results.explanation import ExplainedGraph, Explanation, Side
+from ..results.headline import pin_of, short_source, type_text
 from .why import why
 
 __all__ = ["encoded", "payload"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.devices import named
-from ..explanation import ExplainedGraph, Explanation, Side
+from ..results.explanation import ExplainedGraph, Explanation, Side
 
 __all__ = ["timeline"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from ..core.story import RULES, Decision
 from ..errors import TargetError
-from ..explanation import ExplainedGraph, Explanation, Node
-from ..figures import pin_line, pin_of, short_source, signed_text, size_text, type_text
+from ..results.explanation import ExplainedGraph, Explanation, Node
+from ..results.headline import pin_line, pin_of, short_source, signed_text, size_text, type_text
 
 __all__ = ["find_tensor", "why"]
 

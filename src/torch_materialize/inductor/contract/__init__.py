@@ -1,0 +1,1 @@
+"""What we lean on in upstream: one table, and its checks."""

@@ -1,0 +1,1 @@
+"""What a plan did, for people to read."""

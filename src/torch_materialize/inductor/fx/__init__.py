@@ -1,0 +1,1 @@
+"""What is done to an FX graph before it is lowered."""

@@ -1,0 +1,104 @@
+"""What a plan decides for one graph, and the graph made ready to be lowered by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from ...events import surprise
+from .casts import fold
+from .marks import mark, unmark
+from .rounding import apply_rounding, skip_exact_casts, undo_rounding
+
+__all__ = [
+    "GIVEN_UP",
+    "STOCKS",
+    "Decision",
+    "give_back",
+    "names_of",
+    "of_names",
+    "prepare",
+    "rounds_casts",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What is to be lowered instead of stock's graph.
+
+    Attributes:
+        store: FX nodes to materialize, everything else inlined; None: leave it to stock.
+        rounded: nodes whose kernel writes them with fewer digits than it goes on with, and
+            which are therefore to be rounded (:mod:`.rounding`).
+        marked: nodes to be marked as materialized: ``store``, and what is ``rounded``.
+        casts: held narrowing casts that are not to be folded (:mod:`.casts`).
+    """
+
+    store: frozenset[str] | None = None
+    rounded: frozenset[str] = frozenset()
+    marked: frozenset[str] = frozenset()
+    casts: frozenset[str] = frozenset()
+
+    @property
+    def changes(self) -> bool:
+        """Whether Inductor is to lower anything else than stock's graph, or to choose otherwise."""
+        return self.store is not None or bool(self.rounded or self.marked or self.casts)
+
+
+#: Everything is left to stock.
+STOCKS = Decision()
+
+
+def rounds_casts(decision: Decision, numerics: str) -> bool:
+    """Whether the code that is generated has to round at each of its casts."""
+    return numerics == "eager" or bool(decision.rounded)
+
+
+#: Stock, since a search took far too long; another attempt may plan, so it is not to be cached.
+GIVEN_UP = Decision()
+
+
+def names_of(decision: Decision) -> dict[str, list[str] | None]:
+    """A decision as lists of names, which :func:`of_names` reads."""
+    values = {field.name: getattr(decision, field.name) for field in fields(Decision)}
+    return {name: None if value is None else sorted(value) for name, value in values.items()}
+
+
+def of_names(names: Mapping[str, Any], module: torch.fx.GraphModule) -> Decision | None:
+    """The decision that was written down; None if it is not one about this graph."""
+    there = {node.name for node in module.graph.nodes}
+    if set(names) != {field.name for field in fields(Decision)}:
+        return None
+    sets = {field: None if own is None else frozenset(own) for field, own in names.items()}
+    known = all(own is None or own <= there for own in sets.values())
+    # Only `store` may be absent.
+    filled = all(own is not None for field, own in sets.items() if field != "store")
+    return Decision(**sets) if known and filled else None  # type: ignore[arg-type]
+
+
+def prepare(module: torch.fx.GraphModule, found: Decision | None, numerics: str) -> None:
+    """Makes of a graph, in place, what is to be lowered; without a plan what stock lowers.
+
+    ``numerics`` is the policy's: under "eager" Inductor rounds at every cast, at those that lose
+    nothing, too.
+    """
+    if found is None or found is GIVEN_UP:
+        fold(module)
+        return
+    fold(module, keep=found.casts)
+    apply_rounding(module, found.rounded)
+    mark(module, found.marked)
+    if numerics == "eager":
+        skip_exact_casts(module)
+
+
+def give_back(module: torch.fx.GraphModule) -> None:
+    """Makes of a graph, in place, what stock lowers, whatever :func:`prepare` did to it."""
+    for undo in (unmark, undo_rounding, fold):
+        try:
+            undo(module)
+        except Exception as error:  # noqa: BLE001 - what is left is valid, if not stock's
+            surprise("torch._inductor.graph:GraphLowering.__init__", error)

@@ -1,0 +1,57 @@
+"""A post-grad graph with what lowering needs beside it, and copies of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .policy_mark import MARK
+
+__all__ = ["PostGrad", "copy_graph", "ungoverned_copy"]
+
+
+@dataclass(frozen=True)
+class PostGrad:
+    """A post-grad graph with what lowering needs beside it.
+
+    ``inputs`` are fake tensors on the (planned) device, in placeholder order.
+    """
+
+    module: torch.fx.GraphModule
+    inputs: tuple[Any, ...]
+    fake_mode: Any
+    is_inference: bool = True
+    is_backward: bool = False
+    cpp_wrapper: bool = False
+    aot_mode: bool = False
+
+    @property
+    def nodes(self) -> int:
+        """Number of FX nodes."""
+        return len(self.module.graph.nodes)
+
+
+def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A copy with graphs of its own, subgraphs included; weights and constants are shared.
+
+    A deep copy would clone those, which is dear, and fails where a fake mode is active.
+    """
+    copied = torch.fx.GraphModule(module, copy.deepcopy(module.graph))
+    copied.meta = dict(module.meta)
+    if hasattr(module, "shape_env"):
+        copied.shape_env = module.shape_env
+    for name, child in module.named_children():
+        if isinstance(child, torch.fx.GraphModule):
+            setattr(copied, name, copy_graph(child))
+    return copied
+
+
+def ungoverned_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A :func:`copy_graph` without a policy: what is done to it is not planned again."""
+    copied = copy_graph(module)
+    for child in copied.modules():
+        getattr(child, "meta", {}).pop(MARK, None)
+    return copied

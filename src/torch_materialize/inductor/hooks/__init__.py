@@ -1,0 +1,1 @@
+"""Where a real compile meets us."""

@@ -1,0 +1,187 @@
+"""The `plan` policy in a real compile: plan when a graph is about to be lowered.
+
+The making of a ``GraphLowering`` is the place, and not our own post-grad pass: after that pass
+come upstream's last ones (auto-functionalized operators, re-inplacing) and other people's, so
+only here is the graph what will be lowered; and nothing has looked at it yet, so that casts
+which the plan does not use can still be folded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._inductor import lowering
+from torch._inductor.graph import GraphLowering
+from torch._inductor.virtualized import V
+
+from ... import activation
+from ...core.deadline import OutOfTime
+from ...core.limits import Limits, limits_for
+from ...core.policy import Policy
+from ...events import detailed, log, surprise
+from ..explain.announce import tell, told
+from ..fx.decision import GIVEN_UP, STOCKS, Decision, give_back, prepare, rounds_casts
+from ..fx.policy_mark import MARK
+from ..fx.post_grad import PostGrad
+from ..lower.cpp_casts import keep_casts
+from ..lower.outer_loops import keep_outer_loops_apart
+from ..lower.pins import failures
+from ..lower.realize import as_stock, realizing, undecided
+from ..lower.trial import LoweringError
+from ..plan.nothing_to_gain import nothing_to_gain
+from ..plan.outcome import Found
+from ..plan.ranks import agreed
+from ..plan.search import search
+from ..plan.tune import tuned
+from ..read.at_hand import device_of
+from .cast_passes import failed_pass
+from .fallback import suspect
+from .sites import remove_if_unneeded
+from .uncached import uncached
+
+__all__ = ["patch_graph_lowering_init", "patch_graph_lowering_run"]
+
+_SEAM = "torch._inductor.graph:GraphLowering.__init__"
+# Attribute of a lowering whose graph carries marks of a plan.
+_PLANNED = "_torch_materialize_planned"
+
+
+def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., None]:
+    """Wraps ``GraphLowering.__init__``; graphs without a policy pass straight on."""
+    signature = inspect.signature(upstream)
+
+    @functools.wraps(upstream)
+    def __init__(self: GraphLowering, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        policy = getattr(bound.arguments["gm"], "meta", {}).get(MARK)
+        found: Decision | None = STOCKS
+        if policy is not None and policy.plans:
+            found = _applied(type(self), bound.arguments, policy)
+        upstream(self, *args, **kwargs)
+        if policy is None:
+            return
+        if found is None:
+            uncached(self)
+            return
+        if found.store is not None:
+            setattr(self, _PLANNED, True)
+        if found.changes or policy.name == "traffic":
+            keep_outer_loops_apart(self)
+        if rounds_casts(found, policy.numerics):
+            keep_casts(self)
+        if found is GIVEN_UP:
+            uncached(self)
+
+    return __init__
+
+
+def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``GraphLowering.run``: what a plan marks is materialized, the rest stays inlined."""
+
+    @functools.wraps(upstream)
+    def run(self: GraphLowering, *args: Any) -> Any:
+        chosen: Any = contextlib.nullcontext()
+        if getattr(self, _PLANNED, False):
+            chosen = undecided()
+        elif getattr(self, "parent", None) is not None:
+            chosen = as_stock()  # the subgraph of a planned graph has no marks
+        try:
+            with chosen, realizing(self):
+                return upstream(self, *args)
+        finally:
+            # Now that the graph is lowered, the hooks that were held for it may go.
+            if activation.release(id(self.module)):
+                remove_if_unneeded()
+
+    return run
+
+
+def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:
+    """Plans a graph and prepares it in place; None where that failed: stock lowers it then."""
+    module = arguments["gm"]
+    with failures() as failed:
+        try:
+            found = _planned(kind, arguments, policy, failed)
+            prepare(module, found, policy.numerics)
+        except LoweringError as error:
+            # Stock may well fail where its dry run did, and that is not ours to report.
+            give_back(module)
+            suspect(_SEAM, error)
+            return None
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            if not failed:  # what failed with pins and is reported may well be what fails here
+                surprise(_SEAM, error)
+            give_back(module)
+            return None
+        return found
+
+
+def _planned(
+    kind: type, arguments: dict[str, Any], policy: Policy, failed: Sequence[Exception]
+) -> Decision:
+    """The plan of one graph; stock's where it is out of our reach, or pins ``failed`` meanwhile."""
+    reason = _out_of_reach(kind, arguments)
+    if reason:
+        log.info("plan: left to stock: %s", reason)
+        return STOCKS
+    inputs = tuple(arguments["example_inputs"] or ())
+    graph = PostGrad(
+        arguments["gm"],
+        inputs,
+        V.fake_mode,
+        arguments["is_inference"],
+        arguments["is_backward"],
+        arguments["cpp_wrapper"],
+        arguments["aot_mode"],
+    )
+    limits = limits_for(device_of(inputs))
+    found = agreed(graph, policy, functools.partial(_decided, graph, limits, policy))
+    if failed:
+        log.info("plan: left to stock: a pin could not be lowered")
+        return STOCKS
+    if isinstance(found, Found):
+        tell(graph, policy, found, limits.balance)
+    return found
+
+
+def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool) -> Decision:
+    """What this process alone decides."""
+    if policy.name == "tune" and may_measure:
+        chosen = tuned(graph, limits, policy)
+        if chosen is not None:
+            return chosen
+    if policy.limits == "usual" and not told() and nothing_to_gain(graph, limits):
+        log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
+        return STOCKS
+    # The bound is only for people to read; without a reader it is not worth its solve, and
+    # of repeated layers, not its dry runs.
+    try:
+        return search(graph, limits, policy, certify=detailed())
+    except OutOfTime as error:
+        log.warning("plan: a graph of %d nodes: %s", graph.nodes, error)
+        return GIVEN_UP
+
+
+def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
+    """Why a graph cannot be planned, "" where it can."""
+    if kind is not GraphLowering:
+        return "it is the subgraph of another graph"
+    if arguments["is_const_graph"]:
+        return "it folds constants and runs once"
+    if failed := failed_pass():
+        return f"config.{failed} failed"
+    fuses = any(_is_lowered(node) for node in arguments["gm"].graph.nodes)
+    return "" if fuses else "it calls kernels of others only"
+
+
+def _is_lowered(node: torch.fx.Node) -> bool:
+    """Whether an FX node may become part of a kernel that Inductor writes; a view counts, too."""
+    if node.op != "call_function":
+        return False
+    return node.target in lowering.lowerings and node.target not in lowering.fallbacks

@@ -1,0 +1,1 @@
+"""One lowering of a graph, for trial or for real."""

@@ -1,0 +1,163 @@
+"""Lowers and schedules a copy of a post-grad graph: real decisions, no code, no trace.
+
+The copy is prepared as the graph itself would be, its roundings included: what a trial measures is
+what a decision ships.
+
+What Inductor would decide is not modelled here, it is asked: real lowering, real fusion, and
+then everything that the run left behind is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from torch._dynamo.convert_frame import compile_lock
+from torch._inductor import config
+from torch._inductor.virtualized import V
+
+from ...core.dag import Dag
+from ...core.graph import Graph
+from ...core.policy import STOCK, Policy
+from ...errors import brief
+from ..fx.decision import STOCKS, Decision, prepare
+from ..fx.policy_mark import MARK
+from ..fx.post_grad import PostGrad, ungoverned_copy
+from ..read.dag import read_dag
+from ..read.kernels import read_scheduled
+from ..read.recording import Recording
+from .counters import counting_apart
+from .outer_loops import keep_outer_loops_apart
+from .pins import quiet
+from .realize import choosing, realizing
+from .settings import patched
+from .shapes import scratch_shapes
+
+__all__ = [
+    "LoweringError",
+    "lowered",
+    "run_lowering",
+    "trial",
+]
+
+# A dry run must not measure: there may be no device, and nobody asked for the time.
+_QUIET = {
+    "max_autotune": False,
+    "max_autotune_gemm": False,
+    "max_autotune_pointwise": False,
+    "benchmark_fusion": False,
+    "benchmark_epilogue_fusion": False,
+    "benchmark_combo_kernel": False,
+    "combo_kernels_autotune": 0,
+    "trace.enabled": False,
+}
+
+
+class LoweringError(Exception):
+    """Inductor could not lower or schedule a graph; the cause is chained.
+
+    Whether it is ours to mend is not known here: stock's own lowering may fail as well.
+    """
+
+
+def trial(
+    graph: PostGrad, decision: Decision = STOCKS, *, numerics: str = "", policy: Policy = STOCK
+) -> tuple[Graph, Dag]:
+    """Lowers and schedules a copy of ``graph``, prepared for ``decision``.
+
+    ``numerics`` is the policy's; where ``decision`` leaves the choice to others, ``policy`` makes
+    it, whose hooks must be installed.  For use on the device at hand, or inside
+    :func:`.virtual_gpu.planned_device`.
+
+    Raises:
+        LoweringError: Inductor cannot lower the graph so.
+    """
+    with lowered(graph, decision, numerics, policy, Recording) as lowering:
+        scheduled = read_scheduled()
+        return scheduled, read_dag(lowering, scheduled)
+
+
+@contextlib.contextmanager
+def lowered(
+    graph: PostGrad,
+    decision: Decision,
+    numerics: str,
+    policy: Policy,
+    lowering_class: Any,
+) -> Iterator[Any]:
+    """A lowered and scheduled copy of ``graph``, inside its handler contexts.
+
+    Raises:
+        LoweringError: as for :func:`trial`.
+    """
+    module = ungoverned_copy(graph.module)
+    if not policy.is_stock:
+        module.meta[MARK] = policy
+    prepare(module, decision, numerics)
+    settings = {k: v for k, v in _QUIET.items() if k in config._config}
+    with (
+        patched(settings),
+        choosing(decision),
+        run_lowering(replace(graph, module=module), lowering_class) as one,
+    ):
+        if decision.changes or not policy.is_stock:
+            keep_outer_loops_apart(one)
+        with _upstreams():
+            one._update_scheduler()
+        yield one
+
+
+@contextlib.contextmanager
+def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
+    """A lowering of ``graph`` itself, run but not scheduled, inside its handler contexts.
+
+    What it leaves behind in Inductor, Dynamo and the ShapeEnv is taken back in the end.
+
+    Raises:
+        LoweringError: Inductor cannot lower the graph.
+    """
+    with contextlib.ExitStack() as stack:
+        # As every compile of Dynamo's: much of Inductor is not made for two threads.
+        stack.enter_context(compile_lock)
+        stack.enter_context(counting_apart())
+        stack.enter_context(quiet())
+        stack.enter_context(V.set_fake_mode(graph.fake_mode))
+        stack.enter_context(V.set_debug_handler(_Silent()))
+        if graph.fake_mode.shape_env is not None:
+            stack.enter_context(scratch_shapes(graph.fake_mode))
+            # Its entries would hold symbols that are gone after the trial.
+            stack.enter_context(mock.patch.object(graph.fake_mode, "cache_enabled", False))
+        with _upstreams():
+            lowering = lowering_class(
+                graph.module,
+                example_inputs=graph.inputs,
+                shape_env=graph.fake_mode.shape_env,
+                is_inference=graph.is_inference,
+                is_backward=graph.is_backward,
+                cpp_wrapper=graph.cpp_wrapper,
+                aot_mode=graph.aot_mode,
+            )
+        stack.enter_context(V.set_graph_handler(lowering))
+        stack.enter_context(V.set_extern_kernel_nodes([]))
+        with _upstreams(), realizing(lowering):
+            lowering.run(*graph.inputs)
+        yield lowering
+
+
+@contextlib.contextmanager
+def _upstreams() -> Iterator[None]:
+    """Tells what Inductor raises from what we do."""
+    try:
+        yield
+    except Exception as error:
+        raise LoweringError(brief(error)) from error
+
+
+class _Silent:
+    """Stands in for the debug handler, which only exists inside a real compile."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_args, **_kwargs: None

@@ -1,0 +1,1 @@
+"""Graphs captured and lowered without compiling or running anything."""

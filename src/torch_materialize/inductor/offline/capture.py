@@ -1,0 +1,369 @@
+"""Captures the post-grad graphs of a model as ``torch.compile`` would make them, on no memory.
+
+The model is traced on fake CPU tensors through Dynamo, AOTAutograd and the joint-graph
+passes; each graph, where Inductor would get it, is moved to the planned device and goes
+through the post-grad passes there.  What this changes against a trace on a real GPU: operators
+that are chosen by device before the joint graph (scaled-dot-product attention becomes the CPU
+flash operator, a few decompositions), and joint-graph passes that act on GPU tensors only
+(matmul padding).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch._dynamo
+from functorch.compile import make_boxed_func
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._functorch import config as functorch_config
+from torch._guards import TracingContext
+from torch._guards import tracing as tracing_context
+from torch._inductor import compile_fx as inductor_compile
+from torch._inductor import config
+from torch._inductor.fx_passes.post_grad import view_to_reshape
+from torch._inductor.graph import GraphLowering
+from torch._inductor.virtualized import V
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.node import map_aggregate
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils import _pytree as pytree
+
+from ...core.devices import CPU, Device
+from ...core.policy import STOCK, Policy, parse
+from ...errors import CaptureError, MaterializeError, brief
+from ...events import log
+from ..fx.decision import STOCKS
+from ..fx.post_grad import PostGrad, copy_graph
+from ..fx.rounding import emulation
+from ..hooks.cast_passes import hold_options
+from ..lower.trial import lowered
+from ..lower.virtual_gpu import planned_device, torch_device
+from ..read.storage import elements
+from .compiler import Compiler
+from .isolation import isolated
+
+__all__ = ["capture", "capture_for", "fake_mode"]
+
+# Constants of at most this many elements are written into the kernels by Inductor, which
+# needs their values; larger ones are only read, like inputs, and so are those without values.
+_INLINED_CONSTANT = 8
+# Its graphs serve every policy but those that have a tracing of their own.
+_ANY = parse("plan")
+
+
+def fake_mode() -> FakeTensorMode:
+    """A mode for building and tracing a model without memory."""
+    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+
+
+def capture(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: Device,
+    mode: FakeTensorMode,
+    tracing: str = "dynamo",
+    *,
+    training: bool = False,
+    dynamic: bool | None = None,
+    policy: Policy = _ANY,
+    compiler: Compiler | None = None,
+) -> list[PostGrad]:
+    """The graphs of ``model(*args, **kwargs)``, at least one for each Dynamo graph.
+
+    ``tracing`` is ``dynamo`` for the whole pipeline of ``torch.compile``, or ``make_fx`` to
+    go straight to a post-grad graph: one inference graph, no joint-graph or post-grad passes.
+    ``training`` gives forwards and their backwards, in order of capture; ``dynamic`` is
+    ``torch.compile``'s; ``compiler`` is another program's way of compiling.  The graphs are
+    for every policy that is traced like ``policy`` (:attr:`.Policy.tracing`).
+
+    Raises:
+        CaptureError: the model cannot be traced; the cause is chained.
+    """
+    try:
+        with mode, torch.set_grad_enabled(training), config.patch(emulation(policy)):
+            if tracing == "make_fx":
+                graphs = _trace_make_fx(model, args, kwargs, device)
+            else:
+                graphs = _trace_dynamo(model, args, kwargs, device, dynamic, policy, compiler)
+    except MaterializeError:
+        raise
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, MaterializeError):
+            raise cause from error
+        raise CaptureError(
+            f"the model was built but could not be traced ({tracing}) on fake tensors: "
+            f"{_told(cause)}. {_next_step(cause)}"
+        ) from error
+    if not graphs:
+        raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
+    return graphs
+
+
+def capture_for(
+    policies: Sequence[Policy],
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: Device,
+    mode: FakeTensorMode,
+    tracing: str = "dynamo",
+    **how: Any,
+) -> dict[Policy, list[PostGrad]]:
+    """:func:`capture` for several policies, once for all that are traced alike.
+
+    Raises:
+        CaptureError: as for :func:`capture`, or the policies' graphs cannot be told apart.
+    """
+    traced: dict[str, list[PostGrad]] = {}
+    for policy in policies:
+        if policy.tracing not in traced:
+            like = policy if policy.tracing else _ANY
+            traced[policy.tracing] = capture(
+                model, args, kwargs, device, mode, tracing, policy=like, **how
+            )
+    if len({len(graphs) for graphs in traced.values()}) > 1:
+        counts = {name or "stock": len(graphs) for name, graphs in traced.items()}
+        raise CaptureError(
+            f"the model has other graphs under other policies ({counts}), so that they cannot be "
+            "compared graph by graph; compare one kind of numerics at a time."
+        )
+    return {policy: traced[policy.tracing] for policy in policies}
+
+
+def _next_step(error: Exception) -> str:
+    if "does not require grad" in str(error):
+        return (
+            "Gradients are off unless training=True (`explain --training`), which makes the "
+            "backward itself: leave `.backward()` and the optimizer out, and return the loss."
+        )
+    return (
+        "Check that `torch.compile(model)` accepts it, and that it does not branch on values "
+        "of tensors: nothing has a value here."
+    )
+
+
+def _told(error: Exception) -> str:
+    """An error of Dynamo's in one line: what the operator said, and the user's own line."""
+    words, _, trace = str(error).partition("from user code:")
+    marks = ("): got ", "Caused by: ")
+    said = [line.strip() for line in words.splitlines() if any(mark in line for mark in marks)]
+    text = " ".join(dict.fromkeys([brief(error), *said[:1]]))
+    lines = [line.strip() for line in trace.splitlines()]
+    places = [index for index, line in enumerate(lines) if line.startswith("File ")]
+    if places:
+        text += f" ({': '.join(lines[places[-1] : places[-1] + 2])})"
+    return text
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong inside our backend, without the words that Dynamo puts around it."""
+    while isinstance(error, BackendCompilerFailed):
+        error = error.inner_exception
+    return error
+
+
+def _trace_dynamo(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: Device,
+    dynamic: bool | None,
+    policy: Policy,
+    compiler: Compiler | None,
+) -> list[PostGrad]:
+    graphs: list[PostGrad] = []
+
+    def keep(module: torch.fx.GraphModule, inputs: Sequence[Any], **how: Any) -> Any:
+        # Dynamo also hands over graphs without any operator (shape arithmetic between breaks).
+        if any(n.op == "call_function" for n in module.graph.nodes):
+            with unset_fake_temporarily():
+                graphs.append(_kept(module, inputs, how, device))
+        return make_boxed_func(module.forward)
+
+    def backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        if compiler is None:
+            return inductor_compile.compile_fx(module, inputs, inner_compile=keep)
+        for piece in compiler.split(copy_graph(module)):
+            _compile_piece(piece, compiler.settings, keep)
+        return module.forward
+
+    # Casts that a plan could use are kept in; every other policy folds them as upstream does.
+    held = hold_options(policy, "capture", partial(getattr, config))
+    # Backwards are compiled with their forwards: no .backward() can run on fake tensors here.
+    aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
+    scope = contextlib.nullcontext() if compiler is None else compiler.scope()
+    with isolated(), functorch_config.patch(aot), config.patch(held), scope:
+        torch.compile(model, backend=backend, dynamic=dynamic)(*args, **kwargs)
+    return graphs
+
+
+def _compile_piece(
+    piece: torch.fx.GraphModule, settings: Mapping[str, Any], keep: Callable[..., Any]
+) -> None:
+    """Hands one part of a Dynamo graph to Inductor, as ``standalone_compile`` does."""
+    inputs = [node.meta["example_value"] for node in piece.graph.find_nodes(op="placeholder")]
+    mode = next(x.fake_mode for x in inputs if isinstance(x, torch._subclasses.FakeTensor))
+    # The context of the whole graph knows parameters that are plain inputs of the part.
+    with tracing_context(TracingContext(mode)):
+        inductor_compile.compile_fx(
+            piece, inputs, inner_compile=keep, config_patches=dict(settings)
+        )
+
+
+def _kept(
+    module: torch.fx.GraphModule, inputs: Sequence[Any], how: dict[str, Any], device: Device
+) -> PostGrad:
+    """The post-grad graph of what Inductor is asked to compile; the module itself still runs."""
+    copied, mode = copy_graph(module), _mode_of(module)
+    is_inference, is_backward = how.get("is_inference", False), how.get("is_backward", False)
+    view_to_reshape(copied)
+    if is_backward:
+        # What the forward saved has the strides that the forward reported, not those traced.
+        with enable_python_dispatcher(), torch.no_grad():
+            FakeTensorProp(copied, mode).propagate_dont_convert_inputs(*inputs)
+    graph = _on_device(PostGrad(copied, tuple(inputs), mode, is_inference, is_backward), device)
+    if not is_inference and not is_backward:
+        _report_strides(graph, device)
+    return graph
+
+
+def _report_strides(graph: PostGrad, device: Device) -> None:
+    """Tells AOTAutograd how Inductor lays out a forward's outputs, as a real compile does.
+
+    Without it the backward of a convolutional network starts from contiguous activations that
+    a real forward saves as channels last, and pays for copies that no real backward makes.
+    """
+    context = TracingContext.try_get()
+    if context is None or context.output_strides is None:
+        return
+    with planned_device(device), lowered(graph, STOCKS, "", STOCK, GraphLowering) as lowering:
+        context.output_strides.extend(_strides(output) for output in lowering.graph_outputs)
+
+
+def _strides(output: Any) -> tuple[int, ...] | None:
+    """The strides that Inductor gave to one output; None for what is no tensor."""
+    data = getattr(output, "data", None)
+    layout: Any = getattr(output, "layout", None) or getattr(data, "layout", None)
+    if not hasattr(layout, "stride"):
+        return None
+    return tuple(elements(stride) for stride in layout.stride)
+
+
+def _mode_of(module: torch.fx.GraphModule) -> Any:
+    """The fake mode that the graph's values belong to: Dynamo makes its own."""
+    for node in module.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        if isinstance(value, torch._subclasses.FakeTensor):
+            return value.fake_mode
+    raise CaptureError("a graph without tensor inputs cannot be planned: nothing has a size")
+
+
+def _trace_make_fx(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], device: Device
+) -> list[PostGrad]:
+    state = dict(model.state_dict(keep_vars=True)) if isinstance(model, torch.nn.Module) else {}
+    leaves, spec = pytree.tree_flatten((state, list(args), kwargs))
+
+    def flat(*values: Any) -> list[Any]:
+        held, positional, named = pytree.tree_unflatten(list(values), spec)
+        if isinstance(model, torch.nn.Module):
+            result = torch.func.functional_call(model, held, tuple(positional), named)
+        else:
+            result = model(*positional, **named)
+        return pytree.tree_leaves(result)
+
+    table = inductor_compile.select_decomp_table()
+    module = make_fx(flat, decomposition_table=table)(*leaves)
+    inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    graph = PostGrad(module, tuple(inputs), _mode_of(module))
+    with unset_fake_temporarily():
+        return [_move(graph, torch_device(device))]
+
+
+def _move(graph: PostGrad, device: torch.device) -> PostGrad:
+    """Puts every tensor, input and device argument of a graph on ``device``, in place."""
+    module, mode = graph.module, graph.fake_mode
+    storages: dict[int, Any] = {}
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        with mode:
+            there = torch.empty_strided(
+                value.size(), value.stride(), dtype=value.dtype, device=device
+            )
+            # What shared memory shares it still: what looks for views goes by that.
+            before = value.untyped_storage()._cdata
+            if before in storages:
+                there.set_(storages[before], value.storage_offset(), value.size(), value.stride())
+            storages.setdefault(before, there.untyped_storage())
+            return there
+
+    def redirected(argument: Any) -> Any:
+        return device if isinstance(argument, torch.device) else argument
+
+    _constants_to_inputs(module, mode)
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            if "val" in node.meta and node.op != "get_attr":
+                node.meta["val"] = pytree.tree_map(moved, node.meta["val"])
+            node.args = map_aggregate(node.args, redirected)
+            node.kwargs = map_aggregate(node.kwargs, redirected)
+        part.recompile()
+    inputs = [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")]
+    return PostGrad(module, tuple(inputs), mode, graph.is_inference, graph.is_backward)
+
+
+def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
+    """Turns large tensor constants into inputs: the same traffic, and they can be fake."""
+    for node in module.graph.find_nodes(op="get_attr"):
+        value = module
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        if not isinstance(value, torch.Tensor):
+            continue
+        is_fake = isinstance(value, torch._subclasses.FakeTensor)
+        if value.numel() <= _INLINED_CONSTANT and not is_fake:
+            continue
+        first = next(iter(module.graph.nodes))
+        with module.graph.inserting_before(first):
+            placeholder = module.graph.placeholder(f"constant_{node.name}")
+        placeholder.meta["val"] = value if is_fake else mode.from_tensor(value)
+        node.replace_all_uses_with(placeholder)
+        module.graph.erase_node(node)
+
+
+def _on_device(graph: PostGrad, device: Device) -> PostGrad:
+    """The post-grad graph on ``device``: moved first, because some passes ask for the device.
+
+    A torch built without CUDA cannot run every pass on fake CUDA tensors (re-inplacing of
+    slices, say); such a graph goes through the passes on the CPU and is moved afterwards.
+    """
+    copied = replace(graph, module=copy_graph(graph.module))
+    try:
+        return _post_grad(_move(copied, torch_device(device)), device)
+    except Exception as error:
+        if not device.is_gpu:
+            raise
+        log.info("post-grad passes ran on CPU tensors, before the move: %s", error)
+        return _move(_post_grad(graph, CPU), torch_device(device))
+
+
+def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
+    """Runs Inductor's post-grad passes, and those of others that are set in its config."""
+    inductor_compile.record_original_output_strides(graph.module)
+    with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
+        inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
+    return graph

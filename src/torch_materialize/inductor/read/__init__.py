@@ -1,0 +1,1 @@
+"""From what Inductor lowered to the planner's view (:mod:`torch_materialize.core`)."""

@@ -1,0 +1,56 @@
+"""The device that a graph in a real compile will run on: asked here, by everyone who asks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ...core.devices import Device, cpu_at_hand, identify
+from ...versions import processor
+
+__all__ = ["decides", "device_of", "device_text"]
+
+
+def device_of(inputs: Iterable[Any]) -> Device | None:
+    """Where a graph with these inputs will run; None where that is no GPU that we can ask about."""
+    placed = _placed(inputs)
+    if placed is None:
+        return cpu_at_hand(_processor(), torch.get_num_threads())
+    if placed.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return identify(torch.cuda.get_device_properties(placed))
+
+
+def decides() -> str:
+    """What of the CPU at hand a plan depends on, for cache keys, which may travel."""
+    return cpu_at_hand(_processor(), torch.get_num_threads()).fitted
+
+
+def device_text(inputs: Iterable[Any]) -> str:
+    """The same in words that tell apart what differs in speed: parts of one GPU, threads."""
+    inputs = tuple(inputs)
+    device, placed = device_of(inputs), _placed(inputs)
+    if placed is None:
+        return f"{_processor()}, {torch.get_num_threads()} threads"
+    if device is None:
+        return placed.type
+    properties = torch.cuda.get_device_properties(placed)
+    memory = properties.total_memory >> 30
+    return f"{properties.name}, {properties.multi_processor_count} processors, {memory} GiB"
+
+
+def _placed(inputs: Iterable[Any]) -> torch.device | None:
+    """Where the first input is that is not on the CPU."""
+    devices = (x.device for x in inputs if isinstance(x, torch.Tensor))
+    return next((device for device in devices if device.type != "cpu"), None)
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        return processor()
+    except OSError:  # no Linux
+        return ""

@@ -1,0 +1,1 @@
+"""What the commands and ``tm.explain`` do."""

@@ -1,0 +1,231 @@
+"""``explain``: one model under several policies, with every decision, its price and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core.devices import find
+from ..core.policy import PREDICTED, Policy
+from ..errors import CaptureError, MaterializeError, TargetError, brief
+from ..report.report import Report
+from ..results.explanation import Code, ExplainedGraph, Explanation
+from ..versions import installed_versions, triton_to_install
+from .compare import Clock, Step, beside_stock, dry_run_of
+
+if TYPE_CHECKING:
+    from ..core.devices import Device
+    from ..inductor.fx.post_grad import PostGrad
+    from ..models.targets import Built, Size
+
+__all__ = ["explain", "explain_target"]
+
+_ALL = PREDICTED
+
+
+def explain(
+    model: Callable[..., Any],
+    *inputs: Any,
+    device: str = "h200",
+    policies: Sequence[str | Policy] = _ALL,
+    training: bool = False,
+    code: bool = False,
+    **named_inputs: Any,
+) -> Report:
+    """Says which intermediates of a model are written to memory, and why.
+
+    It is called with ``inputs`` and ``named_inputs``, traced on fake copies and planned for
+    ``device``, one of :data:`.core.devices.DEVICES`, which need not be there; nothing runs.  The
+    first policy is what the others are held against, and the last `plan` among them the one
+    whose decisions are priced.  ``training`` explains forwards and backwards; ``code`` adds the
+    generated kernels.
+
+    Raises:
+        TargetError: no such device.
+        CaptureError: the model cannot be traced or lowered.
+        UnknownPolicyError: a policy is misspelt.
+        UnsupportedTorchError: this torch cannot be dry-run.
+    """
+    job = _Job(policies, device, training, code)
+    job.check()
+    from ..inductor.offline import capture, fakes
+
+    mode = capture.fake_mode()
+    with job.clock("build"):
+        copied, args, kwargs = fakes.fake_copy(model, inputs, named_inputs, mode)
+    graphs = job.capture(copied, args, kwargs, mode)
+    name = getattr(model, "__name__", "") or type(getattr(model, "_orig_mod", model)).__name__
+    return Report(job.explanation(name, graphs))
+
+
+def explain_target(
+    target: str,
+    policies: Sequence[str | Policy] = _ALL,
+    device: str = "h200",
+    *,
+    tokens: int = 8192,
+    batch: int = 1,
+    layers: int | None = None,
+    tracing: str = "dynamo",
+    training: bool = False,
+    code: bool = False,
+    step: Step = lambda _text, _done, _all: None,
+) -> Explanation:
+    """:func:`explain` for what a command names: a target of ``compare``, a model of the corpus.
+
+    Raises:
+        TargetError: no such target or device, or the target does not import or build.
+        CaptureError, UnknownPolicyError, UnsupportedTorchError: as for :func:`explain`.
+    """
+    job = _Job(policies, device, training, code, tracing, step)
+    job.check()
+    from ..models.targets import Size
+
+    job.step(f"building {target}", 0)
+    with job.clock("build"):
+        built, mode = _build(target, training, Size(tokens, batch, layers))
+    graphs = job.capture(built.model, built.args, built.kwargs, mode)
+    size = {"tokens": tokens, "batch": batch, "layers": layers} if built.unit_bytes else {}
+    return job.explanation(target, graphs, built.unit_bytes, size)
+
+
+def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
+    """A target's model and inputs, and the mode that they are fake in."""
+    from ..inductor.offline.capture import fake_mode
+    from ..models.targets import BUILT_IN, Built, load
+    from ..sweep.registry import CORPUS
+    from ..sweep.registry import find as find_model
+
+    if target not in BUILT_IN and any(model.name == target for model in CORPUS):
+        from ..sweep import construct
+
+        mode = construct.zeros_mode()
+        model = find_model(target)
+        made = construct.build(model, "training" if training else "inference", mode)
+        return Built(*made), mode
+    mode = fake_mode()
+    with mode:
+        return load(target, size), mode
+
+
+@dataclass
+class _Job:
+    """One explanation in the making."""
+
+    asked: Sequence[str | Policy]
+    device_name: str
+    training: bool = False
+    code: bool = False
+    tracing: str = "dynamo"
+    tell: Step = lambda _text, _done, _all: None
+    clock: Clock = field(default_factory=Clock)
+
+    def check(self) -> None:
+        """Looks at every word before torch is loaded, and at torch before it is used."""
+        self.policies = beside_stock(self.asked)
+        self.device: Device = find(self.device_name)
+        command = triton_to_install()
+        if self.code and self.device.is_gpu and command:
+            raise TargetError(
+                f"code for {self.device.name} was asked for, which takes Triton; found none. "
+                f"Install it ({command}), or leave the code out."
+            )
+        plans = [policy for policy in self.policies if policy.name == "plan"]
+        self.priced = str((plans or self.policies)[-1])
+        from ..inductor.contract import seams
+
+        seams.require("compare")
+
+    def step(self, text: str, done: int) -> None:
+        self.tell(text, done, 2 + len(self.policies))
+
+    def capture(
+        self, model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], mode: Any
+    ) -> dict[Policy, list[PostGrad]]:
+        """The model's graphs, for each policy."""
+        from ..inductor.offline.capture import capture_for
+
+        self.step("capturing its graphs", 1)
+        with self.clock("capture"):
+            return capture_for(
+                self.policies,
+                model,
+                args,
+                kwargs,
+                self.device,
+                mode,
+                self.tracing,
+                training=self.training,
+            )
+
+    def explanation(
+        self,
+        target: str,
+        graphs: dict[Policy, list[PostGrad]],
+        unit_bytes: int = 0,
+        size: dict[str, int | None] | None = None,
+    ) -> Explanation:
+        """Dry-runs every graph under every policy, and prices what was decided."""
+        outcomes: dict[str, list[Any]] = {}
+        codes: dict[str, list[Code]] = {}
+        for number, policy in enumerate(self.policies):
+            self.step(f"scheduling it under {policy}", 2 + number)
+            name = str(policy)
+            with self.clock(name):
+                outcomes[name] = [dry_run_of(g, policy, self.device) for g in graphs[policy]]
+            if self.code:
+                with self.clock(f"code of {name}"):
+                    codes[name] = [
+                        self._code(g, policy, outcome)
+                        for g, outcome in zip(graphs[policy], outcomes[name], strict=True)
+                    ]
+        with self.clock("explain"):
+            explained = tuple(
+                self._explained(place, graphs, outcomes, codes)
+                for place in range(len(outcomes[self.priced]))
+            )
+        self.step("done", 2 + len(self.policies))
+        from ..core.limits import limits_for
+
+        return Explanation(
+            target=target,
+            device=self.device.name,
+            policies=tuple(outcomes),
+            priced=self.priced,
+            graphs=explained,
+            unit_bytes=unit_bytes,
+            balance=limits_for(self.device).balance,
+            seconds=self.clock.seconds,
+            versions=installed_versions(),
+            size=size or {},
+        )
+
+    def _explained(
+        self,
+        place: int,
+        graphs: dict[Policy, list[PostGrad]],
+        outcomes: dict[str, list[Any]],
+        codes: dict[str, list[Code]],
+    ) -> ExplainedGraph:
+        from ..inductor.explain.build import explained
+
+        return explained(
+            {str(policy): found[place] for policy, found in graphs.items()},
+            {policy: found[place] for policy, found in outcomes.items()},
+            self.priced,
+            {policy: found[place] for policy, found in codes.items()},
+        )
+
+    def _code(self, graph: PostGrad, policy: Policy, outcome: Any) -> Code:
+        from ..inductor.offline.code import code_of
+
+        try:
+            return code_of(graph, policy, outcome, self.device)
+        except MaterializeError:
+            raise
+        except Exception as error:
+            raise CaptureError(
+                f"Inductor could not generate code for a graph of {graph.nodes} nodes for "
+                f"{self.device.name} under {policy}: {brief(error)}. Try it without the code."
+            ) from error

@@ -1,0 +1,1 @@
+"""What a job found, as values and as files."""

@@ -1,0 +1,233 @@
+"""What ``explain`` found: graphs, kernels, tensors, decisions.  Every view is made from this."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..core.graph import Graph, Kernel
+from ..core.policy import parse
+from ..core.story import Decision, Group, Refusal
+from ..core.traffic import Traffic, traffic
+
+__all__ = ["Code", "ExplainedGraph", "Explanation", "Node", "Side"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """An FX node that stands for a tensor.
+
+    Attributes:
+        name: the FX node's name.
+        op: the operator, ``aten.add.Tensor``; ``placeholder`` for a graph input.
+        module: path of the module whose forward made it (``layers.3.mlp``), or "".
+        layer: that module's class (``LlamaRMSNorm``), or "".
+        source: ``file:line`` of the model's code, or "".
+        dtype, shape: shape as text; symbolic extents keep their symbols.
+        bytes: its size under Inductor's size hints.
+        kind: ``input``, ``extern``, ``pointwise`` or ``reduction``.
+    """
+
+    name: str
+    op: str
+    module: str
+    layer: str
+    source: str
+    dtype: str
+    shape: tuple[str, ...]
+    bytes: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """Generated code of one graph.
+
+    Attributes:
+        kernels: function name -> its source.
+        launches: the function that each fused kernel calls, in launch order; empty where the
+            calls could not be matched with the kernels.
+    """
+
+    kernels: Mapping[str, str]
+    launches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One graph under one policy.
+
+    Attributes:
+        graph: its kernels in launch order; ``computes`` names the FX nodes of tensors that a
+            fused kernel evaluates, recomputed ones included.
+        bound: certified least bytes, None where the policy has none.
+        peak_bytes: most bytes alive at once, inputs and outputs counted.
+        work: fused kernel -> operations that it executes.
+        code: the generated code, where it was asked for.
+    """
+
+    graph: Graph
+    bound: float | None = None
+    peak_bytes: int = 0
+    work: Mapping[str, int] = field(default_factory=dict)
+    code: Code | None = None
+
+    def label(self, buffer: str) -> str:
+        """What a buffer is called in the model's graph: the FX node, or the buffer itself."""
+        tensor = self.graph.tensors.get(buffer)
+        return tensor.node if tensor is not None and tensor.node else buffer
+
+    @functools.cached_property
+    def stored(self) -> frozenset[str]:
+        """FX nodes that some fused kernel writes to memory."""
+        return frozenset(self.graph.materialized())
+
+    def source_of(self, place: int) -> tuple[str, str]:
+        """Function name and source of the fused kernel that is launched at ``place``."""
+        if self.code is None or place >= len(self.code.launches):
+            return "", ""
+        name = self.code.launches[place]
+        return name, self.code.kernels[name]
+
+    @functools.cached_property
+    def readers(self) -> dict[str, list[str]]:
+        """FX node -> the kernels that read it from memory."""
+        found: dict[str, list[str]] = {}
+        for kernel in self.graph.kernels:
+            for label in dict.fromkeys(map(self.label, kernel.reads)):
+                found.setdefault(label, []).append(kernel.name)
+        return found
+
+    @functools.cached_property
+    def computers(self) -> dict[str, list[str]]:
+        """FX node -> the fused kernels that compute it."""
+        found: dict[str, list[str]] = {}
+        for kernel in self.graph.fused():
+            for node in kernel.computes:
+                found.setdefault(node, []).append(kernel.name)
+        return found
+
+
+@dataclass(frozen=True)
+class ExplainedGraph:
+    """One post-grad graph under each policy.
+
+    Attributes:
+        kind: ``inference``, ``forward`` or ``backward``.
+        nodes: number of FX nodes.
+        left_out: of them, those in repeated layers that the kernels here do not have.
+        facts: FX node -> what is known of it whatever is decided.
+        sides: policy -> what it makes of the graph.
+        decisions: one for each tensor, in program order.
+        groups: the open decisions, those alike together.
+        refused: better plans that a rule kept from being taken.
+        saves: policy -> FX node -> bytes that its decision saves against the first policy, of
+            the nodes that the two decide otherwise (:mod:`..core.shares`).
+    """
+
+    kind: str
+    nodes: int
+    facts: Mapping[str, Node]
+    sides: Mapping[str, Side]
+    decisions: tuple[Decision, ...]
+    groups: tuple[Group, ...] = ()
+    left_out: int = 0
+    refused: tuple[Refusal, ...] = ()
+    saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def saved(self, policy: str) -> int:
+        """Bytes that a policy saves against the first one."""
+        first = next(iter(self.sides.values()))
+        return traffic(first.graph).bytes - traffic(self.sides[policy].graph).bytes
+
+    def rest(self, policy: str) -> int:
+        """What of them no decision explains: kernels that are fused in another way."""
+        return self.saved(policy) - sum(self.saves.get(policy, {}).values())
+
+    def stored(self) -> dict[str, frozenset[str]]:
+        """Policy -> the FX nodes that some fused kernel writes to memory."""
+        return {policy: side.stored for policy, side in self.sides.items()}
+
+    @functools.cached_property
+    def group_of(self) -> dict[str, Group]:
+        """FX node -> the group that it is decided with."""
+        return {node: group for group in self.groups for node in group.nodes}
+
+    def families(self, policy: str) -> list[str]:
+        """What the kernels of a policy are grouped by, in launch order.
+
+        The class of the layer that a kernel works for; where that is not known, the operator
+        of what it makes for others than fused kernels, which is the same under every policy.
+        """
+        needed = {one.node for one in self.decisions if "needed" in one.rules.values()}
+        side = self.sides[policy]
+        return [self._family(kernel, side, needed) for kernel in side.graph.kernels]
+
+    def _family(self, kernel: Kernel, side: Side, needed: set[str]) -> str:
+        if not kernel.fused:
+            return kernel.kind
+        facts = [self.facts[name] for name in kernel.computes if name in self.facts]
+        reductions = [fact for fact in facts if fact.kind == "reduction"]
+        layers = [fact.layer for fact in reductions or facts if fact.layer]
+        if layers:
+            return Counter(layers).most_common(1)[0][0]
+        written = [side.label(name) for name in kernel.writes]
+        made = [self.facts[name] for name in written if name in needed and name in self.facts]
+        for fact in (made or reductions or facts)[:1]:
+            name = fact.op.split(".")[1] if "." in fact.op else fact.op
+            return f"{name} ({kernel.kind})"
+        return kernel.kind
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One model under several policies on one device.
+
+    Attributes:
+        policies: in the order given; the first is what the others are held against.
+        priced: the policy whose decisions the prices are of.
+        unit_bytes: size of one activation, 0 where the target has no such unit.
+        seconds: wall time by step.
+        versions: package -> installed version.
+        balance: bytes that the device is taken to move in the time of one operation.
+        origin: ``model`` for a dry run, ``compile`` for a program's own compile.
+    """
+
+    target: str
+    device: str
+    policies: tuple[str, ...]
+    priced: str
+    graphs: tuple[ExplainedGraph, ...]
+    unit_bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    size: Mapping[str, int | None] = field(default_factory=dict)
+    balance: float = 0.0
+    origin: str = "model"
+
+    @property
+    def numerics(self) -> str:
+        """What the priced policy promises about rounding."""
+        return parse(self.priced).numerics
+
+    def traffic(self, policy: str) -> Traffic:
+        """Bytes and launches of all graphs under one policy."""
+        total = Traffic(0, 0, 0, 0)
+        for graph in self.graphs:
+            if policy in graph.sides:
+                total += traffic(graph.sides[policy].graph)
+        return total
+
+    def bound(self) -> float | None:
+        """Certified least bytes of all graphs; None where some graph has none."""
+        bounds = [side.bound for g in self.graphs if (side := g.sides.get(self.priced)) is not None]
+        known = [bound for bound in bounds if bound is not None]
+        return sum(known) if known and len(known) == len(bounds) else None
+
+    def decisions(self) -> Iterator[tuple[ExplainedGraph, Decision]]:
+        """Every tensor's decision, with its graph."""
+        for graph in self.graphs:
+            for decision in graph.decisions:
+                yield graph, decision

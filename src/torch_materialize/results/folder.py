@@ -1,0 +1,68 @@
+"""One record, or a folder of them, as one explanation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import RecordError
+from . import explanation_file
+from .explanation import Explanation
+
+__all__ = ["load_any"]
+
+
+def load_any(path: Path, skipped: list[str] | None = None) -> Explanation:
+    """Reads a record, or joins those of a folder as ``TORCH_MATERIALIZE_RECORD`` leaves them.
+
+    Where ``skipped`` is given, a record of a folder that cannot be read is left out, and what is
+    wrong with it is added there.
+
+    Raises:
+        RecordError: there is none, one cannot be read, or they are of different devices,
+            policies or versions.
+    """
+    if not path.is_dir():
+        return explanation_file.load(path)
+    files = sorted(path.glob(f"*{explanation_file.SUFFIX}"))
+    if not files:
+        raise RecordError(
+            f"{path}: expected records (*{explanation_file.SUFFIX}); found none. A program "
+            "leaves them where TORCH_MATERIALIZE_RECORD points to, one for each graph that it "
+            "compiles under plan; what comes from Inductor's cache is not compiled."
+        )
+    found = []
+    for file in files:
+        try:
+            found.append(explanation_file.load(file))
+        except RecordError as error:
+            if skipped is None or (len(skipped) + 1 == len(files) and not found):
+                raise
+            skipped.append(str(error))
+    return _joined(path, found)
+
+
+def _joined(path: Path, found: list[Explanation]) -> Explanation:
+    first = found[0]
+    for other in found[1:]:
+        for what in ("device", "policies", "priced", "versions"):
+            one, another = getattr(first, what), getattr(other, what)
+            if one != another:
+                raise RecordError(
+                    f"{path}: its records differ in {what}: {one} and {another}. Keep records of "
+                    "different runs in folders of their own."
+                )
+    seconds: dict[str, float] = {}
+    for one in found:
+        for step, value in one.seconds.items():
+            seconds[step] = round(seconds.get(step, 0.0) + value, 3)
+    return Explanation(
+        target=path.resolve().name,
+        device=first.device,
+        policies=first.policies,
+        priced=first.priced,
+        graphs=tuple(graph for one in found for graph in one.graphs),
+        seconds=seconds,
+        versions=first.versions,
+        balance=first.balance,
+        origin=first.origin,
+    )

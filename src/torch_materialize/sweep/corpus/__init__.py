@@ -1,0 +1,1 @@
+"""Public models whose graphs a sweep measures."""

@@ -1,0 +1,112 @@
+"""Mixtures of experts."""
+
+from __future__ import annotations
+
+from ..shorthand import BOTH, INFERENCE, llama_like, text
+from ..spec import Model, ints
+
+__all__ = ["MIXTURES"]
+
+_MOE_DECODER = llama_like(2, 2048, 6144, 32, 4)
+
+MIXTURES: tuple[Model, ...] = (
+    text(
+        "qwen3-moe",
+        "moe",
+        "Qwen3MoeModel",
+        1,
+        1024,
+        BOTH,
+        num_experts=32,
+        moe_intermediate_size=768,
+        experts_implementation="grouped_mm",
+        **_MOE_DECODER,
+    ),
+    text(
+        "qwen2-moe",
+        "moe",
+        "Qwen2MoeModel",
+        1,
+        1024,
+        INFERENCE,
+        num_experts=16,
+        experts_implementation="grouped_mm",
+        **_MOE_DECODER,
+    ),
+    text(
+        "mixtral",
+        "moe",
+        "MixtralModel",
+        1,
+        1024,
+        BOTH,
+        experts_implementation="grouped_mm",
+        **llama_like(2, 4096, 14336, 32, 8),
+    ),
+    text(
+        "olmoe",
+        "moe",
+        "OlmoeModel",
+        1,
+        1024,
+        INFERENCE,
+        num_experts=16,
+        experts_implementation="grouped_mm",
+        **llama_like(2, 2048, 1024, 16, 16),
+    ),
+    text(
+        "gpt-oss",
+        "moe",
+        "GptOssModel",
+        1,
+        1024,
+        INFERENCE,
+        num_local_experts=16,
+        experts_implementation="grouped_mm",
+        **llama_like(2, 2880, 2880, 64, 8),
+    ),
+    text(
+        "deepseek-v3",
+        "moe",
+        "DeepseekV3Model",
+        1,
+        1024,
+        INFERENCE,
+        num_hidden_layers=2,
+        hidden_size=2048,
+        intermediate_size=8192,
+        moe_intermediate_size=1024,
+        n_routed_experts=16,
+        n_group=4,
+        topk_group=2,
+        num_experts_per_tok=4,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        first_k_dense_replace=1,
+        experts_implementation="grouped_mm",
+    ),
+    text(
+        "granite-moe",
+        "moe",
+        "GraniteMoeModel",
+        1,
+        1024,
+        INFERENCE,
+        num_local_experts=16,
+        num_experts_per_tok=4,
+        experts_implementation="grouped_mm",
+        **llama_like(2, 1536, 512, 24, 8),
+    ),
+    text(
+        "switch",
+        "moe",
+        "SwitchTransformersModel",
+        2,
+        256,
+        INFERENCE,
+        extra={"decoder_input_ids": ints(2, 128)},
+        num_layers=2,
+        num_decoder_layers=2,
+        num_experts=4,
+    ),
+)

@@ -1,0 +1,90 @@
+"""Encoder-decoder language models."""
+
+from __future__ import annotations
+
+from ..shorthand import BOTH, INFERENCE, TRAINING, labels, text
+from ..spec import Model, ints
+
+__all__ = ["ENCODER_DECODERS"]
+
+ENCODER_DECODERS: tuple[Model, ...] = (
+    text(
+        "t5-base",
+        "encoder-decoder",
+        "T5Model",
+        4,
+        512,
+        BOTH,
+        extra={"decoder_input_ids": ints(4, 256)},
+        num_layers=2,
+        d_model=768,
+        d_ff=3072,
+        num_heads=12,
+    ),
+    text(
+        "flan-t5",
+        "encoder-decoder",
+        "T5ForConditionalGeneration",
+        4,
+        512,
+        TRAINING,
+        extra={**labels(4, 128), "decoder_input_ids": ints(4, 128)},
+        num_layers=2,
+        d_model=768,
+        d_ff=2048,
+        num_heads=12,
+        feed_forward_proj="gated-gelu",
+    ),
+    text(
+        "bart",
+        "encoder-decoder",
+        "BartModel",
+        4,
+        512,
+        BOTH,
+        extra={"decoder_input_ids": ints(4, 256)},
+        encoder_layers=2,
+        decoder_layers=2,
+        d_model=1024,
+    ),
+    text(
+        "marian",
+        "encoder-decoder",
+        "MarianModel",
+        8,
+        256,
+        INFERENCE,
+        extra={"decoder_input_ids": ints(8, 256)},
+        encoder_layers=3,
+        decoder_layers=3,
+        d_model=512,
+        encoder_ffn_dim=2048,
+        decoder_ffn_dim=2048,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+    ),
+    text(
+        "pegasus",
+        "encoder-decoder",
+        "PegasusModel",
+        4,
+        512,
+        INFERENCE,
+        extra={"decoder_input_ids": ints(4, 128)},
+        encoder_layers=2,
+        decoder_layers=2,
+    ),
+    text(
+        "m2m100",
+        "encoder-decoder",
+        "M2M100Model",
+        4,
+        256,
+        TRAINING,
+        extra={"decoder_input_ids": ints(4, 256)},
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+    ),
+)

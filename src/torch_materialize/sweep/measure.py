@@ -1,0 +1,142 @@
+"""The child process of a sweep: one model in one mode, captured and dry-run under each policy.
+
+What was measured is written after every graph, so that a crash or a time limit later on costs
+only the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..core.devices import find as find_device
+from ..core.policy import Policy, parse
+from ..core.traffic import traffic
+from ..errors import MaterializeError, brief
+from ..inductor.offline import capture as capturing
+from ..inductor.offline.dry_run import dry_run, verified
+from ..results.base import write_json
+from .rows import GraphRow, Job, Settings
+from .spec import Kind
+
+if TYPE_CHECKING:
+    from ..inductor.fx.post_grad import PostGrad
+
+__all__ = ["main", "measure"]
+
+
+def main() -> None:
+    """Measures what ``sys.argv[1]`` says, and writes it to the file that it names.
+
+    The file holds ``graphs`` and ``errors``, and ``done`` once nothing more will come.
+    """
+    request = json.loads(sys.argv[1])
+    job, settings = Job(**request["job"]), Settings.from_json(request["settings"])
+    graphs: list[dict[str, Any]] = []
+    errors: list[str] = []
+
+    def write(done: bool) -> None:
+        found = {"graphs": graphs, "errors": errors, "done": done}
+        write_json(Path(request["output"]), found)
+
+    # The parent runs one child for each core.
+    torch.set_num_threads(1)
+    torch.manual_seed(settings.seed)
+    random.seed(settings.seed)
+    try:
+        for measured in measure(job, settings):
+            if isinstance(measured, GraphRow):
+                graphs.append(measured.to_json())
+            else:
+                errors.append(measured)
+            write(done=False)
+    except Exception as error:  # noqa: BLE001 - it becomes a row of the sweep
+        errors.append(str(error) if isinstance(error, MaterializeError) else brief(error))
+    write(done=True)
+
+
+def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
+    """A row for each graph that is large enough; a text for one that could not be dry-run.
+
+    Raises:
+        CaptureError: the model cannot be traced.
+        Exception: whatever its package raises while it is built.
+    """
+    counts: dict[Kind, int] = {}
+    for graphs in _captured(job, settings):
+        graph = next(iter(graphs.values()))
+        kind: Kind = (
+            "inference" if graph.is_inference else "backward" if graph.is_backward else "forward"
+        )
+        index = counts.get(kind, 0)
+        counts[kind] = index + 1
+        if graph.nodes < settings.smallest_nodes or kind not in settings.kinds:
+            continue
+        try:
+            yield from _measured(job, kind, index, graphs, settings)
+        except Exception as error:  # noqa: BLE001 - the model's other graphs are still measured
+            yield f"{kind} graph {index} of {graph.nodes} nodes: {brief(error)}"
+
+
+def _captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
+    """Each graph of the model, for each policy."""
+    device = find_device(settings.device)
+    policies = [parse(policy) for policy in settings.policies]
+    if not job.package:
+        from ..models.targets import Size, load
+
+        mode = capturing.fake_mode()
+        with mode:
+            built = load(job.name, Size())
+        graphs = capturing.capture_for(
+            policies, built.model, built.args, built.kwargs, device, mode, dynamic=False
+        )
+        return _by_graph(graphs)
+    from .construct import build, zeros_mode
+    from .registry import find
+
+    mode = zeros_mode()
+    module, args, kwargs = build(find(job.name), job.mode, mode)
+    training = job.mode == "training"
+    graphs = capturing.capture_for(
+        policies, module, args, kwargs, device, mode, training=training, dynamic=False
+    )
+    return _by_graph(graphs)
+
+
+def _by_graph(graphs: dict[Policy, list[PostGrad]]) -> list[dict[Policy, PostGrad]]:
+    return [dict(zip(graphs, row, strict=True)) for row in zip(*graphs.values(), strict=True)]
+
+
+def _measured(
+    job: Job, kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
+) -> Iterator[GraphRow | str]:
+    """A graph's row and, where that is asked for, a text for each plan that does not ship so."""
+    device = find_device(settings.device)
+    moved: dict[str, int] = {}
+    kernels: dict[str, int] = {}
+    bounds: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    problems: list[str] = []
+    for chosen, graph in graphs.items():
+        policy = str(chosen)
+        start = time.perf_counter()
+        outcome = dry_run(graph, chosen, device)
+        seconds[policy] = round(time.perf_counter() - start, 3)
+        total = traffic(outcome.graph)
+        moved[policy], kernels[policy] = total.bytes, total.kernels
+        if outcome.bound is not None:
+            bounds[policy] = outcome.bound
+        if settings.verify and outcome.found is not None:
+            problem = verified(graph, chosen, device, outcome.found)
+            problems += [f"{kind} graph {index} under {policy}: {problem}"] if problem else []
+    nodes = next(iter(graphs.values())).nodes
+    yield GraphRow(job.name, job.family, kind, index, nodes, moved, kernels, bounds, seconds)
+    yield from problems

@@ -1,0 +1,168 @@
+"""Runs jobs in child processes, several at once; whatever a child does, its job gets a result.
+
+One process for each job: a model that crashes, hangs or eats the memory takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .rows import GraphRow, Job, ModelRow, Result, Settings, Status
+
+__all__ = ["results"]
+
+# The working folder is not searched: a file of the user's must not stand in for a package.
+# The package's own folder is searched last, for a parent that found it by its working folder.
+_CHILD = (
+    "import sys; sys.path[0:1] = []; sys.path.append({root!r}); "
+    "from torch_materialize.sweep.measure import main; main()"
+)
+
+# What a child's figures must not depend on, and what would make children fight for the cores.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "HF_HUB_OFFLINE": "1",
+    # A surprise in our code must be an error in the sweep, not a figure of stock's.
+    "TORCH_MATERIALIZE_STRICT": "1",
+    "TORCH_MATERIALIZE": "",
+}
+
+
+def results(
+    jobs: Sequence[Job], settings: Settings, at_once: int, timeout: float
+) -> Iterator[Result]:
+    """The result of each job, as they end; ``timeout`` is seconds of wall time for each.
+
+    Closing the iterator, or an exception in its consumer's loop, ends the children.
+    """
+    children = _Children(settings, timeout)
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(children.result, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            children.stop()
+
+
+class _Children:
+    """The child processes that run now."""
+
+    def __init__(self, settings: Settings, timeout: float) -> None:
+        self._settings = settings
+        self._timeout = timeout
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def result(self, job: Job) -> Result:
+        """Runs one job to its end."""
+        if job.package and importlib.util.find_spec(job.package) is None:
+            text = f"{job.package} is not installed: pip install 'torch-materialize[corpus]'"
+            return _result(job, "missing", text, 0.0)
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="torch-materialize-") as folder:
+            output, log = Path(folder, "result.json"), Path(folder, "log")
+            with log.open("wb") as sink:
+                code = self._run(job, output, sink)
+            seconds = round(time.monotonic() - start, 2)
+            found = json.loads(output.read_text()) if output.is_file() else {}
+            text = log.read_text(errors="replace")
+        if found.get("done"):
+            return _result(job, "error" if found["errors"] else "ok", "", seconds, found)
+        if code is None:
+            limit = f"did not end within {self._timeout:g} s; see --timeout"
+            return _result(job, "timeout", limit, seconds, found)
+        return _result(job, "crash", f"{_ending(code)}: {_last_words(text)}", seconds, found)
+
+    def _run(self, job: Job, output: Path, sink: BinaryIO) -> int | None:
+        """The exit status of a child, None if it did not end in time."""
+        request = {"job": asdict(job), "settings": asdict(self._settings), "output": str(output)}
+        code = _CHILD.format(root=str(Path(__file__).parents[2]))
+        with self._lock:
+            if self._stopped:
+                return -signal.SIGTERM
+            child = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-c", code, json.dumps(request)],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_ENVIRONMENT},
+                # A group of its own, so that what it starts ends with it.
+                start_new_session=True,
+            )
+            self._running.add(child)
+        try:
+            return child.wait(self._timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _end(child)
+            with self._lock:
+                self._running.discard(child)
+
+    def stop(self) -> None:
+        """Ends what runs, and lets nothing new start."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for child in running:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kills a child that still runs, with what it started, and waits for it."""
+    if child.poll() is None:
+        # It may end by itself just now.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _result(
+    job: Job, status: Status, message: str, seconds: float, found: dict[str, Any] | None = None
+) -> Result:
+    found = found or {}
+    texts = [message, *found.get("errors", ())]
+    text = "; ".join(t for t in texts if t)
+    graphs = tuple(GraphRow.from_json(row) for row in found.get("graphs", ()))
+    return Result(ModelRow(job.name, job.family, job.mode, status, text, seconds), graphs)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name
+
+
+def _last_words(text: str) -> str:
+    """What a child's output says about its end: faulthandler's findings, or the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        if line.startswith("Fatal Python error"):
+            frames = (later for later in lines[number:] if later.startswith("File "))
+            return f"{line} at {next(frames, 'an unknown place')}"
+    return lines[-1] if lines else "no output"

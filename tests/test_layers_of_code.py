@@ -1,0 +1,149 @@
+"""Which part of the package may know of which: arrows go down, and there is no circle."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src"
+PACKAGE = "torch_materialize"
+
+# From the ground up: a part may import what stands on a line before its own.  "" is
+# what `import torch_materialize` gives.
+FLOORS = (
+    ("_version", "errors", "events"),
+    ("versions",),
+    ("core",),
+    ("activation",),
+    ("results",),
+    ("inductor.contract", "inductor.read"),
+    ("inductor.fx",),
+    ("inductor.lower",),
+    ("inductor.plan",),
+    ("inductor.explain",),
+    ("inductor.hooks",),
+    ("inductor.offline",),
+    ("pins", "api"),
+    ("environment",),
+    ("auto", "integrations"),
+    ("models",),
+    ("report",),
+    ("sweep",),
+    ("jobs",),
+    ("cli",),
+    ("__main__", ""),
+)
+FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in SOURCE.joinpath(PACKAGE).rglob("*.py"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path, module: str = "") -> Iterator[tuple[str, str]]:
+    """Module and name of each import of ours in a file, wherever in it the import stands."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if is_ours(alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            if not is_ours(base):
+                continue
+            for alias in node.names:  # `from . import x` imports a module that is called x
+                inner = f"{base}.{alias.name}"
+                yield (inner, "") if inner in modules() else (base, alias.name)
+
+
+def is_ours(name: str) -> bool:
+    return name == PACKAGE or name.startswith(f"{PACKAGE}.")
+
+
+def part(module: str) -> str:
+    names = module.split(".")[1:]
+    return ".".join(names[:2]) if names[:1] == ["inductor"] else "".join(names[:1])
+
+
+@functools.cache
+def graph() -> dict[str, frozenset[str]]:
+    return {
+        module: frozenset(other for other, _ in imported(path, module)) - {module}
+        for module, path in modules().items()
+    }
+
+
+def test_arrows_go_down():
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in graph().items()
+        for other in others
+        if part(module) != part(other) and FLOOR[part(other)] >= FLOOR[part(module)]
+    ]
+    assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    done: set[str] = set()
+    open_: list[str] = []
+
+    def visit(module: str) -> None:
+        if module in open_:
+            pytest.fail(" -> ".join([*open_[open_.index(module) :], module]))
+        if module not in done:
+            open_.append(module)
+            for other in sorted(graph()[module]):
+                visit(other)
+            done.add(open_.pop())
+
+    for module in sorted(graph()):
+        visit(module)
+
+
+def test_only_the_inductor_folder_imports_inductor():
+    guilty = []
+    for module, path in modules().items():
+        if part(module).startswith("inductor"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            guilty += [f"{module}: {n}" for n in names if n.startswith("torch._inductor")]
+    assert not guilty
+
+
+def test_what_tests_and_benchmarks_name_is_there():
+    """Imports of ours, and texts that name a module of ours to be patched or run."""
+    missing = []
+    for path in [*TESTS.rglob("*.py"), *TESTS.parent.joinpath("benchmarks").rglob("*.py")]:
+        named = {module for module, _ in imported(path)}
+        named |= set(re.findall(rf'"({PACKAGE}(?:\.\w+)+)[":]', path.read_text()))
+        missing += [f"{path.name}: {name}" for name in sorted(named) if not is_there(name)]
+    assert not missing
+
+
+def is_there(name: str) -> bool:
+    """Whether a module, or an attribute of one, has this name; operators are torch's to know."""
+    if re.fullmatch(rf"{PACKAGE}\.(keep|inline)(\.\w+)?", name):
+        return True
+    module, _, attribute = name.rpartition(".")
+    if name in modules() or module not in modules():
+        return name in modules()
+    text = modules()[module].read_text()
+    return bool(re.search(rf"\b{attribute}\b", text))
