@@ -29,7 +29,7 @@ from .spec import Kind
 if TYPE_CHECKING:
     from ..inductor.fx.post_grad import PostGrad
 
-__all__ = ["main", "measure"]
+__all__ = ["captured", "main", "measure"]
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
         Exception: whatever its package raises while it is built.
     """
     counts: dict[Kind, int] = {}
-    for graphs in _captured(job, settings):
+    for graphs in captured(job, settings):
         graph = next(iter(graphs.values()))
         kind: Kind = (
             "inference" if graph.is_inference else "backward" if graph.is_backward else "forward"
@@ -85,7 +85,7 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
             yield f"{kind} graph {index} of {graph.nodes} nodes: {brief(error)}"
 
 
-def _captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
+def captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
     """Each graph of the model, for each policy."""
     device = find_device(settings.device)
     policies = [parse(policy) for policy in settings.policies]

@@ -126,8 +126,7 @@ class Hunt:
         if doubted is not None and self._may_lower_more():
             self._relieve(doubted)
         if self._limits.locally and self._may_lower_more():
-            if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
-                self._climb_if(self._by_traffic())
+            self._begin_locally()
             self._needed_at_once()
         self._hurry()
 
@@ -195,6 +194,11 @@ class Hunt:
         store = self.short.spread(local.nodes(local.chosen()) - self._as_stock)
         store |= self._kept | self._needed(local)
         return self._measure(store)
+
+    def _begin_locally(self) -> None:
+        """Starts from the local rule's choice where that moves fewer bytes than the best plan."""
+        if self._local.measured < self._best.dag.measured * (1 - _PROGRESS):
+            self._climb_if(self._by_traffic())
 
     def _climb_if(self, start: State | None) -> None:
         if start is not None:
