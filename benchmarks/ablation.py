@@ -52,15 +52,11 @@ def _without(**changes: Any) -> Callable[[], Any]:
 
 #: Mechanism -> what takes it out of a search.
 MECHANISMS: dict[str, Callable[[], Any]] = {
-    "start: everything inlined": _without(_everything_inlined=_nothing),
     "start: traffic": _without(_by_traffic=_nothing),
     "traffic always tried": _without(_begin_locally=_nothing),
     "relieve": _without(_relieve=_nothing),
     "needed at once": _without(_needed_at_once=_nothing),
-    "hurry": _without(_hurry=_nothing),
     "by bytes after time": _without(_go_on_by_bytes=_nothing),
-    "surcharges": lambda: mock.patch.object(hunt, "_SURCHARGES", (0.0,)),
-    "alike": _without(_alike=lambda _self, _dag: iter(())),
 }
 
 
@@ -149,9 +145,9 @@ def _table(paths: list[Path]) -> None:
     sys.stdout.write(f"{sum(one['rounds'] for one in whole)} dry runs\n\n")
     sys.stdout.write("| without | geomean | dry runs | graphs that move more | that move less |\n")
     sys.stdout.write("|---|---|---|---|---|\n")
-    for name in rows[0]["found"]:
-        if not name:
-            continue
+    every = rows
+    for name in dict.fromkeys(name for row in every for name in row["found"] if name):
+        rows = [row for row in every if name in row["found"]]
         ratio = _geomean([r["found"][name]["bytes"] / r["found"][name]["stock"] for r in rows])
         changes = {
             f"{r['name']} {r['mode']} {r['index']}": r["found"][name]["bytes"]

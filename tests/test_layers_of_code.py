@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,3 +150,29 @@ def is_there(name: str) -> bool:
         return name in modules()
     text = modules()[module].read_text()
     return bool(re.search(rf"\b{attribute}\b", text))
+
+
+@pytest.mark.long
+def test_each_module_can_be_imported_first():
+    """In forks of a process that has torch alone: no module leans on what another imported."""
+    code = """
+        import importlib, os, sys, traceback
+        import torch
+        for name in sys.argv[1:]:
+            pid = os.fork()
+            if not pid:
+                try:
+                    importlib.import_module(name)
+                except BaseException:
+                    print(name, traceback.format_exc(limit=-1), flush=True)
+                os._exit(0)
+            os.waitpid(pid, 0)
+    """
+    names = sorted(name for name in modules() if name != f"{PACKAGE}.__main__")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *names],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stdout

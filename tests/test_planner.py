@@ -164,15 +164,6 @@ def test_the_emergency_ends_a_plan():
         plan(dag, Limits(), deadline=Deadline(0.0))
 
 
-def test_counterparts_are_decided_alike():
-    dag, _, residuals = residual_chain(5)
-    banned = {(residuals[1], k.index) for k in dag.kernels}
-    apart = plan(dag, Limits(), banned)
-    assert residuals[2] in apart.store
-    together = plan(dag, Limits(), banned, [tuple(residuals[1:3])])
-    assert together.store.isdisjoint(residuals[1:3])
-
-
 def test_a_body_larger_than_allowed_is_kept_where_the_dry_run_has_it():
     build = Builder()
     value = build.value(Kind.SOURCE, NARROW)
@@ -228,18 +219,6 @@ def test_by_time_a_gpu_computes_twice_what_its_bytes_hide():
     limits = Limits(doubts=Rates(dict.fromkeys(KINDS, dear), cache=0, overlap=True)).by_time
     dag, value = heavy_chain(50_000, other=10_000)
     assert value in plan(dag, limits).store
-
-
-def test_bytes_that_cost_more_than_their_time_are_not_moved_to_save_it():
-    dag, value = heavy_chain(1500, other=10_000)
-    one = Load(read=1.0, reread=1.0, write=1.0, operations=0.5)
-    rates = Rates(dict.fromkeys(KINDS, one), cache=0)
-    by_time = Limits(balance=rates.balance, rates=rates)
-    timely, sparing = plan(dag, by_time), plan(dag, replace(by_time, surcharge=10.0))
-    assert value in timely.store and value not in sparing.store
-    assert sparing.predicted < timely.predicted
-    # What is promised is time, without the surcharge.
-    assert sparing.saves < timely.saves
 
 
 def sum_of_two(**summing):

@@ -32,18 +32,16 @@ class Problem:
     dag: Dag
     limits: Limits
     banned: frozenset[tuple[int, int]] = frozenset()
-    alike: tuple[tuple[int, ...], ...] = ()
 
     def plan(self) -> Plan:
-        return plan(self.dag, self.limits, self.banned, self.alike)
+        return plan(self.dag, self.limits, self.banned)
 
     @property
     def allows_stock(self) -> bool:
         """Whether what the dry run did keeps to what the plan is told."""
         homes = self.dag.homes()
         chosen = self.dag.chosen()
-        told = all((i, homes[i]) not in self.banned and i not in self.dag.never for i in chosen)
-        return told and not self.alike
+        return all((i, homes[i]) not in self.banned and i not in self.dag.never for i in chosen)
 
 
 @dataclass
@@ -109,7 +107,7 @@ def problems(draw: st.DrawFn, most: int = 16) -> Problem:
     free = [v.index for v in build.values if _is_optional(v) and v.index not in forced]
     never = frozenset(i for i in free if draw(st.integers(0, 9)) == 0)
     dag = build.dag(forced, never)
-    return Problem(dag, _limits(draw), _banned(draw, dag, free), _alike(draw, free))
+    return Problem(dag, _limits(draw), _banned(draw, dag, free))
 
 
 def _itemsize(draw: st.DrawFn) -> int:
@@ -199,13 +197,6 @@ def _banned(draw: st.DrawFn, dag: Dag, free: list[int]) -> frozenset[tuple[int, 
     return frozenset(draw(st.lists(pair, max_size=4)))
 
 
-def _alike(draw: st.DrawFn, free: list[int]) -> tuple[tuple[int, ...], ...]:
-    if len(free) < 2 or draw(st.integers(0, 2)):
-        return ()
-    group = draw(st.lists(st.sampled_from(free), min_size=2, max_size=3, unique=True))
-    return (tuple(group),)
-
-
 # What must hold.
 
 
@@ -273,7 +264,7 @@ def _moves_too_much(problem: Problem, found: Plan) -> Iterator[str]:
     dag, only_bytes = problem.dag, problem.limits.balance == 0
     if found.predicted != sum(one.total(dag) for one in moved(dag, found.homes)):
         yield "the plan does not move what it predicts"
-    if only_bytes and not problem.alike and found.bound > found.predicted + 1e-6:
+    if only_bytes and found.bound > found.predicted + 1e-6:
         yield f"the bound {found.bound} is above the plan's {found.predicted}"
     if only_bytes and problem.allows_stock and found.predicted > dag.measured * _NEARLY:
         yield f"the plan moves {found.predicted}, stock {dag.measured}"
@@ -288,7 +279,7 @@ def _moves_too_much(problem: Problem, found: Plan) -> Iterator[str]:
 def _choices(problem: Problem, reach: list[Cone]) -> dict[int, list[int | None]] | None:
     """Value -> the kernels that could write it, or none; None where there are too many ways."""
     dag = problem.dag
-    if problem.alike or problem.limits.balance or any(cone.cut for cone in reach):
+    if problem.limits.balance or any(cone.cut for cone in reach):
         return None
     places = {
         v.index: [None, *_places(problem, reach, v.index)]

@@ -159,14 +159,8 @@ def _at_hand(dag: Dag, homes: dict[int, int], cone: Cone, index: int) -> bool:
     return homes[base.index] < cone.kernel.index
 
 
-def components(
-    dag: Dag, all_cones: list[Cone], alike: Sequence[tuple[int, ...]] = ()
-) -> list[list[Cone]]:
-    """Groups of kernels that share no undecided value; each can be planned by itself.
-
-    Values in one tuple of ``alike`` are decided together, so they count as shared.
-    """
-    representative = {i: group[0] for group in alike for i in group}
+def components(dag: Dag, all_cones: list[Cone]) -> list[list[Cone]]:
+    """Groups of kernels that share no undecided value; each can be planned by itself."""
     parent = list(range(len(all_cones)))
 
     def find(k: int) -> int:
@@ -180,7 +174,6 @@ def components(
         for i in cone.inside | cone.cut | cone.edge:
             base = dag.values[i].base
             if dag.values[base].kind is not Kind.SOURCE:
-                base = representative.get(base, base)
                 one = find(first.setdefault(base, cone.kernel.index))
                 other = find(cone.kernel.index)
                 parent[max(one, other)] = min(one, other)

@@ -63,8 +63,6 @@ class Limits:
         doubts: rates that decide between plans as far as they can tell: one that should take
             longer than stock or another, by more than these are usually wrong, is refused; between
             the others bytes decide.  None: bytes alone do.
-        surcharge: what a byte costs besides its time, in bytes of a usual kernel; for a search by
-            time that would move too many.
         launch_bytes: what one more kernel must save to be worth its launch; as it is here, on a
             GPU of 2.4 TB/s.
         rounds: plans that may be tried by a dry run.
@@ -91,7 +89,6 @@ class Limits:
     balance: float = 0.02
     rates: Rates | None = None
     doubts: Rates | None = None
-    surcharge: float = 0.0
     launch_bytes: int = 4_000_000
     rounds: int = 12
     worth: float = 0.002

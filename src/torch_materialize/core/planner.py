@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .cones import components, cones
 from .cost import together
-from .dag import Dag, Kind, Moved, moved
+from .dag import Dag, Moved, moved
 from .deadline import FOREVER, Deadline
 from .limits import Limits
 from .program import Program, Solved
@@ -54,14 +54,12 @@ def plan(
     dag: Dag,
     limits: Limits,
     banned: Set[tuple[int, int]] = frozenset(),
-    alike: Sequence[tuple[int, ...]] = (),
     solved: Solved | None = None,
     deadline: Deadline = FOREVER,
 ) -> Plan:
     """Solves one dry run.
 
-    ``banned`` are (value, kernel) pairs that are known not to fuse; the values in one tuple
-    of ``alike`` (counterparts in repeated layers) are decided alike.  ``solved`` remembers programs
+    ``banned`` are (value, kernel) pairs that are known not to fuse.  ``solved`` remembers programs
     from one call to the next.
 
     Raises:
@@ -77,15 +75,8 @@ def plan(
     homes = {i: k for i, k in dag.homes().items() if dag.fixed(i)}
     bound = float(sum(missed))
     unsolved = []
-    # What is fixed is not decided, and may be so in one layer only.
-    free = [tied for group in alike if len(tied := _undecided(dag, group)) > 1]
-    for group in components(dag, cones(dag, now, limits.body), free):
-        program = Program(dag, group, limits, banned, free)
-        solution = program.solve(work, deadline, solved)
-        if solution is None and free:
-            # Layers that cannot be decided alike (one body too large, say) are decided apart.
-            program = Program(dag, group, limits, banned)
-            solution = program.solve(work, deadline, solved)
+    for group in components(dag, cones(dag, now, limits.body)):
+        solution = Program(dag, group, limits, banned).solve(work, deadline, solved)
         if solution is None:
             unsolved.append(group[0].kernel.name)
             homes |= {i: c.kernel.index for c in group for i in c.kernel.writes}
@@ -125,10 +116,6 @@ def _weighed(
 def _work(dag: Dag, one: Moved) -> float:
     """Operations of the values that a kernel computes."""
     return sum(dag.values[i].work for i in one.computes)
-
-
-def _undecided(dag: Dag, group: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(i for i in group if not dag.fixed(i) and dag.values[i].kind is Kind.POINTWISE)
 
 
 def misplaced(

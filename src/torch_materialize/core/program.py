@@ -26,7 +26,7 @@ from .limits import Limits
 
 __all__ = ["Program", "Solution", "Solved"]
 
-#: What the solver is told -> what it answered; repeated layers are told alike.
+#: A program -> its solution; those of repeated layers are equal.
 Solved = dict[Hashable, Any]
 
 # Least cost of computing a pointwise value, as a share of its bytes: it breaks ties towards
@@ -62,7 +62,6 @@ class Program:
     Args:
         limits: a kernel that takes more buffers in the dry run than allowed keeps them.
         banned: (value, kernel) pairs that a dry run showed Inductor not to fuse.
-        alike: groups of values that are materialized together or not at all.
     """
 
     def __init__(
@@ -71,7 +70,6 @@ class Program:
         group: list[Cone],
         limits: Limits,
         banned: Set[tuple[int, int]] = frozenset(),
-        alike: Sequence[tuple[int, ...]] = (),
     ) -> None:
         self._dag = dag
         self._group = group
@@ -95,7 +93,6 @@ class Program:
             self._add_kernel(cone)
         self._link_reads()
         self._link_writes()
-        self._link_alike(alike)
 
     @property
     def entries(self) -> int:
@@ -189,7 +186,7 @@ class Program:
                     seen[one] = seen.get(one, 0) + 1
         for cone in self._group:
             kernel = cone.kernel
-            byte = self._limits.weights(kernel).write + self._limits.surcharge
+            byte = self._limits.weights(kernel).write
             for i in sorted(cone.inside):
                 value = self._dag.values[i]
                 if value.kind in (Kind.VIEW, Kind.SOURCE):
@@ -229,7 +226,7 @@ class Program:
         for i in sorted(reach | {values[i].base for i in reach}):
             if self._readable(i, k):
                 cost = weights.read * values[i].nbytes
-                self._read[k, i] = self._column(cost + self._limits.surcharge * values[i].nbytes)
+                self._read[k, i] = self._column(cost)
                 taken.append((self._read[k, i], cost))
         for i in inside:
             for ways in self._needs(values[i], k):
@@ -307,14 +304,3 @@ class Program:
             others = [(c, -1.0) for maker, c in self._write.get(i, {}).items() if maker != k]
             if others and not self._dag.fixed(i):
                 self._at_least([*others, (column, -1.0)], -1.0)
-
-    def _link_alike(self, alike: Sequence[tuple[int, ...]]) -> None:
-        """Counterparts in repeated layers are decided by one of them."""
-        for first, *others in alike:
-            ours = self._write.get(first, {}).values()
-            for other in others:
-                theirs = self._write.get(other, {}).values()
-                terms = [(c, 1.0) for c in ours] + [(c, -1.0) for c in theirs]
-                if terms:
-                    self._at_least(terms)
-                    self._at_least([(c, -v) for c, v in terms])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch._inductor import inductor_prims
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils import _pytree as pytree
@@ -34,7 +35,7 @@ _PERIODS = 8
 # and a graph of many short stacks would take longer to shorten than to plan.
 _STACKS = 16
 _TRIES = 8
-_LOOKUP_SEED = torch.ops.prims.inductor_lookup_seed.default
+_LOOKUP_SEED = inductor_prims.lookup_seed
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
@@ -31,8 +29,6 @@ __all__ = ["Hunt"]
 
 # Share of the cost that a dry run must save to count as a step forward.
 _PROGRESS = 5e-4
-# What a byte costs besides its time, in bytes, until a plan moves fewer than stock.
-_SURCHARGES = (0.0, 0.5, 2.0, 8.0)
 # A plan after the first improves on one that is there: it must promise this many times more for
 # each dry run that there was.
 _AGAIN = 10.0
@@ -118,29 +114,14 @@ class Hunt:
     def run(self) -> None:
         """Tries plans; the best of them is :meth:`settled`."""
         self._climb(self.start)
-        if self._left > self._limits.gap:
-            for start in (self._everything_inlined, self._by_traffic):
-                if self._may_go_on(0):
-                    self._climb_if(start())
+        if self._left > self._limits.gap and self._may_go_on(0):
+            self._climb_if(self._by_traffic())
         doubted = self._candidates.doubted
         if doubted is not None and self._may_lower_more():
             self._relieve(doubted)
         if self._limits.locally and self._may_lower_more():
             self._begin_locally()
             self._needed_at_once()
-        self._hurry()
-
-    def _hurry(self) -> None:
-        """Looks for a plan that should take less time than the best, beyond any doubt.
-
-        Until here a search goes by bytes, where rates do no more than doubt.  It ends at a plan
-        that should be faster and moves more bytes than stock.
-        """
-        limits, doubts = self._limits.by_time, self._limits.doubts
-        if limits is not None and doubts is not None:
-            self._left = 1.0
-            start = self.start if self._best.store is None else self._best
-            self._climb(start, replace(limits, worth=doubts.error))
 
     def _relieve(self, state: State) -> None:
         """Tries a plan that was refused for its time with less to compute.
@@ -180,9 +161,6 @@ class Hunt:
         return self.short.spread(dag.nodes(chosen))
 
     # Where a search starts decides where it may end.
-
-    def _everything_inlined(self) -> State | None:
-        return self._measure(self._kept)
 
     @functools.cached_property
     def _local(self) -> Dag:
@@ -224,7 +202,7 @@ class Hunt:
             dag = dag.with_stocks(self._as_stock, self._kept)
             if self._bitwise:
                 dag = dag.with_delicate_closed()
-            planned = self._plan(dag, banned, limits)
+            planned = plan(dag, limits, banned, self._solved, self._deadline)
             if not self._best.dag.measured:
                 self._left = 0.0
                 break  # only views, or kernels of others: nothing is left to save
@@ -283,16 +261,6 @@ class Hunt:
     def _may_lower_more(self) -> bool:
         return self._nodes < self._limits.lowered
 
-    def _plan(self, dag: Dag, banned: set[tuple[int, int]], limits: Limits) -> Plan:
-        """Bytes cost more than their time where a plan would otherwise move as many as stock."""
-        alike, stock = tuple(self._alike(dag)), self.stock.dag.measured
-        for surcharge in _SURCHARGES:
-            priced = replace(limits, surcharge=surcharge)
-            planned = plan(dag, priced, banned, alike, self._solved, self._deadline)
-            if limits.rates is None or planned.predicted < stock:
-                break
-        return planned
-
     def _promised(self, planned: Plan, dag: Dag, limits: Limits) -> float:
         """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
         rates = limits.rates
@@ -300,14 +268,6 @@ class Hunt:
             return planned.predicted / self._best.dag.measured
         best = limits.cost(self._best.dag)
         return (limits.cost(dag) - planned.saves * rates.byte) / best if best else 1.0
-
-    def _alike(self, dag: Dag) -> Iterator[tuple[int, ...]]:
-        """The values that stand for counterparts in repeated layers."""
-        index = {value.node: value.index for value in dag.values if value.node}
-        for names in self.short.alike:
-            values = tuple(index[name] for name in names if name in index)
-            if len(values) > 1:
-                yield values
 
     def _measure(self, store: frozenset[str]) -> State | None:
         """What Inductor makes of a plan, tried once; None where it makes nothing of it."""
