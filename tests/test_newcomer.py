@@ -34,6 +34,10 @@ def step():
         model(x).sum().backward()
         opt.step()
     return train, torch.zeros(4, 8)
+
+def frozen():
+    model = nn.Linear(8, 8).requires_grad_(False)
+    return (lambda x: model(x).sum().backward()), torch.zeros(4, 8)
 """
 
 _WITHOUT_TRITON = """
@@ -128,12 +132,24 @@ def test_a_file_that_fails_in_the_end_leaves_the_result(builder, tmp_path, monke
     [
         ("branch", ["data-dependent", "model.py:9"]),
         ("shapes", ["[4, 8] X [3, 3]", "torch.zeros(3, 3)"]),
-        ("step", ["training=True"]),
+        ("frozen", ["requires_grad=True"]),
     ],
 )
 def test_what_cannot_be_traced_names_the_line(dynamo, builder, name, words):
     found = _said("compare", f"{builder}:{name}", "--device", "cpu", "--policy", "stock")
     assert found.exit_code == 1
+    text = " ".join(found.output.split())
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("compare", ["7+8+"]), ("explain", ["forward of 7", "backward of 8", "inference of"])],
+)
+def test_a_step_that_makes_its_own_backward_is_taken(dynamo, builder, command, words):
+    found = _said(command, f"{builder}:step", "--device", "cpu", "--policy", "stock")
+    assert found.exit_code == 0, found.output
     text = " ".join(found.output.split())
     assert all(word in text for word in words), text
 
