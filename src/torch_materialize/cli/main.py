@@ -10,6 +10,7 @@ from .compare import compare_command
 from .diff import diff_command
 from .doctor import doctor_command
 from .explain import explain_command
+from .interrupt import INTERRUPTED
 from .report import report_command
 from .sweep import sweep_command
 from .tuned import tuned_command
@@ -29,7 +30,7 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             click.echo("interrupted: nothing was written, and a new run starts over", err=True)
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
