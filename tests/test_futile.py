@@ -149,6 +149,16 @@ def test_a_step_on_lists_of_tensors_has_nothing_to_gain(device, optimizer):
     assert saving.least <= stock <= saving.least + saving.most
 
 
+@pytest.mark.parametrize("device", [CPU, DEVICES["h200"]], ids=["cpu", "h200"])
+def test_lists_that_do_not_match_place_by_place_are_judged_where_no_kernel_is_made_of_them(device):
+    def crossed(a, b):
+        first = torch._foreach_mul([a, b], 2.0)
+        return first + torch._foreach_add([first[1], first[0]], 1.0)
+
+    graph = captured(crossed, tensor(64, 64), tensor(64, 64), device=device)
+    assert (most_saved(graph.module.graph) is None) == device.is_gpu
+
+
 def test_a_step_with_matmuls_is_searched():
     """Muon's: what its matmuls are given is worth writing once."""
     mode = capturing.fake_mode()
