@@ -8,7 +8,7 @@ from torch import nn
 
 import torch_materialize as tm
 from torch_materialize.core.devices import DEVICES
-from torch_materialize.core.policy import STOCK
+from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import dry_run
 
@@ -81,3 +81,89 @@ def test_an_error_in_the_middle_of_a_trace_says_its_cause(monkeypatch):
     monkeypatch.setattr(capturing, "_on_device", fail)
     with pytest.raises(tm.CaptureError, match="ValueError: strange strides"):
         _captured(nn.Linear(8, 8), (4, 8))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9),
+        torch.optim.AdamW,
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_a_training_step_gives_its_optimizer_too(optimizer, training):
+    mode = capturing.fake_mode()
+    with mode:
+        model = nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32))
+        opt = optimizer(model.parameters())
+        x = torch.zeros(16, 32)
+
+    def step(x):
+        opt.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        opt.step()
+        return loss.detach()
+
+    policies = [STOCK, parse("plan:numerics=eager")]
+    graphs = capturing.capture_for(policies, step, [x], {}, H200, mode, training=training)
+    for found in graphs.values():
+        assert [g.is_backward for g in found] == [False, True, False]
+        assert [g.is_inference for g in found] == [False, False, True]
+        assert dry_run(found[-1], STOCK, H200).graph.kernels
+        # Weights, gradients and the states that there are from the second step on.
+        assert sum(isinstance(x, torch.Tensor) for x in found[-1].inputs) >= 12
+    assert len({found[-1].nodes for found in graphs.values()}) == 1
+
+
+class Trainer:
+    """A step on what an object holds, some of it by way of a function."""
+
+    def __init__(self):
+        self.model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.opt = torch.optim.AdamW(self.model.parameters())
+
+    def step(self, x):
+        self.opt.zero_grad()
+        loss = self.model(x).square().mean()
+        loss.backward()
+        self.opt.step()
+        return loss
+
+    def as_function(self):
+        model, opt = torch.compile(self.model), self.opt
+
+        def step(x):
+            opt.zero_grad()
+            model(x).square().mean().backward()
+            opt.step()
+
+        return step
+
+
+@pytest.mark.parametrize("how", ["method", "closure", "compiled"])
+def test_explaining_a_step_leaves_the_users_model_and_optimizer_as_they_are(dynamo, how):
+    trainer = Trainer()
+    x = torch.randn(4, 8)
+    trainer.step(x)
+    weights = list(trainer.model.parameters())
+    held = [w for p in weights for w in (p, p.grad, *trainer.opt.state[p].values())]
+    before = [w.detach().clone() for w in held]
+    step = trainer.step if how == "method" else trainer.as_function()
+    step = torch.compile(step) if how == "compiled" else step
+    report = tm.explain(step, x, device="cpu", policies=["stock"])
+    assert [g.kind for g in report.explanation.graphs] == ["forward", "backward", "inference"]
+    after = [w for p in weights for w in (p, p.grad, *trainer.opt.state[p].values())]
+    assert all(one is other for one, other in zip(held, after, strict=True))
+    assert all(map(torch.equal, before, after))
+
+
+def test_what_a_step_uses_and_cannot_be_copied_is_named():
+    class Sealed(nn.Linear):
+        def __deepcopy__(self, _memo):
+            raise TypeError("not this one")
+
+    model = Sealed(8, 8)
+    with pytest.raises(tm.CaptureError, match="a Sealed that could not be copied"):
+        tm.explain(lambda x: model(x).sum().backward(), torch.randn(4, 8), device="cpu")

@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import torch_materialize as tm
-from torch_materialize.core.devices import CPU
+from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import Limits
-from torch_materialize.core.policy import parse
+from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline import capture as capturing
-from torch_materialize.inductor.offline.dry_run import hooks_for
+from torch_materialize.inductor.offline.dry_run import dry_run, hooks_for
 from torch_materialize.inductor.plan.nothing_to_gain import most_saved, nothing_to_gain
 from torch_materialize.inductor.plan.search import search
 
@@ -23,12 +25,12 @@ from torch_materialize.inductor.plan.search import search
 EAGER = Limits(least_bytes=0, launch_bytes=0, node_bytes=0.0, worth=1e-9)
 
 
-def captured(fn, *inputs):
+def captured(fn, *inputs, device=CPU):
     mode = capturing.fake_mode()
     with mode:
         copies = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) for x in inputs]
     with torch.no_grad():
-        (graph,) = capturing.capture(fn, copies, {}, CPU, mode)
+        (graph,) = capturing.capture(fn, copies, {}, device, mode)
     return graph
 
 
@@ -90,6 +92,86 @@ def tensor(*shape, dtype=torch.float32):
     return torch.ones(shape, dtype=dtype)
 
 
+def _handed_on(x):
+    """The kernel that writes the first computes the second of more digits."""
+    first = x * 2
+    return first, first + 1
+
+
+def _stepping(opt):
+    def step():
+        opt.step()
+
+    return step
+
+
+def _overwritten(x, y):
+    """Inductor writes what is read from x before x is overwritten."""
+    first = x * 2
+    x.copy_(y.sin())
+    return first + 1
+
+
+@pytest.mark.parametrize("device", [CPU, DEVICES["h200"]], ids=["cpu", "h200"])
+def test_narrow_values_that_nobody_reads_rounded_elsewhere_are_judged(device):
+    """The narrow weights of a mixed-precision step, and a step that rounds its weights alone."""
+
+    def step(weight, narrow, grad):
+        weight.sub_(grad.float() * 0.1)
+        narrow.copy_(narrow - grad * 0.1)
+        return weight.to(torch.bfloat16)
+
+    given = [tensor(64, 64), *(tensor(64, 64, dtype=torch.bfloat16) for _ in range(2))]
+    graph = captured(step, *given, device=device)
+    limits = graph_lowering.limits_for(device)
+    assert nothing_to_gain(graph, limits) and nothing_to_gain(graph, limits, "stock")
+    assert not nothing_to_gain(graph, limits, "eager")
+    with planned_device(device), hooks_for(parse("plan")):
+        found = search(graph, replace(EAGER, locally=True), certify=False)
+    # A search rounds what is copied, too; nothing is computed from it, and a copy rounds it anyway.
+    copied = {node.args[1].name for node in graph.module.graph.nodes if "copy_" in node.name}
+    assert found.store is None and found.rounded <= copied
+    assert found.dag.measured == most_saved(graph.module.graph).least
+
+
+@pytest.mark.parametrize("device", [CPU, DEVICES["h200"]], ids=["cpu", "h200"])
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.NAdam])
+def test_a_step_on_lists_of_tensors_has_nothing_to_gain(device, optimizer):
+    mode = capturing.fake_mode()
+    with mode:
+        weights = [nn.Parameter(torch.zeros(64 + 32 * i, 256)) for i in range(3)]
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        opt = optimizer(weights, foreach=True)
+    (graph,) = capturing.capture(_stepping(opt), [], {}, device, mode, training=True)
+    assert any("_foreach" in str(node.target) for node in graph.module.graph.nodes)
+    saving = most_saved(graph.module.graph)
+    assert nothing_to_gain(graph, graph_lowering.limits_for(device))
+    stock = dry_run(graph, STOCK, device).dag.measured
+    assert saving.least <= stock <= saving.least + saving.most
+
+
+@pytest.mark.parametrize("device", [CPU, DEVICES["h200"]], ids=["cpu", "h200"])
+def test_lists_that_do_not_match_place_by_place_are_judged_where_no_kernel_is_made_of_them(device):
+    def crossed(a, b):
+        first = torch._foreach_mul([a, b], 2.0)
+        return first + torch._foreach_add([first[1], first[0]], 1.0)
+
+    graph = captured(crossed, tensor(64, 64), tensor(64, 64), device=device)
+    assert (most_saved(graph.module.graph) is None) == device.is_gpu
+
+
+def test_a_step_with_matmuls_is_searched():
+    """Muon's: what its matmuls are given is worth writing once."""
+    mode = capturing.fake_mode()
+    with mode:
+        weight = nn.Parameter(torch.zeros(512, 256))
+        weight.grad = torch.zeros_like(weight)
+        opt = torch.optim.Muon([weight])
+    (graph,) = capturing.capture(_stepping(opt), [], {}, CPU, mode, training=True)
+    assert most_saved(graph.module.graph) is None
+
+
 @pytest.mark.parametrize(
     ("fn", "inputs"),
     [
@@ -99,12 +181,27 @@ def tensor(*shape, dtype=torch.float32):
         (lambda x: x[:32] * 2, [tensor(64, 64)]),
         (lambda x, y: (x * 2) * y, [tensor(64, 1), tensor(64, 64)]),
         (lambda x, y: x * y, [tensor(64, 64), tensor(64, 64).t()]),
-        (lambda x: x * 2 + 1, [tensor(64, 64, dtype=torch.bfloat16)]),
+        (_handed_on, [tensor(64, 64, dtype=torch.bfloat16)]),
+        (_overwritten, [tensor(64, 64, dtype=torch.bfloat16), tensor(64, 64)]),
+        (lambda x, y: x + y * 2, [tensor(64, 64), tensor(1, dtype=torch.bfloat16)]),
         (lambda x: torch.nn.functional.dropout(x, 0.5), [tensor(64, 64)]),
         (lambda x: tm.keep(x * 2) + 1, [tensor(64, 64)]),
         (lambda x: sum((x + i for i in range(60)), x), [tensor(64, 64)]),
     ],
-    ids=["sum", "matmul", "roll", "slice", "wider", "turned", "narrow", "random", "pin", "long"],
+    ids=[
+        "sum",
+        "matmul",
+        "roll",
+        "slice",
+        "wider",
+        "turned",
+        "handed on",
+        "overwritten",
+        "narrow number",
+        "random",
+        "pin",
+        "long",
+    ],
 )
 def test_other_graphs_are_not_judged(fn, inputs):
     assert most_saved(captured(fn, *inputs).module.graph) is None
@@ -170,6 +267,47 @@ def test_what_has_nothing_to_gain_is_stocks_choice_after_any_search(seed):
     saved = found.stock_dag.measured - found.dag.measured
     assert saved <= saving.most
     assert found.dag.measured >= saving.least
+
+
+def lists(seed):
+    """Random code on lists of tensors, as an optimizer's: place by place, with a number each."""
+    chosen = random.Random(seed)
+    sizes = [chosen.choice([32, 64, 96]) for _ in range(chosen.randint(2, 3))]
+    count = len(sizes)
+    inputs = [tensor(size, 128) for _ in range(4) for size in sizes]
+    plan = [(chosen.random(), chosen.random(), chosen.randrange(6)) for _ in range(10)]
+
+    def run(*given):
+        pool = [list(given[i : i + count]) for i in range(0, 4 * count, count)]
+        steps = list(given[4 * count :])
+        torch._foreach_add_(steps, 1)
+        for one, other, kind in plan:
+            x, y = pool[int(one * len(pool))], pool[int(other * len(pool))]
+            made = (
+                torch._foreach_mul,
+                lambda x, y: torch._foreach_add(x, y, alpha=0.5),
+                lambda x, _: torch._foreach_sqrt(x),
+                lambda x, y: torch._foreach_addcmul(x, y, y, 0.1),
+                lambda x, _: torch._foreach_div(x, torch._foreach_pow(0.9, steps)),
+                lambda x, y: torch._foreach_addcdiv(x, y, x, 0.3),
+            )[kind](x, y)
+            pool.append(made)
+        torch._foreach_copy_(pool[0], pool[-1])
+        return pool[4]
+
+    return run, [*inputs, *(tensor() for _ in sizes)]
+
+
+@pytest.mark.parametrize("device", [CPU, DEVICES["h200"]], ids=["cpu", "h200"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_search_saves_more_on_lists_than_is_told(seed, device):
+    graph = captured(*_split(lists(seed)), device=device)
+    saving = most_saved(graph.module.graph)
+    assert saving is not None
+    with planned_device(device), hooks_for(parse("plan")):
+        found = search(graph, replace(EAGER, locally=True), certify=False)
+    assert not found.rounded
+    assert found.stock_dag.measured - found.dag.measured <= saving.most
 
 
 def _split(made):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +18,7 @@ import torch_materialize as tm
 from torch_materialize import versions
 from torch_materialize.cli.main import main
 from torch_materialize.jobs.compare import beside_stock
-from torch_materialize.results import tuned
+from torch_materialize.results import explanation_file, tuned
 
 _BUILDER = """
 import torch
@@ -35,6 +40,10 @@ def step():
         model(x).sum().backward()
         opt.step()
     return train, torch.zeros(4, 8)
+
+def frozen():
+    model = nn.Linear(8, 8).requires_grad_(False)
+    return (lambda x: model(x).sum().backward()), torch.zeros(4, 8)
 """
 
 _WITHOUT_TRITON = """
@@ -129,12 +138,24 @@ def test_a_file_that_fails_in_the_end_leaves_the_result(builder, tmp_path, monke
     [
         ("branch", ["data-dependent", "model.py:9"]),
         ("shapes", ["[4, 8] X [3, 3]", "torch.zeros(3, 3)"]),
-        ("step", ["training=True"]),
+        ("frozen", ["requires_grad=True"]),
     ],
 )
 def test_what_cannot_be_traced_names_the_line(dynamo, builder, name, words):
     found = _said("compare", f"{builder}:{name}", "--device", "cpu", "--policy", "stock")
     assert found.exit_code == 1
+    text = " ".join(found.output.split())
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("compare", ["7+8+"]), ("explain", ["forward of 7", "backward of 8", "inference of"])],
+)
+def test_a_step_that_makes_its_own_backward_is_taken(dynamo, builder, command, words):
+    found = _said(command, f"{builder}:step", "--device", "cpu", "--policy", "stock")
+    assert found.exit_code == 0, found.output
     text = " ".join(found.output.split())
     assert all(word in text for word in words), text
 
@@ -146,12 +167,23 @@ def test_one_damaged_record_does_not_lose_the_folder(builder, tmp_path):
     words = ("--device", "cpu", "--policy", "plan", "--json", folder / "1.json.gz")
     assert _said("explain", f"{builder}:build", *words).exit_code == 0
     (folder / "2.json.gz").write_bytes(b"\x1f\x8bno")
-    found = _said("report", folder)
-    assert found.exit_code == 1
-    assert "left out" in found.output and "2.json.gz" in found.output
-    assert "records on" in found.output
+    (folder / "3.json.gz").write_text("[]")
+    name = explanation_file.load(folder / "1.json.gz").graphs[0].decisions[0].node
+    commands = [("report", folder), ("why", folder, name), ("diff", folder, f"{folder}@stock")]
+    for command in commands:
+        found = _said(*command)
+        # A report is of everything; a story and a difference are of what there is.
+        assert found.exit_code == (1 if command[0] == "report" else 0), found.output
+        left_out = [x for x in found.stderr.splitlines() if x.startswith("left out: ")]
+        assert len(left_out) == 2
+        assert "2.json.gz: is damaged" in left_out[0] and "Make it anew" in left_out[0]
+        assert "3.json.gz: " in left_out[1]
+        assert found.stdout.strip()
     (folder / "1.json.gz").unlink()
-    assert "2.json.gz" in _said("report", folder).output
+    for command in commands:
+        found = _said(*command)
+        assert found.exit_code == 1
+        assert "2.json.gz: is damaged" in found.output and "3.json.gz: " in found.output
 
 
 def test_a_damaged_choice_is_named(tmp_path, monkeypatch):
@@ -172,7 +204,7 @@ def test_doctor_says_what_becomes_of_the_environment(value, words):
 
 def test_ctrl_c_is_130_and_says_what_is_kept(tmp_path, monkeypatch):
     from torch_materialize.jobs import compare
-    from torch_materialize.sweep import run
+    from torch_materialize.sweep.run import run
 
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
@@ -186,6 +218,69 @@ def test_ctrl_c_is_130_and_says_what_is_kept(tmp_path, monkeypatch):
     assert found.exit_code == 130
     assert "nothing was written" in found.output
     assert "gpt2 has 1024 positions: 1024 tokens, not 8192" in found.output
+
+
+_SLOW_TO_END = """
+import sys, time
+from torch_materialize.cli.main import main
+from torch_materialize.corpus import workers
+
+def slow(_children):
+    print("ending", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+workers._Children.stop = slow
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_twice_in_a_sweep_ends_it_at_once(tmp_path, times):
+    model, out = tmp_path / "model.py", tmp_path / "out.json"
+    pid = tmp_path / "pid"
+    sleep = (
+        f"def sleep():\n    import os, time\n    open({str(pid)!r}, 'w').write(str(os.getpid()))"
+    )
+    model.write_text(f"{_BUILDER}\n{sleep}\n    time.sleep(300)\n")
+    words = ["sweep", f"{model}:build", f"{model}:sleep", "--jobs", "1", "--device", "cpu"]
+    start = ["-m", "torch_materialize"] if times == 1 else ["-c", _SLOW_TO_END]
+    said = tmp_path / "said"
+    with said.open("w") as sink:
+        child = subprocess.Popen(
+            [sys.executable, *start, *words, "--policies", "stock", "--json", str(out)],
+            stderr=sink,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+    try:
+        _until(lambda: pid.exists() and pid.read_text() and out.exists())
+        child.send_signal(signal.SIGINT)
+        if times == 2:
+            _until(lambda: "ending" in said.read_text())
+            child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 130
+    finally:
+        child.kill()
+    text = said.read_text()
+    assert "Traceback" not in text
+    assert ("go on with --resume" in text) == (times == 1)
+    assert [row["name"] for row in json.loads(out.read_text())["models"]] == [f"{model}:build"]
+    _until(lambda: not _runs(int(pid.read_text())))
+    assert not list(tmp_path.glob("torch-materialize-*"))
+
+
+def _until(true, seconds=90):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.e2e

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import MaterializeError
+from .interrupt import INTERRUPTED
 
 __all__ = ["Command", "Commands"]
 
@@ -17,7 +18,7 @@ class _Shown(click.Command):
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             click.echo("interrupted: nothing was written, and a new run starts over", err=True)
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 class Command(_Shown):

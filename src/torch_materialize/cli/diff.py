@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from ..errors import UnknownPolicyError
-from .options import rows
+from .options import rows, tell_left_out
 
 if TYPE_CHECKING:
     from ..results.explanation import Explanation
@@ -26,19 +26,22 @@ def diff_command(a: str, b: str, top: int) -> None:
     """Show what differs between two records, A and B, that `explain` wrote.
 
     Each is RECORD or RECORD@POLICY: two policies of one record, two torch versions, two commits
-    of a model. Without a policy it is the one whose decisions are priced.
+    of a model. Without a policy it is the one whose decisions are priced. A folder of records is
+    joined; what cannot be read of it is left out with a line.
     """
     from ..report.difference import print_difference
 
-    one, other = _side(a), _side(b)
+    skipped: list[str] = []
+    one, other = _side(a, skipped), _side(b, skipped)
+    tell_left_out(skipped)
     print_difference(one, other, ("A", "B"), Console(), top)
 
 
-def _side(words: str) -> Explanation:
+def _side(words: str, skipped: list[str]) -> Explanation:
     from ..results.folder import load_any
 
     path, at, policy = words.rpartition("@")
-    explanation = load_any(Path(path if at else words))
+    explanation = load_any(Path(path if at else words), skipped)
     if not at:
         return explanation
     if policy not in explanation.policies:

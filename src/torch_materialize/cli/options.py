@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 from ..core.devices import DEVICES
 from ..core.policy import PREDICTED
 
-__all__ = ["file_to_write", "planned", "policies_to", "rows", "saving"]
+__all__ = ["file_to_write", "planned", "policies_to", "rows", "saving", "tell_left_out"]
 
 _Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -83,6 +83,12 @@ def _in_a_folder(
     except OSError as error:
         reason = error.strerror or str(error)
         raise click.BadParameter(f"{path} cannot be written ({reason})") from error
+
+
+def tell_left_out(problems: Iterable[str]) -> None:
+    """A line on stderr for each record of a folder that could not be read, once."""
+    for problem in dict.fromkeys(problems):
+        click.echo(f"left out: {problem}", err=True)
 
 
 @contextlib.contextmanager

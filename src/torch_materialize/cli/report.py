@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from .options import file_to_write, rows
+from .options import file_to_write, rows, tell_left_out
 
 __all__ = ["report_command"]
 
@@ -41,7 +41,6 @@ def report_command(
         write_json(perfetto_path, timeline(explanation))
         click.echo(f"written to {perfetto_path}", err=True)
     print_explanation(explanation, Console(), top)
-    for problem in skipped:
-        click.echo(f"left out: {problem}", err=True)
+    tell_left_out(skipped)
     if skipped:
         click.get_current_context().exit(1)

@@ -12,6 +12,7 @@ from rich.console import Console
 from ..core.devices import DEVICES
 from ..core.policy import PREDICTED
 from ..sweep.spec import KINDS
+from .interrupt import INTERRUPTED, twice_is_now
 from .options import file_to_write
 from .progress import counted
 
@@ -88,12 +89,14 @@ def sweep_command(
     "torch-materialize[corpus]"`) or FILE.py:FUNCTION as `compare` takes them; without one,
     the whole corpus is swept. No weights are allocated, nothing runs and nothing is downloaded.
 
-    A model that fails, crashes or takes too long is a row of its own. Exit status: 0 when at
+    A model that fails, crashes or takes too long is a row of its own. Ctrl-C stops what runs and
+    says what is kept; a second one does not wait for that. Exit status: 0 when at
     least one graph was measured, 1 otherwise, and with --verify wherever something failed.
     """
     from ..sweep import file
     from ..sweep.run import jobs_for, new_sweep
     from ..sweep.terminal import print_corpus, print_sweep
+    from ..sweep.workers import end_at_once
 
     jobs = jobs_for(names, families, kinds)
     if list_only:
@@ -106,16 +109,17 @@ def sweep_command(
     sweep = new_sweep(device, policies, kinds, verify=verify)
     if resume and json_path is not None:
         sweep = file.resume(json_path, sweep)
-    try:
-        sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
-    except KeyboardInterrupt:
-        kept = (
-            f"{json_path} has what is done; go on with --resume"
-            if json_path
-            else ("nothing is kept; --json FILE keeps what is done")
-        )
-        click.echo(f"interrupted: {kept}", err=True)
-        ctx.exit(130)
+    with twice_is_now(end_at_once):
+        try:
+            sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
+        except KeyboardInterrupt:
+            kept = (
+                f"{json_path} has what is done; go on with --resume"
+                if json_path
+                else "nothing is kept; --json FILE keeps what is done"
+            )
+            click.echo(f"interrupted: {kept}", err=True)
+            ctx.exit(INTERRUPTED)
     print_sweep(sweep, Console())
     if json_path is not None:
         click.echo(f"sweep written to {json_path}", err=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from .options import tell_left_out
+
 __all__ = ["why_command"]
 
 
@@ -13,12 +15,16 @@ __all__ = ["why_command"]
 @click.argument("record", type=click.Path(path_type=Path))
 @click.argument("tensor")
 def why_command(record: Path, tensor: str) -> None:
-    """Tell the story of one TENSOR of a RECORD that `explain` wrote.
+    """Tell the story of one TENSOR of a RECORD that `explain` wrote, or of a folder of them.
 
     TENSOR is the name of an FX node, as the reports show it, or file:line of the model's code.
-    The story ends with the pin to copy.
+    The story ends with the pin to copy. What cannot be read of a folder is left out with a line.
     """
     from ..report.report import Report
     from ..results.folder import load_any
 
-    click.echo(Report(load_any(record)).why(tensor))
+    skipped: list[str] = []
+    explanation = load_any(record, skipped)
+    # Before the story: the tensor may be in what was left out.
+    tell_left_out(skipped)
+    click.echo(Report(explanation).why(tensor))

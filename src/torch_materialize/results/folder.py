@@ -14,8 +14,8 @@ __all__ = ["load_any"]
 def load_any(path: Path, skipped: list[str] | None = None) -> Explanation:
     """Reads a record, or joins those of a folder as ``TORCH_MATERIALIZE_RECORD`` leaves them.
 
-    Where ``skipped`` is given, a record of a folder that cannot be read is left out, and what is
-    wrong with it is added there.
+    Where ``skipped`` is given, a record of a folder that cannot be read is left out while another
+    can be, and what is wrong with it is added there.
 
     Raises:
         RecordError: there is none, one cannot be read, or they are of different devices,
@@ -30,14 +30,18 @@ def load_any(path: Path, skipped: list[str] | None = None) -> Explanation:
             "leaves them where TORCH_MATERIALIZE_RECORD points to, one for each graph that it "
             "compiles under plan; what comes from Inductor's cache is not compiled."
         )
-    found = []
+    found, problems = [], []
     for file in files:
         try:
             found.append(explanation_file.load(file))
         except RecordError as error:
-            if skipped is None or (len(skipped) + 1 == len(files) and not found):
+            if skipped is None:
                 raise
-            skipped.append(str(error))
+            problems.append(str(error))
+    if not found:
+        raise RecordError("\n".join(problems))
+    if skipped is not None:
+        skipped.extend(problems)
     return _joined(path, found)
 
 

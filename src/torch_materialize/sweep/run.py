@@ -6,6 +6,7 @@ never runs a model's code.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import statistics
@@ -205,7 +206,9 @@ def run(
 
     seams.require("compare")
     left = [job for job in jobs if not sweep.has(job)]
-    for result in results(left, sweep.settings, at_once, timeout):
-        sweep = sweep.with_result(result)
-        ended(sweep, result.model)
+    # Closed, not left to be collected: an error in here keeps it, and with it the children.
+    with contextlib.closing(results(left, sweep.settings, at_once, timeout)) as found:
+        for result in found:
+            sweep = sweep.with_result(result)
+            ended(sweep, result.model)
     return sweep

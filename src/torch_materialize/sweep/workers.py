@@ -9,13 +9,14 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,10 @@ from typing import Any, BinaryIO
 
 from .rows import GraphRow, Job, ModelRow, Result, Settings, Status
 
-__all__ = ["results"]
+__all__ = ["end_at_once", "results"]
+
+# Seconds that a child may take to start.
+_STARTING = 0.5
 
 # The working folder is not searched: a file of the user's must not stand in for a package.
 # The package's own folder is searched last, for a parent that found it by its working folder.
@@ -44,32 +48,45 @@ _ENVIRONMENT = {
     "TORCH_MATERIALIZE": "",
 }
 
+# What runs in this process: a signal handler is given nothing.
+_EVERY: list[_Children] = []
+
 
 def results(
     jobs: Sequence[Job], settings: Settings, at_once: int, timeout: float
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """The result of each job, as they end; ``timeout`` is seconds of wall time for each.
 
     Closing the iterator, or an exception in its consumer's loop, ends the children.
     """
-    children = _Children(settings, timeout)
-    with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(children.result, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-            children.stop()
+    with tempfile.TemporaryDirectory(prefix="torch-materialize-") as folder:
+        children = _Children(settings, timeout, Path(folder))
+        _EVERY.append(children)
+        with ThreadPoolExecutor(at_once) as pool:
+            futures = [pool.submit(children.result, job) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+                children.stop()
+    _EVERY.remove(children)
+
+
+def end_at_once() -> None:
+    """Kills what runs and removes its files; for a process that ends now, from a signal handler."""
+    for children in _EVERY:
+        children.kill()
 
 
 class _Children:
-    """The child processes that run now."""
+    """The child processes that run now; their files are in ``folder``."""
 
-    def __init__(self, settings: Settings, timeout: float) -> None:
+    def __init__(self, settings: Settings, timeout: float, folder: Path) -> None:
         self._settings = settings
         self._timeout = timeout
+        self._folder = folder
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -80,7 +97,7 @@ class _Children:
             text = f"{job.package} is not installed: pip install 'torch-materialize[corpus]'"
             return _result(job, "missing", text, 0.0)
         start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="torch-materialize-") as folder:
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             output, log = Path(folder, "result.json"), Path(folder, "log")
             with log.open("wb") as sink:
                 code = self._run(job, output, sink)
@@ -127,6 +144,18 @@ class _Children:
             running = list(self._running)
         for child in running:
             _end(child)
+
+    def kill(self) -> None:
+        """:meth:`stop` without waiting, for whoever may have interrupted any line of it."""
+        # A thread that starts a child has the lock; the thread that was interrupted may, too.
+        locked = self._lock.acquire(timeout=_STARTING)
+        self._stopped = True
+        for child in list(self._running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        if locked:
+            self._lock.release()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -156,7 +156,8 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
             return chosen
-    if policy.limits == "usual" and not told() and nothing_to_gain(graph, limits):
+    usual = policy.limits == "usual" and not told()
+    if usual and nothing_to_gain(graph, limits, policy.numerics):
         log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
         return STOCKS
     # The bound is only for people to read; without a reader it is not worth its solve, and

@@ -55,6 +55,8 @@ __all__ = ["capture", "capture_for", "fake_mode"]
 # Constants of at most this many elements are written into the kernels by Inductor, which
 # needs their values; larger ones are only read, like inputs, and so are those without values.
 _INLINED_CONSTANT = 8
+# What autograd says where a backward is asked for and gradients are off.
+_NO_GRADIENTS = "does not require grad"
 # Its graphs serve every policy but those that have a tracing of their own.
 _ANY = parse("plan")
 
@@ -81,19 +83,25 @@ def capture(
 
     ``tracing`` is ``dynamo`` for the whole pipeline of ``torch.compile``, or ``make_fx`` to
     go straight to a post-grad graph: one inference graph, no joint-graph or post-grad passes.
-    ``training`` gives forwards and their backwards, in order of capture; ``dynamic`` is
-    ``torch.compile``'s; ``compiler`` is another program's way of compiling.  The graphs are
-    for every policy that is traced like ``policy`` (:attr:`.Policy.tracing`).
+    ``training`` gives forwards and their backwards, in order of capture, and so does a training
+    step that calls ``.backward()`` itself, whose optimizer's graphs come after them, as in a
+    step that is not the first; ``dynamic`` is ``torch.compile``'s; ``compiler`` is another
+    program's way of compiling.  The graphs are for every policy that is traced like ``policy``
+    (:attr:`.Policy.tracing`).
 
     Raises:
         CaptureError: the model cannot be traced; the cause is chained.
     """
+    given = (model, args, kwargs, device, mode, tracing)
+    traced = partial(_traced, *given, dynamic=dynamic, policy=policy, compiler=compiler)
     try:
-        with mode, torch.set_grad_enabled(training), config.patch(emulation(policy)):
-            if tracing == "make_fx":
-                graphs = _trace_make_fx(model, args, kwargs, device)
-            else:
-                graphs = _trace_dynamo(model, args, kwargs, device, dynamic, policy, compiler)
+        try:
+            graphs = traced(training=training)
+        except Exception as error:
+            # A step that makes its own backward says so by needing gradients.
+            if training or tracing != "dynamo" or _NO_GRADIENTS not in str(error):
+                raise
+            graphs = traced(training=True)
     except MaterializeError:
         raise
     except Exception as error:
@@ -107,6 +115,30 @@ def capture(
     if not graphs:
         raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
     return graphs
+
+
+def _traced(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: Device,
+    mode: FakeTensorMode,
+    tracing: str,
+    *,
+    training: bool,
+    dynamic: bool | None,
+    policy: Policy,
+    compiler: Compiler | None,
+) -> list[PostGrad]:
+    """The graphs with gradients on or off."""
+    with mode, torch.set_grad_enabled(training), config.patch(emulation(policy)):
+        if tracing == "make_fx":
+            return _trace_make_fx(model, args, kwargs, device)
+        if training and not isinstance(model, torch.nn.Module):
+            # The state that an optimizer makes in its first step; a step is one of many.
+            with isolated():
+                torch.compile(model, backend="eager", dynamic=dynamic)(*args, **kwargs)
+        return _trace_dynamo(model, args, kwargs, device, dynamic, policy, compiler)
 
 
 def capture_for(
@@ -141,10 +173,11 @@ def capture_for(
 
 
 def _next_step(error: Exception) -> str:
-    if "does not require grad" in str(error):
+    if _NO_GRADIENTS in str(error):
         return (
-            "Gradients are off unless training=True (`explain --training`), which makes the "
-            "backward itself: leave `.backward()` and the optimizer out, and return the loss."
+            "`.backward()` is called on what depends on no tensor that requires gradients: give "
+            "the weights `requires_grad=True` and leave `torch.no_grad()` out; or leave out "
+            "`.backward()` and the optimizer, return the loss and `explain --training` it."
         )
     return (
         "Check that `torch.compile(model)` accepts it, and that it does not branch on values "
@@ -199,7 +232,7 @@ def _trace_dynamo(
 
     # Casts that a plan could use are kept in; every other policy folds them as upstream does.
     held = hold_options(policy, "capture", partial(getattr, config))
-    # Backwards are compiled with their forwards: no .backward() can run on fake tensors here.
+    # Backwards are compiled with their forwards: whether a .backward() follows, or none.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
     scope = contextlib.nullcontext() if compiler is None else compiler.scope()
     with isolated(), functorch_config.patch(aot), config.patch(held), scope:

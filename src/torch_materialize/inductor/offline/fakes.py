@@ -10,6 +10,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from .closed_over import Copies
+
 __all__ = ["fake_copy", "settle"]
 
 
@@ -21,7 +23,11 @@ def fake_copy(
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Fake CPU copies of a module, compiled or not, and of its inputs; theirs stay as they are.
 
-    Of a function only the inputs are copied; tensors that it closes over become constants.
+    Of what a function reaches by itself, models and optimizers are copied (:class:`.Copies`);
+    other tensors become constants.
+
+    Raises:
+        CaptureError: what a function reaches cannot be copied.
     """
     original = getattr(model, "_orig_mod", model)
 
@@ -37,6 +43,8 @@ def fake_copy(
             # Under the mode, the clones that a deep copy makes have no memory.
             original = copy.deepcopy(original)
         _to_cpu(original, faked)
+    else:
+        original = Copies(mode, faked).of(original)
     return original, inputs, named
 
 
