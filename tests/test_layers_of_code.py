@@ -138,6 +138,14 @@ def test_what_tests_and_benchmarks_name_is_there():
     assert not missing
 
 
+def test_modules_that_sources_name_in_a_text_are_there():
+    """As `api` does, which asks whether the hooks were ever imported."""
+    texts = [path.read_text() for path in modules().values()]
+    named = {name for text in texts for name in re.findall(r'"\{__package__\}((?:\.\w+)+)"', text)}
+    assert named
+    assert not {name for name in named if f"{PACKAGE}{name}" not in modules()}
+
+
 def is_there(name: str) -> bool:
     """Whether a module, or an attribute of one, has this name; operators are torch's to know."""
     if re.fullmatch(rf"{PACKAGE}\.(keep|inline)(\.\w+)?", name):

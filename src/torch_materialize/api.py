@@ -147,9 +147,8 @@ def _patch_module() -> Any:
 
 def _remove_if_unneeded() -> None:
     # Where the module was never imported, nothing was ever installed.
-    install = sys.modules.get(f"{__package__}.inductor.patch")
-    if install is not None:
-        install.remove_if_unneeded()
+    if f"{__package__}.inductor.hooks.install" in sys.modules:
+        _patch_module().remove_if_unneeded()
 
 
 def _caller(depth: int) -> str:
