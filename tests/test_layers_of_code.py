@@ -128,6 +128,23 @@ def test_only_the_inductor_folder_imports_inductor():
     assert not guilty
 
 
+def test_only_commands_and_reports_import_what_draws_them():
+    """So that a program that compiles under a policy needs none of it."""
+    guilty = []
+    for module, path in modules().items():
+        if part(module) in ("cli", "report"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [str(node.module)]
+            drawing = {"click", "rich", "jinja2", "markupsafe"}
+            guilty += [f"{module}: {name}" for name in names if name.split(".")[0] in drawing]
+    assert not guilty
+
+
 def test_what_tests_and_benchmarks_name_is_there():
     """Imports of ours, and texts that name a module of ours to be patched or run."""
     missing = []
