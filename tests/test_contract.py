@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from torch._inductor import codecache, ir
+from torch._inductor import codecache, ir, list_mode_options
 
 from torch_materialize.inductor.contract import seams
 from torch_materialize.inductor.contract.seams import SEAMS, Use
 
 pytestmark = pytest.mark.contract
+
+FEATURES = {"policy", "compare", "pins", "ranks", "tune", "uncached", "vllm", "mode", "backend"}
 
 
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.path)
@@ -22,7 +24,7 @@ def test_upstream_object_is_known(seam):
 def test_row_is_complete(seam):
     assert seam.why
     assert seam.until
-    assert set(seam.features) <= {"policy", "compare", "pins", "ranks", "tune", "uncached", "vllm"}
+    assert set(seam.features) <= FEATURES
     # An object whose body or parameters matter must have digests to compare with.
     assert bool(seam.digests) == (seam.use in (Use.REPLACED, Use.CALLED))
 
@@ -36,6 +38,12 @@ def test_storage_box_has_what_the_review_bot_missed():
 def test_signature_is_one_of_the_two_that_we_know():
     parameters = inspect.signature(ir.StorageBox.should_realize_on_reuse).parameters
     assert list(parameters) in (["self", "users"], ["self", "users", "graph_reuse"])
+
+
+def test_modes_do_not_ask_whether_shapes_are_dynamic():
+    """So `options` hands no such thing on."""
+    for mode, settings in list_mode_options().items():
+        assert settings == list_mode_options(mode, True) == list_mode_options(mode, False)
 
 
 def test_custom_pass_enters_both_cache_keys():

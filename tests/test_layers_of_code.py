@@ -131,6 +131,23 @@ def test_only_the_inductor_folder_imports_inductor():
     assert not guilty
 
 
+def test_only_commands_and_reports_import_what_draws_them():
+    """So that a program that compiles under a policy needs none of it."""
+    guilty = []
+    for module, path in modules().items():
+        if part(module) in ("cli", "report"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [str(node.module)]
+            drawing = {"click", "rich", "jinja2", "markupsafe"}
+            guilty += [f"{module}: {name}" for name in names if name.split(".")[0] in drawing]
+    assert not guilty
+
+
 def test_what_tests_and_benchmarks_name_is_there():
     """Imports of ours, and texts that name a module of ours to be patched or run."""
     missing = []
@@ -139,6 +156,14 @@ def test_what_tests_and_benchmarks_name_is_there():
         named |= set(re.findall(rf'"({PACKAGE}(?:\.\w+)+)[":]', path.read_text()))
         missing += [f"{path.name}: {name}" for name in sorted(named) if not is_there(name)]
     assert not missing
+
+
+def test_modules_that_sources_name_in_a_text_are_there():
+    """As `api` does, which asks whether the hooks were ever imported."""
+    texts = [path.read_text() for path in modules().values()]
+    named = {name for text in texts for name in re.findall(r'"\{__package__\}((?:\.\w+)+)"', text)}
+    assert named
+    assert not {name for name in named if f"{PACKAGE}{name}" not in modules()}
 
 
 def is_there(name: str) -> bool:

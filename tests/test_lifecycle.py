@@ -217,7 +217,12 @@ def test_auto_enables_from_the_environment():
     )
 
 
-@pytest.mark.parametrize("name", ["stock", "0", ""])
+@pytest.mark.parametrize("name", ["1", "on", "True", " plan "])
+def test_auto_on_is_the_default_policy(name):
+    run("import torch_materialize.auto\nassert tm.active().name == 'plan'", TORCH_MATERIALIZE=name)
+
+
+@pytest.mark.parametrize("name", ["stock", "0", "", "off", "False"])
 def test_auto_off(name):
     run("import torch_materialize.auto\nassert is_upstream()", TORCH_MATERIALIZE=name)
 

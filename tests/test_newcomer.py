@@ -195,7 +195,12 @@ def test_a_damaged_choice_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("bogus", "unknown policy 'bogus'"), ("plan", "import torch_materialize.auto")],
+    [
+        ("bogus", "unknown policy 'bogus'"),
+        ("plan", "import torch_materialize.auto"),
+        ("1", "policy plan in a program that says `import torch_materialize.auto`"),
+        ("false", "'false': off"),
+    ],
 )
 def test_doctor_says_what_becomes_of_the_environment(value, words):
     found = _said("doctor", env={"TORCH_MATERIALIZE": value, "COLUMNS": "200"})

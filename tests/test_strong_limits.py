@@ -125,7 +125,7 @@ def test_what_is_drawn_is_rounded_like_a_plan():
 
 DRAWN = """
 import torch, torch_materialize as tm
-from torch_materialize.inductor import planned
+from torch_materialize.inductor.hooks import graph_lowering as planned
 search = planned.search
 def told(*args, **kwargs):
     found = search(*args, **kwargs)
@@ -135,7 +135,7 @@ planned.search = told
 def shifted(x):
     return (x.sin() * 2).roll(1, 0).tanh().roll(1, 1).cos().roll(2, 1).exp().roll(1, 1) + 1
 x = torch.randn(64, 32)
-got = torch.compile(shifted, options=tm.options("plan", limits="random"))(x)
+got = torch.compile(shifted, options=tm.options("plan:limits=random"))(x)
 torch.testing.assert_close(got, shifted(x))
 """
 

@@ -16,11 +16,11 @@ from rich.console import Console
 
 import torch_materialize as tm
 from torch_materialize.cli.main import main
+from torch_materialize.cli.sweep_tables import print_sweep
+from torch_materialize.sweep import file, workers
+from torch_materialize.sweep import run as sweeping
 from torch_materialize.sweep.registry import CORPUS
 from torch_materialize.sweep.rows import GraphRow, Job, ModelRow, Result, Settings
-from torch_materialize.sweep.run import file, workers
-from torch_materialize.sweep.run import run as sweeping
-from torch_materialize.sweep.terminal import print_sweep
 
 pytestmark = pytest.mark.long
 

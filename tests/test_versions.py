@@ -27,6 +27,22 @@ def copied(tmp_path):
     return package
 
 
+@pytest.mark.parametrize(
+    ("torch", "wanted"),
+    [
+        ("2.11.0+cpu", "'triton==3.6.*'"),
+        ("2.13.1a0+git1", "'triton==3.7.*'"),
+        ("2.14.0.dev20260101", "'triton==3.8.*'"),
+        ("2.15.0", "'triton>=3.9,<4'"),
+        ("not installed", "'triton>=3.9,<4'"),
+    ],
+)
+def test_each_torch_has_its_triton(monkeypatch, torch, wanted):
+    found = {"torch": torch, "triton": "not installed"}
+    monkeypatch.setattr(versions, "installed_versions", lambda: found)
+    assert versions.triton_to_install() == f"pip install {wanted}"
+
+
 def implementation(package: Path) -> str:
     """What a process of its own says that imports the package from there."""
     program = (

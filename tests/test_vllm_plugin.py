@@ -68,7 +68,7 @@ assert envs.compile_factors() == with_us
     assert log.count("policy plan governs what vLLM compiles") == 1
 
 
-@pytest.mark.parametrize("name", ["stock", "0", ""])
+@pytest.mark.parametrize("name", ["stock", "0", "", "off", "False"])
 def test_off(tmp_path, name):
     log = run(
         tmp_path,
@@ -76,6 +76,14 @@ def test_off(tmp_path, name):
         TORCH_MATERIALIZE=name,
     )
     assert log == ""
+
+
+@pytest.mark.parametrize("name", ["1", "on", "TRUE"])
+def test_on_in_words_is_the_default(tmp_path, name):
+    log = run(
+        tmp_path, "plugin.register()\nassert tm.active().name == 'plan'", TORCH_MATERIALIZE=name
+    )
+    assert "policy plan governs what vLLM compiles" in log
 
 
 def test_another_policy_has_other_keys(tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ._version import __version__
 from .api import Handle, active, disable, enable, options, policy
-from .core.policy import Policy
+from .core.policy import Numerics, Policy, PolicyName
 from .errors import (
     CaptureError,
     MaterializeError,
@@ -30,7 +30,9 @@ __all__ = [
     "CaptureError",
     "Handle",
     "MaterializeError",
+    "Numerics",
     "Policy",
+    "PolicyName",
     "RecordError",
     "Report",
     "TargetError",

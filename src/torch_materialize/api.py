@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import activation
-from .core.policy import DEFAULT_POLICY, Policy, parse
+from .core.policy import DEFAULT_POLICY, Numerics, Policy, PolicyLike, parse
 from .errors import Mismatch, UnsupportedTorchError, brief
 from .versions import installed_versions
 
@@ -56,17 +56,19 @@ class Handle:
         return f"<torch_materialize.Handle {self.policy} ({state})>"
 
 
-def enable(policy: str | Policy = DEFAULT_POLICY, **settings: object) -> Handle:
+def enable(policy: PolicyLike = DEFAULT_POLICY, *, numerics: Numerics | None = None) -> Handle:
     """Puts a policy on for every later compile in this process, in every thread.
 
     Models compiled before keep what they were compiled with; their lazily compiled backward
-    too.  Inside a ``with policy(...)`` block the block wins; ``options(...)`` wins over both.
+    too.  ``numerics`` is what a plan promises about rounding, ``stored`` if it is not given:
+    :data:`.core.policy.NUMERICS`.  Inside a ``with policy(...)`` block the block wins;
+    ``options(...)`` wins over both.
 
     Raises:
         UnknownPolicyError: the policy or a setting is misspelt.
         UnsupportedTorchError: this torch is not one that we checked; nothing was changed.
     """
-    return _enable(parse(policy, settings), _caller(2))
+    return _enable(_parsed(policy, numerics), _caller(2))
 
 
 def disable() -> None:
@@ -77,7 +79,9 @@ def disable() -> None:
 
 
 @contextmanager
-def policy(name: str | Policy = DEFAULT_POLICY, **settings: object) -> Iterator[Policy]:
+def policy(
+    name: PolicyLike = DEFAULT_POLICY, *, numerics: Numerics | None = None
+) -> Iterator[Policy]:
     """Puts a policy on for whatever this thread compiles inside the block.
 
     A graph whose forward is compiled inside has its backward compiled by the same policy,
@@ -86,7 +90,7 @@ def policy(name: str | Policy = DEFAULT_POLICY, **settings: object) -> Iterator[
     Raises:
         UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
     """
-    chosen = parse(name, settings)
+    chosen = _parsed(name, numerics)
     with _lock:
         if not chosen.is_stock:
             _install()
@@ -100,7 +104,12 @@ def policy(name: str | Policy = DEFAULT_POLICY, **settings: object) -> Iterator[
             _remove_if_unneeded()
 
 
-def options(policy: str | Policy = DEFAULT_POLICY, **settings: object) -> dict[str, Any]:
+def options(
+    policy: PolicyLike = DEFAULT_POLICY,
+    *,
+    mode: str | None = None,
+    numerics: Numerics | None = None,
+) -> dict[str, Any]:
     """The ``options`` for ``torch.compile`` that make one model follow a policy.
 
     They govern the forward and the lazily compiled backward, win over everything enabled,
@@ -108,16 +117,25 @@ def options(policy: str | Policy = DEFAULT_POLICY, **settings: object) -> dict[s
     A ``post_grad_custom_post_pass`` that is set in Inductor's config when this is called is
     kept and runs first.
 
+    ``torch.compile`` takes a ``mode`` or ``options`` and not both: ``mode`` is one of its modes
+    (``reduce-overhead``, ``max-autotune``, ...), and what it means in this torch is among the
+    options returned.  Mode ``lite`` turns Inductor's passes off, and with them the policy.
+
     Raises:
-        UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
+        UnknownPolicyError: the policy, a setting or the mode is misspelt.
+        UnsupportedTorchError: as for :func:`enable`.
     """
-    chosen: dict[str, Any] = _patch_module().compile_options(parse(policy, settings))
+    chosen: dict[str, Any] = _patch_module().compile_options(_parsed(policy, numerics), mode)
     return chosen
 
 
 def active() -> Policy:
     """The policy that a compile starting now in this thread would follow."""
     return activation.current() or Policy("stock")
+
+
+def _parsed(policy: PolicyLike, numerics: Numerics | None) -> Policy:
+    return parse(policy, None if numerics is None else {"numerics": numerics})
 
 
 def _enable(chosen: Policy, origin: str) -> Handle:
@@ -147,9 +165,8 @@ def _patch_module() -> Any:
 
 def _remove_if_unneeded() -> None:
     # Where the module was never imported, nothing was ever installed.
-    install = sys.modules.get(f"{__package__}.inductor.patch")
-    if install is not None:
-        install.remove_if_unneeded()
+    if f"{__package__}.inductor.hooks.install" in sys.modules:
+        _patch_module().remove_if_unneeded()
 
 
 def _caller(depth: int) -> str:

@@ -4,29 +4,85 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import NamedTuple
 
 from .api import Handle, _enable
-from .core.policy import parse
+from .core.policy import DEFAULT_POLICY, STOCK, Policy, parse
 from .events import once
 
-__all__ = ["VARIABLE", "enable_from_environment"]
+__all__ = ["VARIABLE", "Asked", "asked", "enable_from_environment", "policy_from_environment"]
 
 VARIABLE = "TORCH_MATERIALIZE"
 
+# What people write into a switch, beside the names of policies.
+_ON = ("1", "on", "true")
+_OFF = ("", "0", "off", "false", "stock")
 
-def enable_from_environment(default: str) -> Handle | None:
-    """Enables what :data:`VARIABLE` names, ``default`` where it is unset.
 
-    Empty, ``0`` or ``stock`` leave Inductor as it is, which is None.  So is a policy that
-    cannot be had: a misspelt name or a torch that we do not know is logged once.  Never raises.
+class Asked(NamedTuple):
+    """What :data:`VARIABLE` says.
+
+    Attributes:
+        written: its text; None where it is not set.
+        name: the policy that it means, as :func:`.core.policy.parse` takes it; not checked.
     """
-    name = os.environ.get(VARIABLE, default).strip()
-    if name in ("", "0", "stock"):
-        return None
-    origin = f"{VARIABLE}={name}" if VARIABLE in os.environ else f"{VARIABLE} not set: {name}"
+
+    written: str | None
+    name: str
+
+    @property
+    def origin(self) -> str:
+        """Who asked, for logs and for ``doctor``."""
+        if self.written is None:
+            return f"{VARIABLE} not set: {self.name}"
+        return f"{VARIABLE}={self.written}"
+
+
+def asked(unset: str) -> Asked:
+    """Reads :data:`VARIABLE`; nothing else does.
+
+    ``1``, ``on`` and ``true`` mean the default policy, and ``0``, ``off``, ``false``, ``stock``
+    and an empty text mean stock, in any case; ``unset`` is the policy where it is not set.
+    """
+    written = os.environ.get(VARIABLE)
+    if written is None:
+        return Asked(None, unset)
+    written = written.strip()
+    if written.lower() in _ON:
+        return Asked(written, DEFAULT_POLICY)
+    return Asked(written, STOCK.name if written.lower() in _OFF else written)
+
+
+def policy_from_environment(unset: str) -> Policy:
+    """The policy that :data:`VARIABLE` names, ``unset`` where it is not set.
+
+    A misspelt one is stock, and is logged once.  Never raises.
+    """
+    wanted = asked(unset)
     try:
-        return _enable(parse(name), origin)
+        return parse(wanted.name)
     except Exception as error:  # noqa: BLE001 - a program must start without us
-        problem = " ".join(str(error).split())
-        once("auto", logging.WARNING, "%s is ignored: %s", origin, problem)
+        _tell_ignored(wanted, error)
+        return STOCK
+
+
+def enable_from_environment(unset: str) -> Handle | None:
+    """Enables what :data:`VARIABLE` names, ``unset`` where it is not set; None for stock.
+
+    What cannot be had, a misspelt policy or any on a torch that we do not know, is logged once
+    and is None, too.  Never raises.
+    """
+    policy = policy_from_environment(unset)
+    if policy.is_stock:
         return None
+    wanted = asked(unset)
+    try:
+        return _enable(policy, wanted.origin)
+    except Exception as error:  # noqa: BLE001 - a program must start without us
+        _tell_ignored(wanted, error)
+        return None
+
+
+def _tell_ignored(wanted: Asked, error: Exception) -> None:
+    problem = " ".join(str(error).split())
+    once("auto", logging.WARNING, "%s is ignored: %s", wanted.origin, problem)

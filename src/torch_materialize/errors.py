@@ -3,7 +3,7 @@
 The tree::
 
     MaterializeError                 base of all of ours
-    ├── UnknownPolicyError           a policy or one of its settings is misspelt
+    ├── UnknownPolicyError           a policy, its setting or a mode is misspelt
     ├── UnsupportedTorchError        an upstream object is missing or has changed
     ├── TargetError                  no such target, model or device, or it does not load
     ├── CaptureError                 a target loads but cannot be traced
@@ -36,7 +36,7 @@ class MaterializeError(Exception):
 
 
 class UnknownPolicyError(MaterializeError, ValueError):
-    """A policy or a policy's setting has a name or value that we do not know."""
+    """A policy, a policy's setting or a mode has a name or value that we do not know."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "triton", "transformers")
 _DECIDING = ("core", "inductor")
 _SOLVERS = ("numpy", "scipy")
 # Which Triton belongs to a torch; builds for a CPU do not bring one.
-_TRITON = {"2.11": "3.6.*", "2.12": "3.7.*", "2.13": "3.7.*", "2.14": "3.8.*"}
+_TRITON = {"2.11": "==3.6.*", "2.12": "==3.7.*", "2.13": "==3.7.*", "2.14": "==3.8.*"}
 _LATER_TRITON = ">=3.9,<4"
 
 
@@ -70,8 +70,15 @@ def triton_to_install() -> str:
     found = installed_versions()
     if found["triton"] != "not installed":
         return ""
-    wanted = _TRITON.get(".".join(found["torch"].split(".")[:2]))
-    return f"pip install 'triton{f'=={wanted}' if wanted else _LATER_TRITON}'"
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        torch = Version(found["torch"])
+    except InvalidVersion:  # not installed, or a version of somebody's own
+        wanted = _LATER_TRITON
+    else:
+        wanted = _TRITON.get(f"{torch.major}.{torch.minor}", _LATER_TRITON)
+    return f"pip install 'triton{wanted}'"
 
 
 def processor() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..core.policy import parse
-from ..environment import VARIABLE
+from ..core.policy import STOCK, parse
+from ..environment import VARIABLE, asked
 from ..errors import UnknownPolicyError
 from ..versions import triton_to_install
 
@@ -61,7 +60,7 @@ def _print(found: Diagnosis, console: Console) -> None:
     for name, version in found.versions.items():
         console.print(f"{name:18} {version}", highlight=False)
     console.print(f"{'device':18} {found.device}", highlight=False)
-    console.print(f"{VARIABLE:18} {os.environ.get(VARIABLE) or 'not set'}", highlight=False)
+    console.print(f"{VARIABLE:18} {_written()}", highlight=False)
     problem = _unheard(found)
     if problem:
         console.print(f"{'':18} {problem}", highlight=False)
@@ -97,14 +96,25 @@ def _print(found: Diagnosis, console: Console) -> None:
 
 def _unheard(found: Diagnosis) -> str:
     """Why what the environment asks for is not what is active here; "" where it is."""
-    name = os.environ.get(VARIABLE, "").strip()
-    if name in ("", "0", "stock") or found.active:
+    name = asked(STOCK.name).name
+    if name == STOCK.name or found.active:
         return ""
     try:
-        parse(name)
+        chosen = parse(name)
     except UnknownPolicyError as error:
         return f"is ignored: {error}"
-    return "acts in a program that says `import torch_materialize.auto` at its start, and in vLLM"
+    return (
+        f"policy {chosen} in a program that says `import torch_materialize.auto` at its start, in "
+        'vLLM, and for torch.compile(backend="materialize")'
+    )
+
+
+def _written() -> str:
+    """The variable's text, and what it means where it turns everything off."""
+    wanted = asked(STOCK.name)
+    if wanted.written is None:
+        return "not set"
+    return f"{wanted.written!r}: off" if wanted.name == STOCK.name else wanted.written
 
 
 def _as_json(found: Diagnosis) -> dict[str, Any]:

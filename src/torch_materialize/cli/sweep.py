@@ -95,8 +95,8 @@ def sweep_command(
     """
     from ..sweep import file
     from ..sweep.run import jobs_for, new_sweep
-    from ..sweep.terminal import print_corpus, print_sweep
     from ..sweep.workers import end_at_once
+    from .sweep_tables import print_corpus, print_sweep
 
     jobs = jobs_for(names, families, kinds)
     if list_only:
@@ -133,7 +133,7 @@ def _swept(
     """Runs the sweep with its progress on stderr: a line for each model that ends."""
     from ..sweep import file
     from ..sweep.run import run
-    from ..sweep.terminal import ended_text
+    from .sweep_tables import ended_text
 
     with counted() as progress:
         done = sum(sweep.has(job) for job in jobs)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal, TypeAlias, cast
 
 from ..errors import UnknownPolicyError
 
@@ -19,12 +20,21 @@ __all__ = [
     "PREDICTED",
     "SETTINGS",
     "STOCK",
+    "Numerics",
     "Policy",
+    "PolicyLike",
+    "PolicyName",
+    "check_name",
     "parse",
 ]
 
+PolicyName = Literal["stock", "traffic", "plan", "tune"]
+
+#: What a plan promises about rounding: :data:`NUMERICS` says what each means.
+Numerics = Literal["stored", "stock", "eager"]
+
 #: Name -> one line for `--help`, `doctor` and error messages.
-POLICIES: Mapping[str, str] = MappingProxyType(
+POLICIES: Mapping[PolicyName, str] = MappingProxyType(
     {
         "stock": "Inductor as it is",
         "traffic": "the upstream cost model of 2026, per reused tensor",
@@ -33,13 +43,13 @@ POLICIES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-DEFAULT_POLICY = "plan"
+DEFAULT_POLICY: PolicyName = "plan"
 
 #: Those that a dry run can tell apart; without a device to time on, `tune` is `plan`.
-PREDICTED: tuple[str, ...] = tuple(name for name in POLICIES if name != "tune")
+PREDICTED: tuple[PolicyName, ...] = tuple(name for name in POLICIES if name != "tune")
 
 #: What `numerics` may promise, the default first.
-NUMERICS: Mapping[str, str] = MappingProxyType(
+NUMERICS: Mapping[Numerics, str] = MappingProxyType(
     {
         "stored": "what is stored is what everyone uses, in the kernel that makes it, too",
         "stock": "only decisions that leave stock's result bitwise as it is",
@@ -77,9 +87,9 @@ class Policy:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def numerics(self) -> str:
+    def numerics(self) -> Numerics:
         """Which of :data:`NUMERICS` this policy promises."""
-        return self.settings.get("numerics", next(iter(NUMERICS)))
+        return cast(Numerics, self.settings.get("numerics", next(iter(NUMERICS))))
 
     @property
     def limits(self) -> str:
@@ -124,8 +134,11 @@ class Policy:
 
 STOCK = Policy("stock")
 
+#: What names a policy: one of the names, a name with settings (``plan:numerics=eager``), a policy.
+PolicyLike: TypeAlias = PolicyName | str | Policy
 
-def parse(policy: str | Policy, settings: Mapping[str, object] | None = None) -> Policy:
+
+def parse(policy: PolicyLike, settings: Mapping[str, object] | None = None) -> Policy:
     """Turns what a user wrote into a checked :class:`Policy`.
 
     A name may carry its settings, ``plan:numerics=eager``, so that whatever takes a name (an
@@ -138,7 +151,7 @@ def parse(policy: str | Policy, settings: Mapping[str, object] | None = None) ->
     if isinstance(policy, Policy):
         return parse(policy.name, {**policy.settings, **(settings or {})})
     name, *written = str(policy).split(":")
-    _check("policy", name, POLICIES)
+    check_name("policy", name, POLICIES)
     pairs = (one.partition("=") for one in written)
     chosen: dict[str, object] = {key.strip(): value.strip() for key, _, value in pairs}
     chosen.update(settings or {})
@@ -148,15 +161,20 @@ def parse(policy: str | Policy, settings: Mapping[str, object] | None = None) ->
             f"policy {name!r} takes no settings; found {', '.join(sorted(chosen))}. Remove them."
         )
     for setting, wanted in chosen.items():
-        _check(f"setting of policy {name!r}", setting, known)
-        _check(f"value of {setting}", wanted, known[setting])
+        check_name(f"setting of policy {name!r}", setting, known)
+        check_name(f"value of {setting}", wanted, known[setting])
     return Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
 
 
-def _check(what: str, found: object, expected: Collection[str]) -> None:
+def check_name(what: str, found: object, expected: Collection[str]) -> None:
+    """Sees that ``found`` is one of ``expected``.
+
+    Raises:
+        UnknownPolicyError: it is not; the message names what is expected, and what is close.
+    """
     if found not in expected:
         close = difflib.get_close_matches(str(found), expected, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = f" Did you mean {close[0]!r}?" if close else " Name one of these."
         raise UnknownPolicyError(
             f"unknown {what} {found!r}: expected one of {', '.join(map(repr, expected))}.{hint}"
         )

@@ -38,8 +38,8 @@ _variables: MutableMapping[str, Callable[[], Any]] | None = None
 def register() -> None:
     """Puts this process under the policy that ``TORCH_MATERIALIZE`` names, ``plan`` if unset.
 
-    ``stock``, ``0`` or an empty value leave vLLM as it is.  A misspelt policy, or a torch or
-    vLLM that we cannot work with, does so too, with one line in the log.  Twice is once.
+    ``stock``, ``0``, ``off`` or an empty value leave vLLM as it is.  A misspelt policy, or a
+    torch or vLLM that we cannot work with, does so too, with one line in the log.  Twice is once.
     Never raises: an exception here would end vLLM's process.
     """
     global _registered  # noqa: PLW0603 - one registration of one process

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..core.devices import Device, find
 from ..core.graph import Graph
-from ..core.policy import STOCK, Policy, parse
+from ..core.policy import STOCK, Policy, PolicyLike, parse
 from ..errors import CaptureError, MaterializeError, brief
 from ..results.comparison import CapturedGraph, Comparison
 from ..versions import installed_versions
@@ -31,7 +31,7 @@ Step = Callable[[str, int, int], None]
 
 def compare(
     target: str,
-    policies: Sequence[str | Policy],
+    policies: Sequence[PolicyLike],
     device: str = "h200",
     *,
     tokens: int = 8192,
@@ -104,7 +104,7 @@ def compare(
     )
 
 
-def beside_stock(policies: Sequence[str | Policy]) -> tuple[Policy, ...]:
+def beside_stock(policies: Sequence[PolicyLike]) -> tuple[Policy, ...]:
     """These policies, each once; stock before them where it is not among them.
 
     A policy held against itself says nothing.

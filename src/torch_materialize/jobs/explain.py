@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.devices import find
-from ..core.policy import PREDICTED, Policy
+from ..core.policy import PREDICTED, Policy, PolicyLike
 from ..errors import CaptureError, MaterializeError, TargetError, brief
 from ..report.report import Report
 from ..results.explanation import Code, ExplainedGraph, Explanation
@@ -28,7 +28,7 @@ def explain(
     model: Callable[..., Any],
     *inputs: Any,
     device: str = "h200",
-    policies: Sequence[str | Policy] = _ALL,
+    policies: Sequence[PolicyLike] = _ALL,
     training: bool = False,
     code: bool = False,
     **named_inputs: Any,
@@ -61,7 +61,7 @@ def explain(
 
 def explain_target(
     target: str,
-    policies: Sequence[str | Policy] = _ALL,
+    policies: Sequence[PolicyLike] = _ALL,
     device: str = "h200",
     *,
     tokens: int = 8192,
@@ -113,7 +113,7 @@ def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
 class _Job:
     """One explanation in the making."""
 
-    asked: Sequence[str | Policy]
+    asked: Sequence[PolicyLike]
     device_name: str
     training: bool = False
     code: bool = False

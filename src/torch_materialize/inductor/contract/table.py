@@ -612,6 +612,22 @@ SEAMS: tuple[Seam, ...] = (
         _COMPARE,
     ),
     Seam(
+        "torch._inductor:list_mode_options",
+        Use.CALLED,
+        "what a mode of torch.compile means, for options that are to follow one, too",
+        "torch.compile takes a mode beside options",
+        ("mode",),
+        {"911e5f5d02023bfb": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch:_TorchCompileInductorWrapper.__init__",
+        Use.CALLED,
+        "the backend `materialize` takes the mode and the options that `inductor` takes",
+        "torch has a public function for it",
+        ("backend",),
+        {"07307b0d2d41b9ed": "2.11", "349ebc5e936afffe": "2.12 to 2.15"},
+    ),
+    Seam(
         "torch._logging._internal:register_log",
         Use.SETTING,
         "a short name for our logger",

@@ -36,6 +36,7 @@ from .cast_passes import hold_options
 from .chained import passes_in
 from .fallback import patch_fx_codegen_and_compile
 from .graph_lowering import patch_graph_lowering_init, patch_graph_lowering_run
+from .modes import mode_options
 from .policy_pass import CONFIG_KEY, PolicyPass, StockPass
 from .process import out_of_process, tell_out_of_process
 from .reuse import patch_should_realize_on_reuse
@@ -44,23 +45,24 @@ from .sites import install, installed, remove, remove_if_unneeded
 __all__ = ["compile_options", "install", "installed", "remove", "remove_if_unneeded"]
 
 
-def compile_options(policy: Policy) -> dict[str, Any]:
-    """The ``torch.compile(options=...)`` that make one model follow ``policy``.
+def compile_options(policy: Policy, mode: str | None = None) -> dict[str, Any]:
+    """The ``torch.compile(options=...)`` that make one model follow ``policy`` under a mode.
 
-    A pass that is set in the current config is kept: it runs first.
+    A pass that is set by the mode or in the current config is kept: it runs first.
 
     Raises:
+        UnknownPolicyError: this torch has no such mode.
         UnsupportedTorchError: this torch cannot be governed.
     """
-    others = tuple(
-        p for p in passes_in(getattr(config, CONFIG_KEY)) if p and not isinstance(p, PolicyPass)
-    )
+    modes = mode_options(mode)
+    current = modes.get(CONFIG_KEY, getattr(config, CONFIG_KEY))
+    others = tuple(p for p in passes_in(current) if p and not isinstance(p, PolicyPass))
     if policy.is_stock:
-        return {CONFIG_KEY: StockPass(others)}
+        return {**modes, CONFIG_KEY: StockPass(others)}
     if not installed():
         seams.require("policy")
         sites.keep_way_back()
-    return _governing(policy, others, {})
+    return {**modes, **_governing(policy, others, modes)}
 
 
 def _governed_compile_fx(upstream: Callable[..., Any]) -> Callable[..., Any]:

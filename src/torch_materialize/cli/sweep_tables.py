@@ -14,9 +14,9 @@ from rich.text import Text
 from ..core.devices import DEVICES
 from ..report.comparison import plain_table
 from ..results.headline import size_text
-from .rows import BASE, GraphRow, ModelRow
-from .run import Sweep
-from .spec import Model
+from ..sweep.rows import BASE, GraphRow, ModelRow
+from ..sweep.run import Sweep
+from ..sweep.spec import Model
 
 __all__ = ["ended_text", "print_corpus", "print_sweep"]
 
