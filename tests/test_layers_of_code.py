@@ -154,6 +154,7 @@ def test_what_tests_and_benchmarks_name_is_there():
     for path in [*TESTS.rglob("*.py"), *TESTS.parent.joinpath("benchmarks").rglob("*.py")]:
         named = {module for module, _ in imported(path)}
         named |= set(re.findall(rf'"({PACKAGE}(?:\.\w+)+)[":]', path.read_text()))
+        named |= set(attributes(path))
         missing += [f"{path.name}: {name}" for name in sorted(named) if not is_there(name)]
     assert not missing
 
@@ -164,6 +165,33 @@ def test_modules_that_sources_name_in_a_text_are_there():
     named = {name for text in texts for name in re.findall(r'"\{__package__\}((?:\.\w+)+)"', text)}
     assert named
     assert not {name for name in named if f"{PACKAGE}{name}" not in modules()}
+
+
+def attributes(path: Path) -> Iterator[str]:
+    """What a file asks of modules of ours that it has imported: ``module.attribute``."""
+    tree = ast.parse(path.read_text())
+    aliases = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and is_ours(node.module or ""):
+            for alias in node.names:
+                if f"{node.module}.{alias.name}" in modules():
+                    aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and is_stored(n)}
+    stored |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = node.value.id
+            if name in aliases and name not in stored:
+                yield f"{aliases[name]}.{node.attr}"
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+            match node.args:  # monkeypatch.setattr(module, "attribute", ...)
+                case [ast.Name(id=name), ast.Constant(value=str(attribute)), *_]:
+                    if name in aliases and name not in stored:
+                        yield f"{aliases[name]}.{attribute}"
+
+
+def is_stored(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def is_there(name: str) -> bool:
