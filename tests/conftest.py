@@ -2,14 +2,55 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 
 import pytest
+
+from fresh import Fresh
 
 # Our own surprises must fail a test instead of falling back to stock.
 os.environ.setdefault("TORCH_MATERIALIZE_STRICT", "1")
 # Each test really lowers its graphs, whatever an earlier test or run left in a cache; the tests
 # of the caches turn them on again, in processes and folders of their own.
 os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
+# What the processor says it can do is believed: else each process starts another few, which import
+# torch to try vector instructions out, and each new cache folder builds what they load.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
+#: What a test of the quick tier may take, user and system, itself and its child processes.
+CPU_SECONDS = 15.0
+_started = pytest.StashKey[float]()
+
+
+def _cpu_seconds() -> float:
+    """Not a clock: the same however busy the machine is.  Children count once they have ended."""
+    own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    used = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return used + Fresh.cpu_seconds
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    return not any(item.get_closest_marker(name) for name in ("full", "gpu", "vllm"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    item.stash[_started] = _cpu_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item):
+    """A test that is too slow for the quick tier fails; its fixtures count, too."""
+    result = yield
+    taken = _cpu_seconds() - item.stash[_started]
+    if taken > CPU_SECONDS and _is_quick(item):
+        pytest.fail(
+            f"took {taken:.1f} s of CPU time, expected at most {CPU_SECONDS:g} s: "
+            "make it smaller, or mark it `full`",
+            pytrace=False,
+        )
+    return result
 
 
 @pytest.fixture

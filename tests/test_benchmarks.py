@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import fcntl
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[1]
+# Seconds for what only a failure makes wait.
+_LONG = 300
 
 
 @pytest.fixture
@@ -193,43 +196,56 @@ def test_kernels_are_tuned_inside_of_a_step(monkeypatch, told_apart):
 
 
 @pytest.mark.usefixtures("benchmarks")
-def test_nobody_launches_while_another_is_timed(tmp_path):
+def test_nobody_launches_while_another_is_timed(tmp_path, monkeypatch):
     from paired.turns import Turns
 
     turns = Turns(tmp_path)
     seen = []
-    waits, may_end = threading.Event(), threading.Event()
+    timed, may_end = threading.Event(), threading.Event()
+    # Who is timed has the door and asks for the GPU; who comes late asks for the door.
+    asks = {("timing", 2): threading.Event(), ("late", 1): threading.Event()}
+    calls = collections.Counter()
+    flock = fcntl.flock
+
+    def noted(file, how):
+        name = threading.current_thread().name
+        calls[name] += 1
+        if (name, calls[name]) in asks:
+            asks[name, calls[name]].set()
+        return flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", noted)
 
     def launch(name):
         with turns.beside_others():
             seen.append(name)
 
     def time_alone():
-        waits.set()
         with turns.alone():
             seen.append("timed")
-            may_end.wait(10)
+            timed.set()
+            may_end.wait(_LONG)
             seen.append("done")
 
-    timing = threading.Thread(target=time_alone)
-    late = threading.Thread(target=launch, args=("late",))
+    timing = threading.Thread(target=time_alone, name="timing")
+    late = threading.Thread(target=launch, args=("late",), name="late")
     with turns.beside_others():
         launch("beside")  # in the same process or another, all the same to a lock on a file
         timing.start()
-        waits.wait(10)
-        time.sleep(0.2)
+        assert asks["timing", 2].wait(_LONG)
         late.start()  # though somebody is inside: who waits to be alone is waited for
-        time.sleep(0.2)
+        assert asks["late", 1].wait(_LONG)
         assert seen == ["beside"]
-    time.sleep(0.2)
+    assert timed.wait(_LONG)
     assert seen == ["beside", "timed"]
     may_end.set()
-    timing.join(10)
-    late.join(10)
+    timing.join(_LONG)
+    late.join(_LONG)
     assert seen == ["beside", "timed", "done", "late"]
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 @pytest.mark.usefixtures("benchmarks", "dynamo")
 @pytest.mark.parametrize("part", ["fused", "whole"])
 def test_each_way_stays_what_it_was_compiled_as(part, monkeypatch):

@@ -24,7 +24,14 @@ from torch_materialize.inductor.plan.search import search
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("how", ["", pytest.param("by-buffers", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "gathers",
+        pytest.param("", marks=pytest.mark.full),
+        pytest.param("by-buffers", marks=[pytest.mark.full, pytest.mark.long]),
+    ],
+)
 def test_hash_seeds_change_nothing(how):
     started = [
         subprocess.Popen(

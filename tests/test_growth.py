@@ -291,6 +291,7 @@ def test_a_deep_graph_is_planned_in_linear_time():
     assert steps(80) < LINEAR * steps(40)
 
 
+@pytest.mark.full
 @pytest.mark.long
 def test_a_graph_of_thousands_of_nodes_ends():
     found = dry_run(deep(5000), torch_materialize.Policy("plan"), DEVICES["cpu"]).found

@@ -16,6 +16,7 @@ from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import torch_materialize as tm
+from tiers import but
 from torch_materialize.inductor.lower.shapes import scratch_shapes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -188,7 +189,7 @@ def _compiled(fn, make, policy):
     return [_facts(env) for env in noted.seen]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", but(["adaptive_avg_pool2d", "cat", "topk"], CASES))
 def test_guards_symbols_and_recompilations_are_stocks(dynamo, name):
     stock = _compiled(*CASES[name], "stock")
     assert stock, "the program is not compiled at all"

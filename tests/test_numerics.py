@@ -158,6 +158,7 @@ def however_cut(policy, device="cpu"):
     return eager, answers, said
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("policy", ["plan", "plan:numerics=eager"])
 def test_however_a_model_is_cut_it_answers_the_same(policy):
     eager, answers, said = however_cut(policy)
@@ -168,8 +169,9 @@ def test_however_a_model_is_cut_it_answers_the_same(policy):
         assert torch.equal(answers["whole"], eager)
 
 
-def test_the_cuts_are_not_the_same_to_stock():
-    """What the test before this one would not notice if it compared nothing."""
+@pytest.mark.parametrize(("policy", "same"), [("stock", False), ("plan", True)])
+def test_cuts_are_the_same_under_a_policy_and_not_to_stock(policy, same):
+    """With stock: what the test before this one would not notice if it compared nothing."""
     torch.manual_seed(0)
     model = Language(layers=2, hidden=64, heads=2, vocabulary=200)
     ids = torch.arange(24) * 7 % 200
@@ -177,8 +179,8 @@ def test_the_cuts_are_not_the_same_to_stock():
     for where in ("whole", "attention"):
         torch._dynamo.reset()
         with torch.no_grad():
-            answers.append(cut(model.copy(), where, options=tm.options("stock"))(ids))
-    assert not torch.equal(*answers)
+            answers.append(cut(model.copy(), where, options=tm.options(policy))(ids))
+    assert torch.equal(*answers) == same
 
 
 def test_what_the_forward_saves_is_what_it_used():

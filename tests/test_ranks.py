@@ -175,6 +175,7 @@ def test_the_emergency_gives_stock_and_says_so(dynamo, lenient, monkeypatch):
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_ranks_of_one_job_decide_alike(tmp_path, world):
     done = subprocess.run(

@@ -13,7 +13,12 @@ from torch_materialize.sweep.registry import find
 from torch_materialize.sweep.rows import GraphRow, Job, Settings
 
 pytest.importorskip("transformers")
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.full,
+    pytest.mark.long,
+    pytest.mark.usefixtures("dynamo"),
+]
 
 #: Model -> bytes under `plan`, of stock's, and why it is here.
 INFERENCE = {

@@ -125,13 +125,13 @@ def test_what_is_drawn_is_rounded_like_a_plan():
 
 DRAWN = """
 import torch, torch_materialize as tm
-from torch_materialize.inductor.hooks import graph_lowering as planned
-search = planned.search
+from torch_materialize.inductor.hooks import graph_lowering
+search = graph_lowering.search
 def told(*args, **kwargs):
     found = search(*args, **kwargs)
     print(sorted(found.store))
     return found
-planned.search = told
+graph_lowering.search = told
 def shifted(x):
     return (x.sin() * 2).roll(1, 0).tanh().roll(1, 1).cos().roll(2, 1).exp().roll(1, 1) + 1
 x = torch.randn(64, 32)
@@ -141,6 +141,7 @@ torch.testing.assert_close(got, shifted(x))
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 @pytest.mark.long
 @pytest.mark.skipif(
     torch.__version__.startswith("2.11."),

@@ -47,7 +47,7 @@ def elsewhere(act):
     found = []
     thread = threading.Thread(target=lambda: found.append(act()))
     thread.start()
-    thread.join(60)
+    thread.join(500)
     assert found, "the other thread failed"
     return found[0]
 

@@ -272,10 +272,11 @@ def command(checkout, *arguments):
 @pytest.fixture(scope="module")
 def mixed(checkout):
     told = []
-    result = ran(checkout, ["test_mixed.py"], "plan", timeout=10, told=told.append)
+    result = ran(checkout, ["test_mixed.py"], "plan", timeout=20, told=told.append)
     return result, told
 
 
+@pytest.mark.full
 def test_outcomes_are_compared_test_by_test(mixed):
     result, _ = mixed
     short = {t.rpartition("::")[2]: (c.how, c.stock, c.policy) for t, c in named(result)}
@@ -295,6 +296,7 @@ def named(result):
     return [(change.test, change) for change in result.changes()]
 
 
+@pytest.mark.full
 def test_what_comes_behind_a_crash_still_runs(mixed):
     result, _ = mixed
     ended = {name: one.outcome for name, one in by_name(result.governed).items()}
@@ -307,6 +309,7 @@ def test_what_comes_behind_a_crash_still_runs(mixed):
     json.dumps(to_json(result))
 
 
+@pytest.mark.full
 def test_progress_is_told_test_by_test(mixed):
     _, told = mixed
     for policy in ("stock", "plan"):
@@ -317,6 +320,7 @@ def test_progress_is_told_test_by_test(mixed):
     assert (own[-1].file, own[-1].failed) == ("test_mixed.py", 6)
 
 
+@pytest.mark.full
 def test_byte_counts_may_only_go_down(checkout, tmp_path):
     path = tmp_path / "run.json"
     done = command(checkout, "--policy", "plan", "--json", str(path))
@@ -334,6 +338,7 @@ def test_byte_counts_may_only_go_down(checkout, tmp_path):
     assert {o["outcome"] for t, o in data["governed"].items() if "text" in t} == {"failed"}
 
 
+@pytest.mark.full
 def test_fewer_bytes_alone_are_fine(checkout):
     done = command(checkout, "-k", "test_fewer")
     assert done.exit_code == 0, done.output
@@ -351,6 +356,7 @@ def test_a_choice_at_random_promises_nothing_about_bytes():
         assert (change.how, change.is_worse) == ("more bytes", worse)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("policy", "acted"),
     [("plan", "0 of 2"), ("plan:limits=strong", "1 of 2"), ("plan:limits=random", "2 of 2")],
@@ -364,6 +370,7 @@ def test_what_asks_for_a_gpu_without_need_runs_on_the_cpu(checkout, policy, acte
     assert (hint in done.output) == (policy == "plan")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("file", "why"),
     [
@@ -380,12 +387,14 @@ def test_where_most_tests_fail_with_stock_nothing_is_proved(checkout, file, why)
     assert "plan:limits=strong: no test ran" in done.output
 
 
+@pytest.mark.full
 def test_nothing_ran_is_not_well(checkout):
     done = command(checkout, "-k", "no_such_test")
     assert done.exit_code == 1
     assert "stock: no test ran" in done.output
 
 
+@pytest.mark.full
 def test_failures_are_told_by_the_line_that_names_the_mismatch(checkout, tmp_path):
     path = tmp_path / "run.json"
     done = command(checkout, "--file", "test_wrong.py", "--json", str(path))
@@ -455,7 +464,7 @@ class TestStopping:
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.05)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=500)
         assert process.returncode == 128 + number, output
         assert f"kept in {record}; go on with --resume" in output.replace("\n", "")
         assert not any(map(alive, map(int, pids[0].split()[1:])))

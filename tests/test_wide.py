@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch._inductor.utils import run_and_get_code
 
 import torch_materialize as tm
 from torch_materialize.core.limits import Limits
+from torch_materialize.core.traffic import most_arguments
+from torch_materialize.inductor.hooks import graph_lowering
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo")]
 _KERNEL = re.compile(r'extern "C"\s+void\s+kernel\(([^)]*)\)|void\s+kernel\(([^)]*)\)')
@@ -52,6 +55,7 @@ def pairs(*tensors):
     return total, [one.sum(-1) for one in sums[:4]]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("function", [foreach, one_sum, pairs])
 def test_hundreds_of_tensors_stay_under_the_cap(function):
     inputs = [torch.randn(16, 32) for _ in range(140)]
@@ -61,6 +65,35 @@ def test_hundreds_of_tensors_stay_under_the_cap(function):
     assert taken, "no kernel was found in the code"
     _, stocks = compiled(function, "stock", *inputs)
     assert max(taken) <= max(Limits().arguments, *arguments(stocks))
+
+
+def two_sums(x, y, *rows):
+    """Stock writes both; recomputed, one kernel reads all that they are made of."""
+    half = len(rows) // 2
+    for row in rows[:half]:
+        x = x + row
+    for row in rows[half:]:
+        y = y + row
+    return (x.roll(1, 0) * y.roll(1, 1)).sum(-1), x.sum(0), y.sum(0)
+
+
+@pytest.mark.parametrize("cap", [10, 1000])
+def test_the_cap_is_what_keeps_a_plan_from_a_large_kernel(cap, monkeypatch):
+    usual, search, found = graph_lowering.limits_for, graph_lowering.search, []
+    monkeypatch.setattr(
+        graph_lowering, "limits_for", lambda device: replace(usual(device), arguments=cap)
+    )
+    monkeypatch.setattr(
+        graph_lowering,
+        "search",
+        lambda *args, **how: found.append(search(*args, **how)) or found[-1],
+    )
+    inputs = [torch.randn(512, 512) for _ in range(2)] + [torch.randn(512) for _ in range(10)]
+    got, _ = compiled(two_sums, "plan", *inputs)
+    torch.testing.assert_close(got, two_sums(*inputs), rtol=1e-4, atol=1e-3)
+    # On a CPU one function has the loops of several kernels: its text does not tell.
+    (one,) = found
+    assert (most_arguments(one.graph) <= 10) == (cap == 10)
 
 
 def chain(x):
@@ -82,6 +115,7 @@ def chain_with_reuse(x):
     return x, *sums
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("function", [chain, chain_with_reuse])
 def test_a_thousand_operations_in_a_row(function, record_property):
     x = torch.rand(64, 64)

@@ -1,0 +1,85 @@
+"""Processes that have imported torch and compiled nothing, at the price of one import.
+
+``python tests/fresh.py`` imports torch, Inductor and this package, and then forks for each line of
+JSON on its standard input: a program with its arguments, its environment and two files for what
+it writes.  It answers with the exit status.  A child has compiled nothing and shares nothing with
+its siblings but folders; settings that torch reads when it is imported are those of the parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class Fresh:
+    """Starts such processes, one at a time."""
+
+    #: What all of them took; to the operating system they are our children once the parent ends.
+    cpu_seconds = 0.0
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._parent = subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__],
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, program: str, arguments: list[str], environment: Mapping[str, str], folder: Path
+    ) -> tuple[int, str, str]:
+        """Exit status, output and error output of a program, with a folder to write them to."""
+        files = [str(folder / name) for name in ("stdout", "stderr")]
+        request = [program, ["-c", *arguments], dict(environment), *files]
+        assert self._parent.stdin and self._parent.stdout
+        print(json.dumps(request), file=self._parent.stdin, flush=True)
+        status, seconds = json.loads(self._parent.stdout.readline())
+        Fresh.cpu_seconds += seconds
+        return status, *(Path(file).read_text() for file in files)
+
+    def close(self) -> None:
+        """Ends the parent."""
+        self._parent.communicate()
+
+
+def _be(program: str, argv: list[str], environment: dict[str, str], *files: str) -> NoReturn:
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv[:] = argv
+    os.environ.update(environment)
+    status = 1
+    try:
+        exec(program, {"__name__": "__main__"})
+        status = 0
+    except BaseException:  # noqa: BLE001 - of a whole process
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _main() -> None:
+
+    import torch_materialize.inductor.hooks.install  # noqa: F401
+
+    for line in sys.stdin:
+        request: list[Any] = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _be(*request)
+        _, status, used = os.wait4(child, 0)
+        answer = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
