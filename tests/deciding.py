@@ -22,7 +22,7 @@ from torch_materialize.inductor.fx.decision import names_of
 from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.plan.search import search
-from torch_materialize.inductor.read import dag
+from torch_materialize.inductor.read import values
 
 
 def norms(x, w, b):
@@ -104,6 +104,6 @@ def _shown(value: Any) -> Any:
 
 if __name__ == "__main__":
     if "by-buffers" in sys.argv:
-        dag._Reader._is_read = lambda *_: False
+        values.Values.is_read = lambda *_: False
     names = [name for name in GRAPHS if name in sys.argv] or GRAPHS
     sys.stdout.write(json.dumps({k: v for name in names for k, v in decided(name).items()}))

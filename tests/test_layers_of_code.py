@@ -205,7 +205,7 @@ def is_there(name: str) -> bool:
     return bool(re.search(rf"\b{attribute}\b", text))
 
 
-@pytest.mark.long
+@pytest.mark.full
 def test_each_module_can_be_imported_first():
     """In forks of a process that has torch alone: no module leans on what another imported."""
     code = """
