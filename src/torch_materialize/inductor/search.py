@@ -36,7 +36,7 @@ from .narrow import folded, held_names
 from .post_grad import PostGrad
 from .reader import read_scheduled
 from .rounding import across, exact_casts, rounds
-from .settle import settle
+from .settle import as_cut, settle
 from .trial import LoweringError, lowered, trial
 
 __all__ = ["Found", "Hunt", "search", "unlike_claimed"]
@@ -451,7 +451,10 @@ class Hunt:
         if self.numerics != "stored":
             return unrounded(self._best), self._best
         module = self.short.graph.module
-        return settle(module, self._candidates, self.stock, unrounded, self._attempt)
+        found = settle(module, self._candidates, self.stock, unrounded, self._attempt)
+        if not self._may_lower_more():
+            return found
+        return as_cut(module, *found, self._candidates, self._attempt)
 
     def _unrounded(self, store: frozenset[str] | None) -> Decision:
         marked = store or frozenset()
