@@ -190,27 +190,30 @@ def stream_inputs():
     return ids, bf16(100, 256), scale, weight, bf16(256, 256)
 
 
-def searched():
+def searched(numerics="stored"):
     """What is decided about the stream as one graph, and what crosses the operator in it."""
     mode = capturing.fake_mode()
     inputs = [mode.from_tensor(x) for x in stream_inputs()]
-    policy, multiply = parse("plan"), matmul()
+    policy, multiply = parse(f"plan:numerics={numerics}"), matmul()
     (graph,) = capturing.capture(
         lambda *x: stream(*x, multiply), inputs, {}, CPU, mode, policy=policy
     )
-    with hooks_for(policy):
+    with config.patch(emulation(policy)), hooks_for(policy):
         found = search(graph, limits_for(CPU), policy, certify=False)
     free = {v.node for v in found.dag.values if v.kind is Kind.POINTWISE}
     return found, across(graph.module, found.dag) & free
 
 
-def test_what_crosses_an_opaque_operator_is_written_where_that_costs_no_bytes(monkeypatch):
-    found, crossing = searched()
+@pytest.mark.parametrize("numerics", ["stored", "eager"])
+def test_what_crosses_an_opaque_operator_is_written_where_that_costs_no_bytes(
+    numerics, monkeypatch
+):
+    found, crossing = searched(numerics)
     written = found.dag.nodes(found.dag.homes())
     assert len(crossing) == 3  # the embedding and two of three residuals; the last is an output
     assert crossing <= written and crossing <= found.marked
-    monkeypatch.setattr(searching, "as_cut", lambda _, decision, state, *_more: (decision, state))
-    before, _ = searched()
+    monkeypatch.setattr(searching, "as_cut", lambda _, one, state, *_more, **_how: (one, state))
+    before, _ = searched(numerics)
     assert found.dag.measured < before.dag.measured <= before.stock_dag.measured
 
 
@@ -218,7 +221,7 @@ def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
     """A dry run of ours that moves a byte more than before is not taken, nor any half of it."""
     upstream, tried = searching.as_cut, []
 
-    def dearer(module, decision, state, candidates, attempt):
+    def dearer(module, decision, state, candidates, _attempt, *, rounding):
         kernel = replace(state.dag.kernels[0], measured=state.dag.kernels[0].measured + 1)
         more = replace(state.dag, kernels=(kernel, *state.dag.kernels[1:]))
 
@@ -226,7 +229,7 @@ def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
             tried.append(wanted.marked)
             return replace(state, dag=more)
 
-        return upstream(module, decision, state, candidates, attempted)
+        return upstream(module, decision, state, candidates, attempted, rounding=rounding)
 
     monkeypatch.setattr(searching, "as_cut", dearer)
     found, crossing = searched()

@@ -448,13 +448,13 @@ class Hunt:
         def unrounded(state: State) -> Decision:
             return self._unrounded(state.store)
 
-        if self.numerics != "stored":
-            return unrounded(self._best), self._best
-        module = self.short.graph.module
-        found = settle(module, self._candidates, self.stock, unrounded, self._attempt)
-        if not self._may_lower_more():
+        found, module = (unrounded(self._best), self._best), self.short.graph.module
+        rounding = self.numerics == "stored"
+        if rounding:
+            found = settle(module, self._candidates, self.stock, unrounded, self._attempt)
+        if self._bitwise or not self._may_lower_more():
             return found
-        return as_cut(module, *found, self._candidates, self._attempt)
+        return as_cut(module, *found, self._candidates, self._attempt, rounding=rounding)
 
     def _unrounded(self, store: frozenset[str] | None) -> Decision:
         marked = store or frozenset()

@@ -64,10 +64,13 @@ def as_cut(
     settled: State,
     candidates: Candidates,
     attempt: Callable[[Decision], State | None],
+    *,
+    rounding: bool,
 ) -> tuple[Decision, State]:
     """What is ``settled``, with what crosses opaque operators written as far as it costs no bytes.
 
     Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
+    ``rounding`` tells whether what is rounded follows from the kernels (``numerics="stored"``).
     """
     bare = replace(decision, rounded=frozenset(), marked=decision.store or frozenset())
 
@@ -83,7 +86,9 @@ def as_cut(
     names, after = _as_many([crossing], written, attempt, fits)
     if after is None:
         return decision, settled
-    final = with_rounding(module, written(names), after)
+    final = written(names)
+    if rounding:
+        final = with_rounding(module, final, after)
     shipped = attempt(final) if final.rounded else after
     return (final, shipped) if shipped is not None and fits(shipped) else (decision, settled)
 
