@@ -78,16 +78,11 @@ class Candidates:
                 self.offer(new)
         self._choose()
 
-    def allow(self, new: State, old: State) -> bool:
-        """Whether no rule forbids a dry run, of no more bytes than stock, to take another's place.
-
-        Time that was measured is such a rule; what operations are guessed to cost is none.
-        """
-        cost = self._limits.cost
-        if self._limits.rates is not None and cost(new.dag) > cost(old.dag):
+    def allow(self, new: State) -> bool:
+        """Whether no rule forbids a dry run, of no more bytes than stock, to be taken."""
+        if self._saved(new) < 0 or self._foreseen(new) > self._longest:
             return False
-        longer = self._foreseen(new) > self._longest
-        return not longer and self._saved(new) >= 0 and self._refusal(new) is None
+        return self._refusal(new) is None
 
     @property
     def refused(self) -> tuple[Refusal, ...]:

@@ -69,7 +69,7 @@ def as_cut(
 ) -> tuple[Decision, State]:
     """What is ``settled``, with what crosses opaque operators written as far as it costs no bytes.
 
-    Bytes decide, and the rules that forbid a plan, time among them where it was measured.
+    Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
     ``rounding`` tells whether what is rounded follows from the kernels (``numerics="stored"``).
     """
     bare = replace(decision, rounded=frozenset(), marked=decision.store or frozenset())
@@ -78,7 +78,7 @@ def as_cut(
         return replace(bare, marked=bare.marked | names, casts=bare.casts | names)
 
     def fits(after: State) -> bool:
-        return not _costs(after, settled) and candidates.allow(after, settled)
+        return not _costs(after, settled) and candidates.allow(after)
 
     crossing = _unwritten(module, settled.dag)
     if not crossing:
