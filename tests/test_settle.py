@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -12,15 +15,17 @@ from torch.nn import functional as F
 
 import torch_materialize as tm
 from tiers import but
-from torch_materialize.core.devices import DEVICES
+from torch_materialize.core.dag import Kind
+from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import limits_for
 from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import traffic
-from torch_materialize.inductor.fx.rounding import emulation
+from torch_materialize.inductor.fx.rounding import across, emulation
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import hooks_for
+from torch_materialize.inductor.plan import hunt
 from torch_materialize.inductor.plan.search import search, unlike_claimed
 from torch_materialize.inductor.read.kernels import read_scheduled
 from torch_materialize.inductor.read.recording import Recording
@@ -140,3 +145,105 @@ def test_a_real_compile_schedules_what_was_claimed(program, policy, monkeypatch)
     assert [(t.bytes, t.kernels) for t in real] == [
         (t.bytes, t.kernels) for t in (traffic(found.graph) for found in claimed)
     ]
+
+
+@functools.cache
+def matmul():
+    """One that no compiler looks into."""
+    name = "torch_materialize_settle_tests::matmul"
+    operator = torch.library.custom_op(name, torch.mm, mutates_args=(), schema=_TWO)
+    operator.register_fake(lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
+    return torch.ops.torch_materialize_settle_tests.matmul.default
+
+
+_TWO = "(Tensor a, Tensor b) -> Tensor"
+
+
+def wide_norm(x, weight):
+    x = x.float()
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + weight.float())
+
+
+def first(ids, table, scale, weight):
+    x = F.embedding(ids, table) * scale
+    return x, wide_norm(x, weight).bfloat16(), x
+
+
+def behind(y, x, weight):
+    """As Gemma has it: a norm behind the operator, too, and none of the sums rounded."""
+    total = wide_norm(y, weight).bfloat16().float() + x.float()
+    normed = wide_norm(total, weight)
+    return total.bfloat16(), normed.bfloat16(), normed
+
+
+def stream(ids, table, scale, weight, matrix, multiply, pieces=(first, behind)):
+    one, other = pieces
+    x, y, _ = one(ids, table, scale, weight)
+    for _ in range(3):
+        x, y, wide = other(multiply(y, matrix), x, weight)
+    return x, wide
+
+
+def stream_inputs():
+    torch.manual_seed(0)
+    ids = torch.randint(100, (512,), dtype=torch.int32)
+    scale, weight = torch.tensor(16.0, dtype=torch.bfloat16), bf16(256) / 10
+    return ids, bf16(100, 256), scale, weight, bf16(256, 256)
+
+
+def searched(numerics="stored"):
+    """What is decided about the stream as one graph, and what crosses the operator in it."""
+    mode = capturing.fake_mode()
+    inputs = [mode.from_tensor(x) for x in stream_inputs()]
+    policy, multiply = parse(f"plan:numerics={numerics}"), matmul()
+    (graph,) = capturing.capture(
+        lambda *x: stream(*x, multiply), inputs, {}, CPU, mode, policy=policy
+    )
+    with config.patch(emulation(policy)), hooks_for(policy):
+        found = search(graph, limits_for(CPU), policy, certify=False)
+    free = {v.node for v in found.dag.values if v.kind is Kind.POINTWISE}
+    return found, across(graph.module, found.dag) & free
+
+
+@pytest.mark.parametrize("numerics", ["stored", "eager"])
+def test_what_crosses_an_opaque_operator_is_written_where_that_costs_no_bytes(
+    numerics, monkeypatch
+):
+    found, crossing = searched(numerics)
+    written = found.dag.nodes(found.dag.homes())
+    assert len(crossing) == 3  # the embedding and two of three residuals; the last is an output
+    assert crossing <= written and crossing <= found.marked
+    monkeypatch.setattr(hunt, "as_cut", lambda _, one, state, *_more, **_how: (one, state))
+    before, _ = searched(numerics)
+    assert found.dag.measured < before.dag.measured <= before.stock_dag.measured
+
+
+def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
+    """A dry run of ours that moves a byte more than before is not taken, nor any half of it."""
+    upstream, tried = hunt.as_cut, []
+
+    def dearer(module, decision, state, candidates, _attempt, *, rounding):
+        kernel = replace(state.dag.kernels[0], measured=state.dag.kernels[0].measured + 1)
+        more = replace(state.dag, kernels=(kernel, *state.dag.kernels[1:]))
+
+        def attempted(wanted):
+            tried.append(wanted.marked)
+            return replace(state, dag=more)
+
+        return upstream(module, decision, state, candidates, attempted, rounding=rounding)
+
+    monkeypatch.setattr(hunt, "as_cut", dearer)
+    found, crossing = searched()
+    assert len(tried) > 1 and tried[0] >= crossing
+    assert not found.marked & crossing
+
+
+@torch.no_grad()
+def test_a_graph_and_its_pieces_sum_up_alike():
+    """The norms of the whole graph load what those of the pieces load, and nothing besides."""
+    inputs, multiply, options = stream_inputs(), matmul(), tm.options("plan")
+    whole = torch.compile(lambda *x: stream(*x, multiply), options=options)(*inputs)
+    torch._dynamo.reset()
+    pieces = [torch.compile(part, options=options) for part in (first, behind)]
+    for one, other in zip(whole, stream(*inputs, multiply, pieces), strict=True):
+        assert torch.equal(one, other)

@@ -97,11 +97,12 @@ def test_the_log_names_decisions_and_refusals(caplog):
     outcome = SimpleNamespace(
         stock=side, graph=side, bound=None, left_out=0, store=None, rounds=1, seconds=0.0
     )
-    outcome.refused = (refusal,)
+    outcome.marked, outcome.refused = frozenset({"sum_3"}), (refusal,)
     with caplog.at_level(logging.DEBUG, "torch_materialize"):
         announce._log(SimpleNamespace(nodes=1), outcome, lambda: replace(found, graphs=(graph,)))
     lines = [record.getMessage() for record in caplog.records]
     assert f"plan: {refusal.sentence()}" in lines
+    assert any("stock's choice, and 1 tensors materialized" in line for line in lines)
     assert any("sum_1 and 1 alike" in line and "saves 7 B against" in line for line in lines), lines
 
 

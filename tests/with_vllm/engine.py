@@ -22,6 +22,7 @@ _VLLM = {"cudagraph_mode": "NONE", "compile_sizes": []}
 #: operators that compiled code is made of instead of vLLM's kernels, which round otherwise.
 CUTS = {
     "eager": {"custom_ops": ["none"]},
+    "summed": {"custom_ops": ["none"]},  # eager, but for the order of its sums: see sums.py
     "plain": {},  # what vLLM does on a CPU: the whole graph, by plain torch.compile
     "piecewise": _VLLM,
     "whole": {**_VLLM, "use_inductor_graph_partition": True},
@@ -53,7 +54,11 @@ def main() -> None:
 
         install()
         _count_lowered()
-    eager = request["cut"] == "eager"
+    if request["cut"] == "summed":
+        from sums import install
+
+        install()
+    eager = request["cut"] in ("eager", "summed")
     how = CUTS[request["cut"]]
     if how and not eager:
         how = {**how, "pass_config": _no_fusion()}

@@ -78,6 +78,12 @@ class Candidates:
                 self.offer(new)
         self._choose()
 
+    def allow(self, new: State) -> bool:
+        """Whether no rule forbids a dry run, of no more bytes than stock, to be taken."""
+        if self._saved(new) < 0 or self._foreseen(new) > self._longest:
+            return False
+        return self._refusal(new) is None
+
     @property
     def refused(self) -> tuple[Refusal, ...]:
         """Of each rule the best plan that it kept from being taken, those of fewest bytes first.

@@ -63,7 +63,7 @@ def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
 
     A failure here is logged once, and raised in strict mode; the plan is used all the same.
     """
-    count(acted=found.store is not None)
+    count(acted=found.store is not None or bool(found.marked))
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))
     try:
         _log(graph, found, make)
@@ -125,6 +125,14 @@ def _is_elsewhere(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.device.type != "cpu"
 
 
+def _choice(found: Found) -> str:
+    """Whose choice it is, and what is materialized besides: all, where it is a plan's."""
+    if found.store is None and not found.marked:
+        return "stock kept"
+    more = f"{len(found.marked)} tensors materialized"
+    return more if found.store is not None else f"stock's choice, and {more}"
+
+
 def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None:
     if not log.isEnabledFor(logging.INFO):
         return
@@ -135,7 +143,7 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
         "in %d; certified least: %s), %d dry runs in %.2f s",
         graph.nodes,
         found.left_out,
-        "stock kept" if found.store is None else f"{len(found.store)} tensors materialized",
+        _choice(found),
         after.bytes,
         after.kernels,
         before.bytes,
@@ -170,7 +178,7 @@ def _summary(found: Found, explanation: Explanation) -> dict[str, Any]:
         "bound": found.bound,
         "dry_runs": found.rounds,
         "seconds": round(found.seconds, 3),
-        "stored": sorted(found.store or ()),
+        "stored": sorted(found.marked),
         "rounded": sorted(found.rounded),
         "refused": [vars(refusal) for refusal in found.refused],
         "decisions": [vars(row) for row in decision_rows(explanation, _TOP)],

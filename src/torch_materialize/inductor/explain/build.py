@@ -219,8 +219,8 @@ def _by_node(dag: Dag) -> dict[str, int]:
 
 def _decider(policy: str, outcome: Outcome) -> str:
     """Whose decisions a policy's graph has: a plan that found nothing better leaves stock's."""
-    name = parse(policy).name
-    if name == "plan" and outcome.found is not None and outcome.found.store is None:
+    name, found = parse(policy).name, outcome.found
+    if name == "plan" and found is not None and found.store is None and not found.marked:
         return "stock"
     return name
 

@@ -33,7 +33,8 @@ class Decision:
         store: FX nodes to materialize, everything else inlined; None: leave it to stock.
         rounded: nodes whose kernel writes them with fewer digits than it goes on with, and
             which are therefore to be rounded (:mod:`.rounding`).
-        marked: nodes to be marked as materialized: ``store``, and what is ``rounded``.
+        marked: nodes to be marked as materialized: ``store``, of what is ``rounded`` what is
+            written, and what is written since it crosses an opaque operator (:mod:`..plan.settle`).
         casts: held narrowing casts that are not to be folded (:mod:`.casts`).
     """
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch._inductor import ir, lowering
 from torch._inductor.virtualized import ops
+from torch.utils import _pytree as pytree
 
 from ...core.dag import Dag, Kind, used_where_written, written
 from ...core.policy import Policy
@@ -189,17 +190,24 @@ def across(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     """Nodes that are computed before an opaque operator and used behind it, in program order."""
     place = program_order(module.graph)
     in_memory = _in_memory(dag)
-    opaque = sorted(
-        place[node]
-        for node in module.graph.nodes
-        if node.op == "call_function" and (node.name in in_memory or mutates(node))
-    )
+    opaque = sorted(place[node] for node in place if _is_opaque(node, in_memory))
     return frozenset(
         root_of(node).name
         for node, start in place.items()
         for user in node.users
         if bisect_right(opaque, start) < bisect_left(opaque, place[user])
     )
+
+
+def _is_opaque(node: torch.fx.Node, in_memory: Set[str]) -> bool:
+    """Whether a node calls a kernel of others, where somebody may cut a graph.
+
+    An allocation has no kernel, and one that only hands on numbers is Inductor's own, though what
+    it makes (a concatenation) is in memory whatever is decided.
+    """
+    if node.op != "call_function" or _handed_on(node) is not None:
+        return False
+    return mutates(node) or (node.name in in_memory and any(map(_is_tensor, node.all_input_nodes)))
 
 
 def _in_memory(dag: Dag) -> set[str]:
@@ -302,7 +310,8 @@ def _fills_exactly(node: torch.fx.Node) -> bool:
 
 
 def _dtype(node: torch.fx.Node) -> torch.dtype:
-    dtype: torch.dtype = node.meta["val"].dtype
+    """The dtype of a tensor, or of the parts that one was split into."""
+    dtype: torch.dtype = pytree.tree_leaves(node.meta["val"])[0].dtype
     return dtype
 
 
@@ -316,8 +325,11 @@ def _named(node: torch.fx.Node, names: Set[str]) -> bool:
 
 
 def _floats(node: torch.fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
+    return _is_tensor(node) and node.meta["val"].dtype.is_floating_point
+
+
+def _is_tensor(node: torch.fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from ..fx.decision import Decision
 from ..fx.layers import Shortened
 from ..fx.rounding import across, exact_casts, rounds
 from ..lower.trial import LoweringError, trial
-from .settle import settle
+from .settle import as_cut, settle
 
 __all__ = ["Hunt"]
 
@@ -284,10 +284,13 @@ class Hunt:
         def unrounded(state: State) -> Decision:
             return self._unrounded(state.store)
 
-        if self.numerics != "stored":
-            return unrounded(self._best), self._best
-        module = self.short.graph.module
-        return settle(module, self._candidates, self.stock, unrounded, self._attempt)
+        found, module = (unrounded(self._best), self._best), self.short.graph.module
+        rounding = self.numerics == "stored"
+        if rounding:
+            found = settle(module, self._candidates, self.stock, unrounded, self._attempt)
+        if self._bitwise or not self._may_lower_more():
+            return found
+        return as_cut(module, *found, self._candidates, self._attempt, rounding=rounding)
 
     def _unrounded(self, store: frozenset[str] | None) -> Decision:
         marked = store or frozenset()

@@ -4,26 +4,31 @@ What is to be rounded follows from the kernels (:mod:`..fx.rounding`), and round
 them.  So the best plan is lowered once more as it would ship, and what that moves counts: where
 another plan is then better, that one is taken, and where nothing moves less than stock, stock's
 choice.
+
+In the end what crosses an opaque operator is written where that costs no bytes.  The pieces of a
+graph that is cut there have to write it, so the kernels are then those of the pieces: rounded alike
+is not yet summed up alike, since what else a kernel loads decides how long its vectors are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
 
 from ...core.candidates import Candidates, State
-from ...core.dag import Dag, moved
+from ...core.dag import Dag, Kind, moved
 from ...events import log
 from ..fx.decision import Decision
-from ..fx.rounding import to_round
+from ..fx.rounding import across, to_round
+from ..read.pin_nodes import is_written
 from ..read.storage import copied_over
 
-__all__ = ["settle", "with_rounding"]
+__all__ = ["as_cut", "settle", "with_rounding"]
 
-# Dry runs that may be spent on finding out which roundings cost bytes.
+# Dry runs that may be spent on finding out which roundings cost bytes, and which writes do.
 _TRIES = 6
 
 
@@ -52,6 +57,49 @@ def settle(
         if after is not None:
             shipped[id(after)] = decision, after
     return shipped[id(candidates.best)]
+
+
+def as_cut(
+    module: torch.fx.GraphModule,
+    decision: Decision,
+    settled: State,
+    candidates: Candidates,
+    attempt: Callable[[Decision], State | None],
+    *,
+    rounding: bool,
+) -> tuple[Decision, State]:
+    """What is ``settled``, with what crosses opaque operators written as far as it costs no bytes.
+
+    Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
+    ``rounding`` tells whether what is rounded follows from the kernels (``numerics="stored"``).
+    """
+    bare = replace(decision, rounded=frozenset(), marked=decision.store or frozenset())
+
+    def written(names: frozenset[str]) -> Decision:
+        return replace(bare, marked=bare.marked | names, casts=bare.casts | names)
+
+    def fits(after: State) -> bool:
+        return not _costs(after, settled) and candidates.allow(after)
+
+    crossing = _unwritten(module, settled.dag)
+    if not crossing:
+        return decision, settled
+    names, after = _as_many([crossing], written, attempt, fits)
+    if after is None:
+        return decision, settled
+    final = written(names)
+    if rounding:
+        final = with_rounding(module, final, after)
+    shipped = attempt(final) if final.rounded else after
+    return (final, shipped) if shipped is not None and fits(shipped) else (decision, settled)
+
+
+def _unwritten(module: torch.fx.GraphModule, dag: Dag) -> list[str]:
+    """What crosses an opaque operator and could be written, but is not, in the graph's order."""
+    free = dag.nodes(v.index for v in dag.values if v.kind is Kind.POINTWISE)
+    forbidden = dag.nodes(set(dag.homes()) | dag.never) | copied_over(module)
+    names = (free & across(module, dag)) - forbidden
+    return [n.name for n in module.graph.nodes if n.name in names and not is_written(n)]
 
 
 def with_rounding(module: torch.fx.GraphModule, decision: Decision, state: State) -> Decision:
@@ -106,25 +154,40 @@ def _without_what_costs(
     A plan never moves more bytes than stock, not even to keep ``numerics="stored"``.
     """
     unrounded = replace(decision, rounded=frozenset(), marked=frozenset())
-    kept, after = unrounded, best
-    halves = _halved(sorted(decision.rounded))
-    for _ in range(_TRIES):
-        if not halves:
-            break
-        half = halves.pop(0)
-        names = kept.rounded | frozenset(half)
-        tried = replace(unrounded, rounded=names, marked=names & decision.marked)
-        measured = attempt(tried)
-        if measured is not None and not _costs(measured, stock):
-            kept, after = tried, measured
-        elif len(half) > 1:
-            halves += _halved(half)
+
+    def rounding(names: frozenset[str]) -> Decision:
+        return replace(unrounded, rounded=names, marked=names & decision.marked)
+
+    names, after = _as_many(
+        _halved(sorted(decision.rounded)), rounding, attempt, lambda state: not _costs(state, stock)
+    )
     log.info(
         "plan: %d of %d values are not rounded where they are stored, since that moves more bytes",
-        len(decision.rounded - kept.rounded),
+        len(decision.rounded - names),
         len(decision.rounded),
     )
-    return kept, after
+    return rounding(names), after or best
+
+
+def _as_many(
+    parts: Iterable[list[str]],
+    decide: Callable[[frozenset[str]], Decision],
+    attempt: Callable[[Decision], State | None],
+    fits: Callable[[State], bool],
+) -> tuple[frozenset[str], State | None]:
+    """Of some parts of names those with which the dry run still fits, by halves; and that run."""
+    kept, found = frozenset[str](), None
+    left = list(parts)
+    for _ in range(_TRIES):
+        if not left:
+            break
+        part = left.pop(0)
+        after = attempt(decide(kept | frozenset(part)))
+        if after is not None and fits(after):
+            kept, found = kept | frozenset(part), after
+        elif len(part) > 1:
+            left += _halved(part)
+    return kept, found
 
 
 def _halved(names: list[str]) -> list[list[str]]:
