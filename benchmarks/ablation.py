@@ -32,7 +32,7 @@ from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor.fx.rounding import emulation
 from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline.dry_run import hooks_for
-from torch_materialize.inductor.plan import hunt, search
+from torch_materialize.inductor.plan import rounds, search, trials
 from torch_materialize.results.base import read_json, write_json
 from torch_materialize.sweep.measure import captured
 from torch_materialize.sweep.rows import Job, Settings
@@ -47,13 +47,14 @@ def _nothing(*_args: Any) -> None:
 
 
 def _without(**changes: Any) -> Callable[[], Any]:
-    return lambda: mock.patch.multiple(hunt.Hunt, **changes)
+    return lambda: mock.patch.multiple(rounds.Rounds, **changes)
 
 
 #: Mechanism -> what takes it out of a search.
 MECHANISMS: dict[str, Callable[[], Any]] = {
     "start: traffic": _without(_by_traffic=_nothing),
     "traffic always tried": _without(_begin_locally=_nothing),
+    "start: everything inlined": _without(_everything_inlined=_nothing),
     "relieve": _without(_relieve=_nothing),
     "needed at once": _without(_needed_at_once=_nothing),
     "by bytes after time": _without(_go_on_by_bytes=_nothing),
@@ -70,7 +71,7 @@ def _limits(limits: Limits) -> dict[str, Limits]:
 
 @contextlib.contextmanager
 def _remembered(known: dict[Any, Any]) -> Iterator[None]:
-    upstream = hunt.trial
+    upstream = trials.trial
 
     def trial(graph: Any, decision: Any = None, *, numerics: str, policy: Any) -> Any:
         key = (decision, numerics, policy)
@@ -78,7 +79,7 @@ def _remembered(known: dict[Any, Any]) -> Iterator[None]:
             known[key] = upstream(graph, decision, numerics=numerics, policy=policy)
         return known[key]
 
-    with mock.patch.object(hunt, "trial", trial):
+    with mock.patch.object(trials, "trial", trial):
         yield
 
 

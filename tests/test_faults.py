@@ -31,6 +31,7 @@ from torch_materialize.inductor.fx import decision
 from torch_materialize.inductor.hooks import cast_passes, graph_lowering, install, policy_pass
 from torch_materialize.inductor.lower import pins, trial
 from torch_materialize.inductor.plan import search
+from torch_materialize.inductor.plan.trials import Trials
 from torch_materialize.inductor.read import dag, pin_nodes
 from torch_materialize.inductor.read.recording import Recording
 from torch_materialize.results.base import read_json
@@ -260,16 +261,16 @@ class TestPlantedExceptions:
     def test_a_candidate_that_cannot_be_lowered_is_dropped_alone(self, codes, lenient, monkeypatch):
         """The first plan that is tried; another one is taken."""
         tried = []
-        upstream = search.Hunt._lowered
+        upstream = Trials.lowered
 
-        def fails_once(hunt, decision, **how):
+        def fails_once(trials, why, decision, *how, **more):
             if decision.store is not None:
                 tried.append(decision.store)
                 if len(tried) == 1:
                     raise trial.LoweringError("planted")
-            return upstream(hunt, decision, **how)
+            return upstream(trials, why, decision, *how, **more)
 
-        monkeypatch.setattr(search.Hunt, "_lowered", fails_once)
+        monkeypatch.setattr(Trials, "lowered", fails_once)
         code("plan")
         assert tried
         assert not warned(lenient)

@@ -25,7 +25,7 @@ from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import hooks_for
-from torch_materialize.inductor.plan import hunt
+from torch_materialize.inductor.plan import rounds
 from torch_materialize.inductor.plan.search import search, unlike_claimed
 from torch_materialize.inductor.read.kernels import read_scheduled
 from torch_materialize.inductor.read.recording import Recording
@@ -213,14 +213,14 @@ def test_what_crosses_an_opaque_operator_is_written_where_that_costs_no_bytes(
     written = found.dag.nodes(found.dag.homes())
     assert len(crossing) == 3  # the embedding and two of three residuals; the last is an output
     assert crossing <= written and crossing <= found.marked
-    monkeypatch.setattr(hunt, "as_cut", lambda _, one, state, *_more, **_how: (one, state))
+    monkeypatch.setattr(rounds, "as_cut", lambda _, one, state, *_more, **_how: (one, state))
     before, _ = searched(numerics)
     assert found.dag.measured < before.dag.measured <= before.stock_dag.measured
 
 
 def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
     """A dry run of ours that moves a byte more than before is not taken, nor any half of it."""
-    upstream, tried = hunt.as_cut, []
+    upstream, tried = rounds.as_cut, []
 
     def dearer(module, decision, state, candidates, _attempt, *, rounding):
         kernel = replace(state.dag.kernels[0], measured=state.dag.kernels[0].measured + 1)
@@ -232,7 +232,7 @@ def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
 
         return upstream(module, decision, state, candidates, attempted, rounding=rounding)
 
-    monkeypatch.setattr(hunt, "as_cut", dearer)
+    monkeypatch.setattr(rounds, "as_cut", dearer)
     found, crossing = searched()
     assert len(tried) > 1 and tried[0] >= crossing
     assert not found.marked & crossing

@@ -172,7 +172,7 @@ def test_every_way_in_takes_the_setting(way):
     if way == "options":
         got = torch.compile(shifted, options=tm.options(policy))(x)
     else:
-        with getattr(tm, way)("plan", limits="random"):
+        with getattr(tm, way)(policy):
             assert str(tm.active()) == policy
             got = torch.compile(shifted)(x)
     torch.testing.assert_close(got, shifted(x))

@@ -234,8 +234,8 @@ def _watched(run: _Run, program: Program) -> Iterator[None]:
         stack.enter_context(mock.patch.object(Scheduler, "codegen", codegen))
         stack.enter_context(mock.patch.object(graph_lowering, "search", with_bound))
         if program.at_random:
-            stack.enter_context(mock.patch.object(search, "Hunt", Drawn))
-            stack.enter_context(mock.patch.object(Drawn, "run", Drawn.draw))
+            stack.enter_context(mock.patch.object(search, "Rounds", Drawn))
+            stack.enter_context(mock.patch.object(Drawn, "run", lambda _search: None))
         yield
 
 

@@ -14,13 +14,13 @@ import torch
 from ...core.candidates import State, templates
 from ...core.dag import Kind, delicate
 from ..fx.decision import Decision
-from .hunt import Hunt
+from .rounds import Rounds
 from .settle import with_rounding
 
 __all__ = ["Drawn"]
 
 
-class Drawn(Hunt):
+class Drawn(Rounds):
     """A search that ends with a random choice where it would have kept stock's."""
 
     def settled(self) -> tuple[Decision, State]:
@@ -35,24 +35,27 @@ class Drawn(Hunt):
 
         The same graph draws the same in every process.
         """
-        dag, module = self.start.dag, self.short.graph.module
+        trials = self.trials
+        dag, module = trials.start.dag, trials.short.graph.module
         free = {v.node for v in dag.values if v.kind is Kind.POINTWISE and v.node}
-        free -= dag.nodes(dag.never) | self._as_stock
+        free -= dag.nodes(dag.never) | trials.as_stock
         dice = random.Random(_digest(module))
         chosen = frozenset(name for name in sorted(free) if dice.randrange(2))
-        found = self._measure(self.short.spread(chosen) | self._kept)
+        found = trials.measure("drawn at random", trials.short.spread(chosen) | trials.kept)
         if found is None:
             return None
-        decision, after = self._unrounded(found.store), found
-        if self.numerics == "stored":
+        decision, after = trials.decision(found.store), found
+        if trials.numerics == "stored":
             decision = with_rounding(module, decision, found)
-            shipped = self._attempt(decision) if decision.rounded else found
+            shipped = (
+                trials.attempt("drawn, with roundings", decision) if decision.rounded else found
+            )
             if shipped is None:
                 return None
             after = shipped
-        if self._bitwise and delicate(after.dag) != delicate(self.stock.dag):
+        if trials.bitwise and delicate(after.dag) != delicate(trials.stock.dag):
             return None  # it builds a sum otherwise
-        if templates(after.graph) != templates(self.stock.graph):
+        if templates(after.graph) != templates(trials.stock.graph):
             return None  # it fuses something else into a template
         return decision, after
 

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...core.dag import Dag
 from ...core.graph import Graph
+from ...core.policy import Policy
 from ...core.story import Refusal
 from ..fx.decision import Decision
 
-__all__ = ["Found", "Outcome"]
+__all__ = ["Found", "Outcome", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One trial lowering of a search, with all that it takes to make it again.
+
+    Attributes:
+        why: what was tried.
+        decision: of the graph without most of its repeated layers.
+        policy: whose local rule decided what ``decision`` does not.
+        numerics: how it was rounded.
+        bytes, kernels: that the fused kernels move, and how many there are; -1 where Inductor
+            could not lower the graph so.
+    """
+
+    why: str
+    decision: Decision
+    policy: Policy
+    numerics: str
+    bytes: int = -1
+    kernels: int = -1
+
+    def measured(self, moved: int, kernels: int) -> Step:
+        """The step with what was measured."""
+        return replace(self, bytes=moved, kernels=kernels)
+
+    def __str__(self) -> str:
+        store = self.decision.store
+        realized = "" if store is None else f", {len(store)} realized"
+        rounded = f", {len(self.decision.rounded)} rounded" if self.decision.rounded else ""
+        return f"{self.why}{realized}{rounded}: {self.bytes} bytes in {self.kernels} kernels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +60,7 @@ class Found(Decision):
         left_out: nodes of repeated layers that were decided like their counterparts;
             ``graph``, ``dag`` and ``stock`` are without them, unless ``certify`` was asked for.
         refused: better plans that a rule kept from being taken; without ``left_out``, too.
+        steps: the trial lowerings, in order; :func:`.search.replay` makes them again.
     """
 
     graph: Graph
@@ -39,6 +72,7 @@ class Found(Decision):
     rounds: int
     left_out: int = 0
     refused: tuple[Refusal, ...] = ()
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)

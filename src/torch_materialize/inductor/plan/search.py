@@ -1,14 +1,12 @@
-"""Plan, try, learn, plan again: the search for what to materialize in one graph.
+"""The search for what to realize in one graph, and checks of what it found.
 
-The integer program plans on the kernels of a dry run; a second dry run tells what Inductor
-makes of the plan.  What it materializes unasked and what it does not fuse as planned is
-learned, and the next round plans on the new kernels.  The best *measured* result wins
-(:mod:`torch_materialize.core.candidates`), and stock unless something is strictly better.
+How it searches is in :mod:`.rounds`, in one page.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from torch._inductor.graph import GraphLowering
@@ -25,10 +23,10 @@ from ..fx.post_grad import PostGrad
 from ..lower.trial import lowered, trial
 from ..read.kernels import read_scheduled
 from .drawn import Drawn
-from .hunt import Hunt
-from .outcome import Found
+from .outcome import Found, Step
+from .rounds import Rounds
 
-__all__ = ["search", "unlike_claimed"]
+__all__ = ["replay", "search", "unlike_claimed"]
 
 PLAN = parse("plan")
 
@@ -49,42 +47,42 @@ def search(
     if policy.numerics == "stock":
         graph = folded(graph)
     short = shorten(graph)
-    hunt = _kind(policy)(short, limits, policy)
-    hunt.run()
-    decision, best = hunt.settled()
+    rounds = (Drawn if policy.limits == "random" else Rounds)(short, limits, policy)
+    rounds.run()
+    decision, best = rounds.settled()
+    trials = rounds.trials
     found = Found(
         store=None if decision.store is None else short.expand(decision.store),
         rounded=short.expand(decision.rounded),
         marked=short.expand(decision.marked),
         casts=short.expand(decision.casts),
         graph=best.graph,
-        stock=hunt.stock.graph,
+        stock=trials.stock.graph,
         dag=best.dag,
-        stock_dag=hunt.stock.dag,
+        stock_dag=trials.stock.dag,
         bound=None,
         seconds=time.monotonic() - started,
-        rounds=hunt.trials,
+        rounds=len(trials.steps),
         left_out=len(short.copies),
-        refused=hunt.refused,
+        refused=trials.candidates.refused,
+        steps=tuple(trials.steps),
     )
-    return _certified(graph, found, hunt, limits, policy) if certify else found
+    return _certified(graph, found, rounds, limits, policy) if certify else found
 
 
-def _kind(policy: Policy) -> type[Hunt]:
-    return Drawn if policy.limits == "random" else Hunt
-
-
-def _certified(graph: PostGrad, found: Found, hunt: Hunt, limits: Limits, policy: Policy) -> Found:
+def _certified(
+    graph: PostGrad, found: Found, rounds: Rounds, limits: Limits, policy: Policy
+) -> Found:
     """``found`` with the kernels of the whole graph, and the least bytes that they allow."""
-    after, stock = State(found.store, found.graph, found.dag), hunt.stock
+    after, stock = State(found.store, found.graph, found.dag), rounds.trials.stock
     if found.left_out:
         stock = after = State(None, *trial(graph))
         if found.changes or policy.numerics == "eager":
             after = State(found.store, *trial(graph, found, numerics=policy.numerics))
-    start = after if found.store is not None else hunt.start
+    start = after if found.store is not None else rounds.trials.start
     if found.left_out and found.store is None and held_names(graph):
         start = State(None, *trial(graph, Decision(casts=held_names(graph))))
-    bound = least_bytes(start.dag.with_forced(hunt.short.expand(hunt.forced)), limits)
+    bound = least_bytes(start.dag.with_forced(rounds.trials.short.expand(rounds.forced)), limits)
     return replace(
         found,
         graph=after.graph,
@@ -93,6 +91,20 @@ def _certified(graph: PostGrad, found: Found, hunt: Hunt, limits: Limits, policy
         stock_dag=stock.dag,
         bound=bound,
     )
+
+
+def replay(graph: PostGrad, found: Found) -> Iterator[tuple[Step, Step]]:
+    """Makes the trial lowerings of a search again: each step as logged, and as measured now.
+
+    Those that Inductor could not lower are left out.
+    """
+    short = shorten(graph)
+    for step in found.steps:
+        if step.kernels < 0:
+            continue
+        again, _ = trial(short.graph, step.decision, numerics=step.numerics, policy=step.policy)
+        now = traffic(again)
+        yield step, step.measured(now.bytes, now.kernels)
 
 
 def unlike_claimed(graph: PostGrad, found: Found, policy: Policy) -> str:

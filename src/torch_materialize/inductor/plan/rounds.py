@@ -1,0 +1,253 @@
+"""The rounds of one search: plan on measured kernels, lower the plan, learn, plan again.
+
+In one page.  Every trial lowering is a candidate; the best that was measured is taken, and stock
+where none is better (:mod:`torch_materialize.core.candidates`).
+
+1. From stock's kernels an integer program chooses what to realize, and the choice is lowered.
+2. What Inductor realized unasked is forced from then on; a fusion that it did not make is banned.
+   The program is solved again: on the new kernels where they cost less, else on the old ones with
+   what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
+   or when too little seems to be left.
+3. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
+   choice; from the latter on a GPU also where it moves fewer bytes than the best plan.
+4. A plan that was refused for its predicted time is tried with less to compute.
+5. On a GPU the best plan is tried with all realized that somebody besides fused kernels reads.
+6. The best is rounded (``numerics``), and what crosses an opaque operator is written
+   (:mod:`.settle`); both are lowered and measured.
+
+What each of these gains is in ``results/ablation-*.json`` (``benchmarks/ablation.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+
+from ...core.candidates import State
+from ...core.cost import computing
+from ...core.dag import Dag, Kind, required
+from ...core.limits import Limits
+from ...core.planner import Plan, Together, misplaced, plan
+from ...core.policy import Policy
+from ...core.program import Solved
+from ..fx.decision import Decision
+from ..fx.layers import Shortened
+from .settle import as_cut, settle
+from .trials import Trials
+
+__all__ = ["Rounds"]
+
+# Share of the cost that a trial lowering must save to count as a step forward.
+_PROGRESS = 5e-4
+# A plan after the first improves on one that is there: it must promise this many times more for
+# each trial lowering that there was.
+_AGAIN = 10.0
+
+
+class Rounds:
+    """One search.
+
+    Attributes:
+        trials: what was lowered, and the best of it.
+    """
+
+    def __init__(self, short: Shortened, limits: Limits, policy: Policy) -> None:
+        self.trials = Trials(short, limits, policy)
+        self._limits = limits
+        # A choice -> what Inductor was seen to realize unasked on the way to it.
+        self._forced: dict[frozenset[str] | None, set[str]] = {}
+        self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
+        self._solved: Solved = {}
+        # Share of the best's bytes that seems to be left to save; all of them, before any plan.
+        self._left = 1.0
+
+    @property
+    def forced(self) -> frozenset[str]:
+        """Nodes that Inductor was seen to realize unasked, on the way to the best."""
+        return frozenset(self._forced.get(self.trials.best.store, ()))
+
+    def run(self) -> None:
+        """Tries plans; the best of them is :meth:`settled`."""
+        trials, limits = self.trials, self._limits
+        self._climb(trials.start)
+        if self._left > limits.gap:
+            for start in (self._everything_inlined, self._by_traffic):
+                if self._is_worth_trying(0):
+                    self._climb_if(start())
+        self._relieve()
+        if limits.locally and trials.may_go_on:
+            self._begin_locally()
+            self._needed_at_once()
+
+    def settled(self) -> tuple[Decision, State]:
+        """The best plan with its roundings, and its trial lowering; to be called last."""
+        trials = self.trials
+        module = trials.short.graph.module
+
+        def unrounded(state: State) -> Decision:
+            return trials.decision(state.store)
+
+        attempt = functools.partial(trials.attempt, "with roundings")
+        found = unrounded(trials.best), trials.best
+        rounding = trials.numerics == "stored"
+        if rounding:
+            found = settle(module, trials.candidates, trials.stock, unrounded, attempt)
+        if trials.bitwise or not trials.may_go_on:
+            return found
+        attempt = functools.partial(trials.attempt, "written where it crosses")
+        return as_cut(module, *found, trials.candidates, attempt, rounding=rounding)
+
+    # Where a search starts decides where it may end.
+
+    def _everything_inlined(self) -> State | None:
+        return self.trials.measure("everything inlined", self.trials.kept)
+
+    @functools.cached_property
+    def _local(self) -> Dag:
+        """What the local rule makes of the graph."""
+        decision = Decision(casts=self.trials.written)
+        return self.trials.lowered("the local rule", decision, Policy("traffic")).dag
+
+    def _by_traffic(self) -> State | None:
+        trials, local = self.trials, self._local
+        store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock)
+        return trials.measure("the local rule's choice", store | trials.kept | self._needed(local))
+
+    def _begin_locally(self) -> None:
+        """Starts from the local rule's choice where that moves fewer bytes than the best plan."""
+        if self._local.measured < self.trials.best.dag.measured * (1 - _PROGRESS):
+            self._climb_if(self._by_traffic())
+
+    def _relieve(self) -> None:
+        """Tries a plan that was refused for its time with less to compute.
+
+        What stock writes is written where a kernel of the plan would be longer at computing it
+        than at all of its bytes.
+        """
+        trials, stock = self.trials, self.trials.stock.dag
+        state, doubts = trials.candidates.doubted, self._limits.doubts
+        if state is None or state.store is None or doubts is None or not trials.may_go_on:
+            return
+        again = computing(state.dag, doubts) & stock.nodes(stock.homes())
+        store = state.store | trials.short.spread(again)
+        after = trials.measure("a refused plan with less to compute", store)
+        if after is not None:
+            self._forced.setdefault(after.store, set(trials.unasked(after)))
+
+    def _needed_at_once(self) -> None:
+        """Tries the best plan with all that others read written before they ask.
+
+        An operator gets no copy of an argument then; but kernels may fuse less well.
+        """
+        best = self.trials.best
+        if best.store is None or not self.trials.may_go_on:
+            return
+        store = best.store | self._needed(best.dag, early=False)
+        after = self.trials.measure("what others read is written at once", store)
+        if after is not None and after is self.trials.best:
+            self._climb(after)
+
+    def _needed(self, dag: Dag, *, early: bool = True) -> frozenset[str]:
+        """What a lowering wrote, or wrote ``early``, and something besides fused kernels reads.
+
+        It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
+        expanded to all heads, say, and the kernels would not be those that were planned with.
+        What only its reader made a buffer (a part of a concatenation, say) is left to it again.
+        """
+        homes = dag.homes()
+        values = [dag.values[i] for i in required(dag) if i in homes]
+        chosen = (v.index for v in values if v.kind is Kind.POINTWISE and (v.early or not early))
+        return self.trials.short.spread(dag.nodes(chosen))
+
+    def _climb_if(self, start: State | None) -> None:
+        if start is not None:
+            self._climb(start)
+
+    def _climb(self, start: State, limits: Limits | None = None) -> None:
+        """Plans, lowers and learns until nothing better is found from ``start``.
+
+        Once from it by time and once by bytes, as ``limits`` say.
+        """
+        trials, limits = self.trials, limits or self._limits
+        if (start.store, limits.rates is None) in self._climbed:
+            return
+        self._climbed.add((start.store, limits.rates is None))
+        current = start
+        banned: set[tuple[int, int]] = set()
+        failed = 0
+        # It depends on what is decided besides, so another start knows nothing of it.
+        forced = set(trials.unasked(current))
+        self._forced.setdefault(current.store, forced)
+        while self._is_worth_trying(failed):
+            dag = self._to_plan(current.dag, forced)
+            planned = plan(dag, limits, banned, self._solved, trials.deadline)
+            # What was learned from a refusal may show more than the plan promises.
+            if not banned and not self._promises(planned, dag, limits, failed):
+                break
+            store = trials.short.spread(dag.nodes(planned.store)) | trials.kept | self._needed(dag)
+            after = trials.measure("a plan", store)
+            if after is None:
+                break
+            self._forced.setdefault(store, forced)
+            news = trials.unasked(after) - forced
+            forced |= news
+            now, then = limits.cost(after.dag), limits.cost(dag)
+            if now < then * (1 - _PROGRESS):
+                if limits.rates is not None and after.dag.measured >= trials.stock.dag.measured:
+                    # However fast it should be, it is not taken.
+                    self._go_on_by_bytes(after, start)
+                    break
+                current, banned, failed = after, set(), 0
+                if self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
+                    self._left -= 1 - now / then
+                continue
+            failed += 1
+            wrong = misplaced(dag, planned.homes, Together(dag, after.dag))
+            if wrong <= banned and not news:
+                break  # nothing was learned
+            banned |= wrong
+
+    def _to_plan(self, dag: Dag, forced: set[str]) -> Dag:
+        """Kernels with what the program may not decide held fixed."""
+        dag = dag.with_forced(frozenset(forced))
+        dag = dag.with_stocks(self.trials.as_stock, self.trials.kept)
+        return dag.with_delicate_closed() if self.trials.bitwise else dag
+
+    def _go_on_by_bytes(self, *starts: State) -> None:
+        """Climbs by bytes from the first of some kernels that lead to anything better."""
+        best, left = self.trials.best, self._left
+        for start in starts:
+            if self.trials.best is best:
+                self._left = left
+                self._climb(start, self._limits.only_bytes)
+
+    def _is_worth_trying(self, failed: int) -> bool:
+        """The first plan is tried if it may save anything worth it, more as long as they help.
+
+        A trial lowering takes as long as the graph is large, so what it must promise grows with
+        that.
+        """
+        trials, limits = self.trials, self._limits
+        promised = limits.worth_bytes(self._left, trials.best.dag)
+        least = limits.node_bytes * trials.short.graph.nodes
+        if not trials.tried:
+            return promised >= least
+        if promised < max(limits.least_bytes, _AGAIN * least * trials.tried):
+            return False
+        few = failed < limits.patience and trials.tried < limits.rounds
+        return few and trials.may_go_on
+
+    def _promises(self, planned: Plan, dag: Dag, limits: Limits, failed: int) -> bool:
+        """Notes what a plan for ``dag`` should leave to save; whether it is worth its lowering."""
+        if not self.trials.best.dag.measured:
+            self._left = 0.0  # only views, or kernels of others
+            return False
+        self._left = 1 - self._promised(planned, dag, limits)
+        return self._left >= limits.worth and self._is_worth_trying(failed)
+
+    def _promised(self, planned: Plan, dag: Dag, limits: Limits) -> float:
+        """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
+        rates = limits.rates
+        if rates is None:
+            return planned.predicted / self.trials.best.dag.measured
+        best = limits.cost(self.trials.best.dag)
+        return (limits.cost(dag) - planned.saves * rates.byte) / best if best else 1.0
