@@ -319,7 +319,8 @@ class TestPins:
         assert code("plan", pinned) == code("stock", pinned)
         assert sum("Planted" in line for line in warned(lenient)) == 1
 
-    @pytest.mark.parametrize("stage", but(["readers"], ["readers", "need of a buffer", "storages"]))
+    @pytest.mark.full
+    @pytest.mark.parametrize("stage", ["readers", "need of a buffer", "storages"])
     def test_strict_mode_raises(self, stage, monkeypatch):
         where, name = {**PIN_STAGES, **COPYING}[stage]
         monkeypatch.setattr(where, name, raises(Planted(stage)))

@@ -75,6 +75,7 @@ def test_eager_rounds_where_eager_rounds():
     assert share(answer(model, x, "plan:numerics=eager"), want) >= 0.9999
 
 
+@pytest.mark.full
 def test_eager_costs_no_bytes():
     model, x = decoder(random_norms=True)
     assert moved(model, x, "plan:numerics=eager") == moved(model, x, "plan")
@@ -169,7 +170,9 @@ def test_however_a_model_is_cut_it_answers_the_same(policy):
         assert torch.equal(answers["whole"], eager)
 
 
-@pytest.mark.parametrize(("policy", "same"), [("stock", False), ("plan", True)])
+@pytest.mark.parametrize(
+    ("policy", "same"), [pytest.param("stock", False, marks=pytest.mark.full), ("plan", True)]
+)
 def test_cuts_are_the_same_under_a_policy_and_not_to_stock(policy, same):
     """With stock: what the test before this one would not notice if it compared nothing."""
     torch.manual_seed(0)

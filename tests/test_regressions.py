@@ -10,6 +10,7 @@ import torch_materialize as tm
 from fuzzing.compiled import check
 from fuzzing.programs import Input, Program
 from test_planner import NARROW, WIDE, Builder
+from tiers import but
 from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.limits import Limits
@@ -103,7 +104,7 @@ def test_an_assertion_is_no_value_that_could_be_stored():
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
-@pytest.mark.parametrize("policy", ["traffic", "plan", "plan:numerics=eager"])
+@pytest.mark.parametrize("policy", but(["plan"], ["traffic", "plan", "plan:numerics=eager"]))
 def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
     """Its template takes no epilogue; what a policy stored of its result became one."""
 
@@ -118,6 +119,7 @@ def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
+@pytest.mark.full
 def test_what_is_written_over_an_argument_gets_no_buffer_first():
     """Rounded for both sides of an operator, it was marked, and then copied."""
     program = Program(
