@@ -38,6 +38,7 @@ def computed(graph):
     return [node for node in graph.module.graph.nodes if node.op == "call_function"]
 
 
+@pytest.mark.full
 def test_what_is_left_does_not_grow_with_the_layers():
     few, many = shorten(decoder(8)), shorten(decoder(20))
     assert len(computed(few.graph)) == len(computed(many.graph)) < len(computed(decoder(8)))

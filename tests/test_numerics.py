@@ -222,6 +222,7 @@ def test_an_exact_value_is_not_rounded_again():
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_what_is_only_read_from_memory_is_not_rounded_twice():
     """A residual that is written for the next layer alone is rounded by that."""
     model, x = decoder(random_norms=True)

@@ -10,7 +10,6 @@ import torch_materialize as tm
 from fuzzing.compiled import check
 from fuzzing.programs import Input, Program
 from test_planner import NARROW, WIDE, Builder
-from tiers import but
 from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.limits import Limits
@@ -104,7 +103,8 @@ def test_an_assertion_is_no_value_that_could_be_stored():
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
-@pytest.mark.parametrize("policy", but(["plan"], ["traffic", "plan", "plan:numerics=eager"]))
+@pytest.mark.full
+@pytest.mark.parametrize("policy", ["traffic", "plan", "plan:numerics=eager"])
 def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
     """Its template takes no epilogue; what a policy stored of its result became one."""
 
