@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from fresh import INDUCTOR, Fresh
-from tiers import but
 
 pytestmark = pytest.mark.e2e
 
@@ -105,7 +104,13 @@ def hit(seen: dict[str, int]) -> bool:
     return seen["aot_hit"] > 0 and seen["aot_miss"] == 0 and seen["asked"] == 0
 
 
-@pytest.mark.parametrize("how", but(["policy"], ["policy", "options"]))
+def test_what_stock_keeps_is_not_served_to_a_policy(run):
+    assert missed(run("policy", "none"))
+    assert missed(run("policy", "traffic"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["policy", "options"])
 def test_stock_and_traffic_never_share_an_entry(run, how):
     stock = run(how, "none")
     assert missed(stock)
