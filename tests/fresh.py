@@ -1,21 +1,27 @@
 """Processes that have imported torch and compiled nothing, at the price of one import.
 
-``python tests/fresh.py`` imports torch, Inductor and this package, and then forks for each line of
-JSON on its standard input: a program with its arguments, its environment and two files for what
-it writes.  It answers with the exit status.  A child has compiled nothing and shares nothing with
-its siblings but folders; settings that torch reads when it is imported are those of the parent.
+``python tests/fresh.py MODULE...`` imports modules, and then forks for each line of JSON on its
+standard input: a program with its arguments, its environment and two files for what it writes.
+It answers with the exit status and the seconds of CPU time.  A child has compiled nothing and
+shares nothing with its siblings but folders; settings that torch reads when it is imported are
+those of the parent.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+
+#: What a compile with Inductor imports.
+INDUCTOR = "torch._inductor.compile_fx"
 
 
 class Fresh:
@@ -24,9 +30,9 @@ class Fresh:
     #: What all of them took; to the operating system they are our children once the parent ends.
     cpu_seconds = 0.0
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *modules: str) -> None:
         self._parent = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__],
+            [sys.executable, "-W", "ignore", __file__, *modules],
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -34,16 +40,18 @@ class Fresh:
         )
 
     def run(
-        self, program: str, arguments: list[str], environment: Mapping[str, str], folder: Path
-    ) -> tuple[int, str, str]:
-        """Exit status, output and error output of a program, with a folder to write them to."""
-        files = [str(folder / name) for name in ("stdout", "stderr")]
-        request = [program, ["-c", *arguments], dict(environment), *files]
+        self, program: str, *arguments: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a program to its end, like ``python -c``, with more in its environment."""
         assert self._parent.stdin and self._parent.stdout
-        print(json.dumps(request), file=self._parent.stdin, flush=True)
-        status, seconds = json.loads(self._parent.stdout.readline())
+        with tempfile.TemporaryDirectory() as folder:
+            files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
+            request = [program, ["-c", *arguments], environment, *files]
+            print(json.dumps(request), file=self._parent.stdin, flush=True)
+            status, seconds = json.loads(self._parent.stdout.readline())
+            texts = [Path(file).read_text() for file in files]
         Fresh.cpu_seconds += seconds
-        return status, *(Path(file).read_text() for file in files)
+        return subprocess.CompletedProcess(["-c", *arguments], status, *texts)
 
     def close(self) -> None:
         """Ends the parent."""
@@ -54,6 +62,7 @@ def _be(program: str, argv: list[str], environment: dict[str, str], *files: str)
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv[:] = argv
+    sys.path[0] = ""
     os.environ.update(environment)
     status = 1
     try:
@@ -68,9 +77,8 @@ def _be(program: str, argv: list[str], environment: dict[str, str], *files: str)
 
 
 def _main() -> None:
-
-    import torch_materialize.inductor.hooks.install  # noqa: F401
-
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     for line in sys.stdin:
         request: list[Any] = json.loads(line)
         child = os.fork()

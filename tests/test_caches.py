@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-from fresh import Fresh
-from tiers import but
+from fresh import INDUCTOR, Fresh
 
 pytestmark = pytest.mark.e2e
 
@@ -68,7 +67,8 @@ CACHES = {
 
 @pytest.fixture(scope="module")
 def fresh():
-    with contextlib.closing(Fresh({**os.environ, **CACHES})) as processes:
+    ours = "torch_materialize.inductor.hooks.install"
+    with contextlib.closing(Fresh({**os.environ, **CACHES}, INDUCTOR, ours)) as processes:
         yield processes
 
 
@@ -88,11 +88,10 @@ def run(fresh, tmp_path):
                 check=False,
                 env={**os.environ, **CACHES, **folder, **environment},
             )
-            status, output, errors = done.returncode, done.stdout, done.stderr
         else:
-            status, output, errors = fresh.run(PROGRAM, arguments, folder | environment, tmp_path)
-        assert status == 0, errors
-        return {**json.loads(output), "stderr": errors}
+            done = fresh.run(PROGRAM, *arguments, **folder, **environment)
+        assert done.returncode == 0, done.stderr
+        return {**json.loads(done.stdout), "stderr": done.stderr}
 
     return run
 
@@ -105,7 +104,13 @@ def hit(seen: dict[str, int]) -> bool:
     return seen["aot_hit"] > 0 and seen["aot_miss"] == 0 and seen["asked"] == 0
 
 
-@pytest.mark.parametrize("how", but(["policy"], ["policy", "options"]))
+def test_what_stock_keeps_is_not_served_to_a_policy(run):
+    assert missed(run("policy", "none"))
+    assert missed(run("policy", "traffic"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["policy", "options"])
 def test_stock_and_traffic_never_share_an_entry(run, how):
     stock = run(how, "none")
     assert missed(stock)
@@ -132,7 +137,8 @@ def test_plan_has_keys_of_its_own(run):
     assert hit(run("options", "plan"))
 
 
-@pytest.mark.parametrize("how", but(["options"], ["policy", "options"]))
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["policy", "options"])
 def test_what_is_left_to_stock_before_the_key_is_asked_for_is_not_kept(run, how):
     """Under the key of `plan` it would be served when nothing fails any more."""
     failed = run(how, "plan", "fail", TORCH_MATERIALIZE_STRICT="0")

@@ -113,6 +113,7 @@ def test_stock_and_other_models_are_not_asked(verdicts):
     assert not verdicts
 
 
+@pytest.mark.full
 def test_transformer_block_forward_and_backward():
     torch.manual_seed(0)
     block = Block()
@@ -207,6 +208,7 @@ def test_mixes_with_other_options():
     close(torch.compile(softmax_and_norms, options=options)(x), softmax_and_norms(x))
 
 
+@pytest.mark.full
 def test_threads_compile_under_one_policy_each(verdicts):
     import threading
 

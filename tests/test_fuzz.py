@@ -25,6 +25,7 @@ def test_any_graph_is_planned_within_its_limits():
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
+@pytest.mark.full
 def test_any_program_keeps_every_promise():
     tally = hunt(program_fails, programs(), examples=4, seed=300)
     assert not tally.failures, tally.failures[0]

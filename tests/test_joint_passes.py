@@ -15,7 +15,7 @@ from test_faults import Planted, raises, warned
 from test_plan import code
 from tiers import but
 from torch_materialize.inductor.fx import casts
-from torch_materialize.inductor.hooks import cast_passes, install, policy_pass
+from torch_materialize.inductor.hooks import cast_passes, policy_pass
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
 
@@ -38,7 +38,7 @@ def arguments():
 
 STAGES = {
     "note and hide": (cast_passes.HideCasts, "_note_and_hide"),
-    "post-grad pass": (install, "hold_for_lowering"),
+    "post-grad pass": (policy_pass, "hold_for_lowering"),
     "cache key": (policy_pass, "implementation"),
 }
 HOLDING = {

@@ -38,6 +38,7 @@ def computed(graph):
     return [node for node in graph.module.graph.nodes if node.op == "call_function"]
 
 
+@pytest.mark.full
 def test_what_is_left_does_not_grow_with_the_layers():
     few, many = shorten(decoder(8)), shorten(decoder(20))
     assert len(computed(few.graph)) == len(computed(many.graph)) < len(computed(decoder(8)))
@@ -116,7 +117,7 @@ def test_outputs_of_layers_left_out_keep_the_others_places():
     assert values[0] is not None and values[4] is None and values[8] is not None
 
 
-@pytest.mark.parametrize("layers", [8, 12])
+@pytest.mark.parametrize("layers", [8, pytest.param(12, marks=pytest.mark.full)])
 def test_a_plan_from_a_few_layers_is_the_plan_for_all(monkeypatch, layers):
     graph = captured(lambda: Decoder(layers, 4096, 16384).eval(), (8192, 4096))
     plan = Policy("plan")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
-import sys
 import textwrap
 
 import pytest
+
+from fresh import INDUCTOR, Fresh
 
 PREAMBLE = """
 import logging, sys, threading
@@ -27,14 +29,14 @@ def is_ours():
 """
 
 
+@functools.cache
+def processes() -> Fresh:
+    """They have imported torch and Inductor, and nothing of ours."""
+    return Fresh({**os.environ, "TORCH_MATERIALIZE_STRICT": "1"}, INDUCTOR)
+
+
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PREAMBLE + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "TORCH_MATERIALIZE_STRICT": "1", **environment},
-    )
+    done = processes().run(PREAMBLE + textwrap.dedent(code), **environment)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -75,6 +75,7 @@ def test_eager_rounds_where_eager_rounds():
     assert share(answer(model, x, "plan:numerics=eager"), want) >= 0.9999
 
 
+@pytest.mark.full
 def test_eager_costs_no_bytes():
     model, x = decoder(random_norms=True)
     assert moved(model, x, "plan:numerics=eager") == moved(model, x, "plan")
@@ -169,11 +170,13 @@ def test_however_a_model_is_cut_it_answers_the_same(policy):
         assert torch.equal(answers["whole"], eager)
 
 
-@pytest.mark.parametrize(("policy", "same"), [("stock", False), ("plan", True)])
+@pytest.mark.parametrize(
+    ("policy", "same"), [pytest.param("stock", False, marks=pytest.mark.full), ("plan", True)]
+)
 def test_cuts_are_the_same_under_a_policy_and_not_to_stock(policy, same):
     """With stock: what the test before this one would not notice if it compared nothing."""
     torch.manual_seed(0)
-    model = Language(layers=2, hidden=64, heads=2, vocabulary=200)
+    model = Language(layers=1, hidden=64, heads=2, vocabulary=200)
     ids = torch.arange(24) * 7 % 200
     answers = []
     for where in ("whole", "attention"):
@@ -219,6 +222,7 @@ def test_an_exact_value_is_not_rounded_again():
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_what_is_only_read_from_memory_is_not_rounded_twice():
     """A residual that is written for the next layer alone is rounded by that."""
     model, x = decoder(random_norms=True)

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import torch_materialize as tm
 from test_planner import NARROW, WIDE, Builder, residual_chain
+from tiers import but
 from torch_materialize import events
 from torch_materialize.core.dag import Kind
 from torch_materialize.core.devices import DEVICES
@@ -139,7 +140,7 @@ def test_import_stays_free_of_torch_until_the_first_pin():
 
 
 @e2e
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", but(["plan"], POLICIES))
 def test_a_kept_tensor_is_a_buffer(policy):
     def plain(a, b):
         return two_readers(a * 2 + b)
@@ -153,7 +154,7 @@ def test_a_kept_tensor_is_a_buffer(policy):
 
 
 @e2e
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", but(["plan"], POLICIES))
 def test_an_inlined_tensor_is_no_buffer(policy, caplog):
     def plain(a, b):
         return two_readers(many_reads(a, b))
@@ -180,7 +181,7 @@ def test_a_count_over_the_limit_of_reads_is_taken_back():
 
 
 @e2e
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", but(["plan"], POLICIES))
 def test_who_reads_it_without_the_pin_recomputes_it_too(policy, caplog):
     def pinned(a, b):
         s = many_reads(a, b)
@@ -191,6 +192,7 @@ def test_who_reads_it_without_the_pin_recomputes_it_too(policy, caplog):
 
 
 @e2e
+@pytest.mark.full
 def test_plan_keeps_and_inlines_on_a_planned_gpu():
     """The plan's own choice is the bf16 residual; pins turn it to the fp32 sum and back."""
     device = DEVICES["h200"]
@@ -349,11 +351,14 @@ STOCK_REASONS = {
 }
 CASES = [(f, policy) for f in REASONS for policy in (None, "plan")]
 CASES += [(f, None) for f in STOCK_REASONS]
+QUICK = [(f, "plan") for f in REASONS if f is not large_body] + CASES[-len(STOCK_REASONS) :]
 
 
 @e2e
 @config.patch(reorder_for_locality=False)  # so that before and after are as written here
-@pytest.mark.parametrize(("function", "policy"), CASES, ids=lambda x: getattr(x, "__name__", x))
+@pytest.mark.parametrize(
+    ("function", "policy"), but(QUICK, CASES), ids=lambda x: getattr(x, "__name__", x)
+)
 def test_what_cannot_be_honoured_is_reported_once(function, policy, caplog):
     a, b = inputs()
     run = compiled(function, policy)
@@ -422,7 +427,7 @@ def test_what_upstream_writes_in_place_is_a_tensor_of_its_own(pin):
 
 
 @e2e
-@pytest.mark.parametrize("policy", [None, "traffic", "plan"])
+@pytest.mark.parametrize("policy", but(["plan"], [None, "traffic", "plan"]))
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_training(policy, dynamic):
     def loss(a, b):
@@ -554,6 +559,7 @@ def test_an_unknown_torch_copies_and_is_logged(monkeypatch, caplog):
 
 @e2e
 @torch.no_grad()
+@pytest.mark.full
 def test_a_decoder_with_pins_under_every_policy():
     torch.manual_seed(0)
     decoder = Decoder(2, 64, 128, "vllm", random_norms=True).eval()

@@ -283,6 +283,7 @@ def answers(policy: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
+@pytest.mark.full
 def test_whole_and_pieces_answer_the_same_where_operators_are_lowered_late():
     whole, pieces = answers("plan")
     assert torch.equal(whole, pieces)

@@ -103,6 +103,7 @@ def test_an_assertion_is_no_value_that_could_be_stored():
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
+@pytest.mark.full
 @pytest.mark.parametrize("policy", ["traffic", "plan", "plan:numerics=eager"])
 def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
     """Its template takes no epilogue; what a policy stored of its result became one."""
@@ -118,6 +119,7 @@ def test_flex_attention_on_a_cpu_gets_nothing_fused_to_it(policy):
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
+@pytest.mark.full
 def test_what_is_written_over_an_argument_gets_no_buffer_first():
     """Rounded for both sides of an operator, it was marked, and then copied."""
     program = Program(

@@ -109,10 +109,12 @@ def efficient(training: bool = False) -> Explanation:
             lambda: small("fused-add-rmsnorm-hf"),
             not torch.__version__.startswith(("2.14.", "2.15.")),
         ),
-        pytest.param(lambda: small("llama-3.1-8b"), True, marks=pytest.mark.long),
-        pytest.param(lambda: small("gpt2"), False, marks=pytest.mark.long),
+        pytest.param(
+            lambda: small("llama-3.1-8b"), True, marks=[pytest.mark.full, pytest.mark.long]
+        ),
+        pytest.param(lambda: small("gpt2"), False, marks=[pytest.mark.full, pytest.mark.long]),
         (efficient, True),
-        (lambda: efficient(training=True), True),
+        pytest.param(lambda: efficient(training=True), True, marks=pytest.mark.full),
     ],
     ids=["norms", "norms-hf", "llama", "gpt2", "efficientnet", "training"],
 )

@@ -106,6 +106,7 @@ def test_where_no_plan_acts_a_choice_is_drawn():
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 def test_what_is_drawn_is_rounded_like_a_plan():
     program = Program(
         (Input((17, 33), "bfloat16"), Input((17, 33), "bfloat16")),

@@ -200,6 +200,7 @@ def models_file(tmp_path):
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 def test_a_model_that_crashes_hangs_or_fails_is_a_row(models_file):
     jobs = [_own(models_file, name) for name in ("crash", "fail")]
     found = {r.model.name.rpartition(":")[2]: r for r in workers.results(jobs, SETTINGS, 1, 500)}

@@ -52,6 +52,7 @@ def test_a_program_leaves_one_record_per_graph(dynamo, tmp_path, monkeypatch):
     assert any(one.open for _, one in joined.decisions())
 
 
+@pytest.mark.full
 def test_forward_and_backward_are_told_apart(dynamo, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_MATERIALIZE_RECORD", str(tmp_path))
     x = torch.randn(64, 64, requires_grad=True)
@@ -142,6 +143,7 @@ def test_torch_logs_and_traces(tmp_path):
     assert entries[0]["has_payload"]
 
 
+@pytest.mark.full
 def test_set_logs_knows_the_short_name():
     said = run(
         "import torch, logging\n"
@@ -151,6 +153,7 @@ def test_set_logs_knows_the_short_name():
     assert "dry runs" in said
 
 
+@pytest.mark.full
 def test_without_listeners_nothing_is_explained():
     run(
         "from torch_materialize.inductor.explain import announce\n"

@@ -78,6 +78,7 @@ def compiled(policy, model, *inputs, **how):
 
 @e2e
 @pytest.mark.parametrize("numerics", ["stored", "eager"])
+@pytest.mark.full
 def test_what_is_fastest_is_what_is_compiled(clocks, numerics):
     seconds, seen = clocks
     model, x = made()
@@ -97,6 +98,7 @@ def test_what_is_fastest_is_what_is_compiled(clocks, numerics):
 
 
 @e2e
+@pytest.mark.full
 def test_within_the_noise_stock_is_kept(clocks):
     seconds, _ = clocks
     seconds |= {"stock": 1.0, "stock again": 1.1, "plan": 0.95, "other": 1.0}
@@ -109,6 +111,7 @@ def test_within_the_noise_stock_is_kept(clocks):
 
 
 @e2e
+@pytest.mark.full
 def test_a_choice_is_remembered_by_graph_shapes_and_settings(clocks):
     seconds, seen = clocks
     seconds |= {"plan": 0.5}
@@ -126,6 +129,7 @@ def test_a_choice_is_remembered_by_graph_shapes_and_settings(clocks):
 
 
 @e2e
+@pytest.mark.full
 def test_training_tunes_forward_and_backward(clocks):
     seconds, _ = clocks
     seconds |= {"plan": 0.5}
@@ -145,6 +149,7 @@ def test_training_tunes_forward_and_backward(clocks):
 
 
 @e2e
+@pytest.mark.full
 def test_dynamic_shapes_are_tuned_at_their_hints(clocks):
     seconds, seen = clocks
     seconds |= {"plan": 0.5}
@@ -168,6 +173,7 @@ def test_made_up_indices_are_safe():
 
 
 @e2e
+@pytest.mark.full
 def test_real_clocks():
     """The whole of it, with time as it is: whatever is kept is right, and in the store."""
     model, x = made()
@@ -238,6 +244,7 @@ def test_inputs_too_large_are_not_made(monkeypatch):
 
 @e2e
 @pytest.mark.usefixtures("clocks")
+@pytest.mark.full
 def test_an_operator_that_fails_on_made_up_inputs_leaves_the_plan(caplog):
     @torch.library.custom_op("torch_materialize_test::picky", mutates_args=())
     def picky(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -339,6 +346,7 @@ def test_a_setting_that_decides_is_in_the_key():
 
 @e2e
 @pytest.mark.usefixtures("clocks")
+@pytest.mark.full
 def test_a_store_that_cannot_be_written_is_told_once(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(store.VARIABLE, str(tmp_path / "file" / "tuned"))
@@ -435,6 +443,7 @@ for got, want in zip(torch.compile(f)(x), f(x)):
 
 
 @e2e
+@pytest.mark.full
 def test_from_the_environment_and_across_processes(folder, tmp_path):
     seen = []
     for caches in ("a", "b"):  # of Inductor's; the store is one

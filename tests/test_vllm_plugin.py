@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import subprocess
-import sys
 
 import pytest
+
+from fresh import INDUCTOR, Fresh
 
 STAND_IN = """
 import logging, sys
@@ -19,6 +20,13 @@ theirs.setLevel(logging.INFO)
 """
 # As vLLM does where a plugin's line is not known to the keys of its artifacts.
 BLIND = STAND_IN.replace("environment_variables.items()", "[('VLLM_PORT', lambda: 1)]")
+
+
+@functools.cache
+def processes() -> Fresh:
+    """They have imported torch and Inductor, and nothing of ours."""
+    kept = {k: v for k, v in os.environ.items() if k != "TORCH_MATERIALIZE"}
+    return Fresh(kept, INDUCTOR)
 
 
 def run(folder, program: str, stand_in: str = STAND_IN, **environment: str):
@@ -35,14 +43,7 @@ from vllm import envs
 before = envs.compile_factors()
 {program}
 """
-    kept = {k: v for k, v in os.environ.items() if k != "TORCH_MATERIALIZE"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**kept, **environment},
-    )
+    done = processes().run(program, **environment)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
