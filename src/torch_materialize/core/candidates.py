@@ -51,8 +51,6 @@ class Candidates:
         self._all = [self._weighed(as_stock)]
         self.best = as_stock
         self._refused: list[tuple[float, Refusal]] = []  # with what each costs
-        # The cheapest that would be the best, were it not for its time.
-        self.doubted: State | None = None
 
     def offer(self, new: State) -> None:
         """Tells of one more dry run."""
@@ -105,8 +103,6 @@ class Candidates:
         # Stock with held casts folded otherwise may be slower than stock, but it is what is left.
         taken = next((one for one in ranked if one.seconds <= longest), self._all[0])
         self.best = taken.state
-        refused = (one.state for one in ranked[: ranked.index(taken)] if one is not self._all[0])
-        self.doubted = next(refused, None)
 
     @property
     def _longest(self) -> float:

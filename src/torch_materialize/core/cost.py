@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .dag import Dag, Fused, Kind, Moved, moved
@@ -21,7 +21,6 @@ __all__ = [
     "Load",
     "Rates",
     "Weights",
-    "computing",
     "each_load",
     "kind",
     "seconds",
@@ -161,17 +160,6 @@ def together(moving: Any, computing: Any, overlap: bool) -> Any:
 def seconds_of(dag: Dag, rates: Rates) -> float:
     """The time that the kernels of a dry run should take in one call."""
     return seconds(each_load(dag, rates.cache), rates)
-
-
-def computing(dag: Dag, rates: Rates) -> frozenset[str]:
-    """Nodes computed by the kernels that should take longer for that than for all else."""
-    found: set[str] = set()
-    each = zip(moved(dag, dag.homes()), each_load(dag, rates.cache), strict=True)
-    for one, (name, load) in each:
-        rate = rates.by_kind[name]
-        if load.operations * rate.operations > _seconds(replace(load, operations=0.0), rate, rates):
-            found |= dag.nodes(one.computes)
-    return frozenset(found)
 
 
 class _Recent:

@@ -10,9 +10,8 @@ where none is better (:mod:`torch_materialize.core.candidates`).
    or when too little seems to be left.
 3. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
    choice; from the latter on a GPU also where it moves fewer bytes than the best plan.
-4. A plan that was refused for its predicted time is tried with less to compute.
-5. On a GPU the best plan is tried with all realized that somebody besides fused kernels reads.
-6. The best is rounded (``numerics``), and what crosses an opaque operator is written
+4. On a GPU the best plan is tried with all realized that somebody besides fused kernels reads.
+5. The best is rounded (``numerics``), and what crosses an opaque operator is written
    (:mod:`.settle`); both are lowered and measured.
 
 What each of these gains is in ``results/ablation-*.json`` (``benchmarks/ablation.py``).
@@ -23,7 +22,6 @@ from __future__ import annotations
 import functools
 
 from ...core.candidates import State
-from ...core.cost import computing
 from ...core.dag import Dag, Kind, required
 from ...core.limits import Limits
 from ...core.planner import Plan, Together, misplaced, plan
@@ -73,7 +71,6 @@ class Rounds:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._is_worth_trying(0):
                     self._climb_if(start())
-        self._relieve()
         if limits.locally and trials.may_go_on:
             self._begin_locally()
             self._needed_at_once()
@@ -116,22 +113,6 @@ class Rounds:
         """Starts from the local rule's choice where that moves fewer bytes than the best plan."""
         if self._local.measured < self.trials.best.dag.measured * (1 - _PROGRESS):
             self._climb_if(self._by_traffic())
-
-    def _relieve(self) -> None:
-        """Tries a plan that was refused for its time with less to compute.
-
-        What stock writes is written where a kernel of the plan would be longer at computing it
-        than at all of its bytes.
-        """
-        trials, stock = self.trials, self.trials.stock.dag
-        state, doubts = trials.candidates.doubted, self._limits.doubts
-        if state is None or state.store is None or doubts is None or not trials.may_go_on:
-            return
-        again = computing(state.dag, doubts) & stock.nodes(stock.homes())
-        store = state.store | trials.short.spread(again)
-        after = trials.measure("a refused plan with less to compute", store)
-        if after is not None:
-            self._forced.setdefault(after.store, set(trials.unasked(after)))
 
     def _needed_at_once(self) -> None:
         """Tries the best plan with all that others read written before they ask.
