@@ -33,7 +33,7 @@ from ..plan.outcome import Found, Outcome
 from ..read.at_hand import device_of
 from .build import explained
 
-__all__ = ["RECORD", "record_folder", "tell", "told"]
+__all__ = ["RECORD", "announce", "has_readers", "record_folder"]
 
 #: The variable that names the folder for records.
 RECORD = "TORCH_MATERIALIZE_RECORD"
@@ -52,13 +52,13 @@ def record_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
-def told() -> bool:
+def has_readers() -> bool:
     """Whether somebody wants the figures of dry runs, even of a graph that no plan changes."""
     tracing = getattr(torch_logging, "trace_log", None)
     return detailed() or record_folder() is not None or bool(getattr(tracing, "handlers", ()))
 
 
-def tell(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
+def announce(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
     """Tells whoever listens about a graph's plan, before the graph is prepared for it.
 
     A failure here is logged once, and raised in strict mode; the plan is used all the same.

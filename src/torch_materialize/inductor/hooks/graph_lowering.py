@@ -24,7 +24,7 @@ from ...core.deadline import OutOfTime
 from ...core.limits import Limits, limits_for
 from ...core.policy import Policy
 from ...events import detailed, log, surprise
-from ..explain.announce import tell, told
+from ..explain.announce import announce, has_readers
 from ..fx.decision import GIVEN_UP, STOCKS, Decision, give_back, prepare, rounds_casts
 from ..fx.policy_mark import MARK
 from ..fx.post_grad import PostGrad
@@ -146,7 +146,7 @@ def _planned(
         log.info("plan: left to stock: a pin could not be lowered")
         return STOCKS
     if isinstance(found, Found):
-        tell(graph, policy, found, limits.balance)
+        announce(graph, policy, found, limits.balance)
     return found
 
 
@@ -156,7 +156,7 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
             return chosen
-    usual = policy.limits == "usual" and not told()
+    usual = policy.limits == "usual" and not has_readers()
     if usual and nothing_to_gain(graph, limits, policy.numerics):
         log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
         return STOCKS

@@ -38,7 +38,7 @@ from .fallback import patch_fx_codegen_and_compile
 from .graph_lowering import patch_graph_lowering_init, patch_graph_lowering_run
 from .modes import mode_options
 from .policy_pass import CONFIG_KEY, PolicyPass, StockPass
-from .process import out_of_process, tell_out_of_process
+from .process import out_of_process, warn_out_of_process
 from .reuse import patch_should_realize_on_reuse
 from .sites import install, installed, remove, remove_if_unneeded
 
@@ -103,7 +103,7 @@ def _with_policy(patches: dict[str, Any] | None) -> dict[str, Any] | None:
     if policy is None or policy.is_stock:
         return patches
     if out_of_process():
-        tell_out_of_process(policy)
+        warn_out_of_process(policy)
         return patches
     kept = tuple(p for p in others if p)
     return {**(patches or {}), **_governing(policy, kept, patches or {})}

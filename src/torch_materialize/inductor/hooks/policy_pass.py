@@ -20,7 +20,7 @@ from ..fx.policy_mark import MARK
 from ..plan.job import job
 from ..read import at_hand
 from .chained import ChainedPass, uuids
-from .process import out_of_process, tell_out_of_process
+from .process import out_of_process, warn_out_of_process
 from .sites import hold_for_lowering
 
 __all__ = ["CONFIG_KEY", "PolicyPass", "StockPass"]
@@ -64,7 +64,7 @@ class PolicyPass(ChainedPass):
         where there is no telling what decides.
         """
         if out_of_process():
-            tell_out_of_process(self.policy)
+            warn_out_of_process(self.policy)
             return None
         theirs = uuids(self.chained)
         if theirs is None:

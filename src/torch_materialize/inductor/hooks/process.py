@@ -9,7 +9,7 @@ from torch._inductor import compile_fx
 from ...core.policy import Policy
 from ...events import once
 
-__all__ = ["out_of_process", "tell_out_of_process"]
+__all__ = ["out_of_process", "warn_out_of_process"]
 
 
 def out_of_process() -> bool:
@@ -22,7 +22,7 @@ def out_of_process() -> bool:
     return getattr(mode, "name", "NORMAL") != "NORMAL"
 
 
-def tell_out_of_process(policy: Policy) -> None:
+def warn_out_of_process(policy: Policy) -> None:
     """Says once that the policy stays behind, and what to do about it."""
     once(
         "out-of-process",
