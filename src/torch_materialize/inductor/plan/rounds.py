@@ -11,7 +11,7 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 3. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
    choice; from the latter on a GPU also where it moves fewer bytes than the best plan.
 4. On a GPU the best plan is tried with all realized that somebody besides fused kernels reads.
-5. The best is rounded (``numerics``), and what crosses an opaque operator is written
+5. The best is rounded (``numerics``), and on a CPU what crosses an opaque operator is written
    (:mod:`.settle`); both are lowered and measured.
 
 What each of these gains is in ``results/ablation-*.json`` (``benchmarks/ablation.py``).
@@ -88,7 +88,7 @@ class Rounds:
         rounding = trials.numerics == "stored"
         if rounding:
             found = settle(module, trials.candidates, trials.stock, unrounded, attempt)
-        if trials.bitwise or not trials.may_go_on:
+        if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
             return found
         attempt = functools.partial(trials.attempt, "written where it crosses")
         return as_cut(module, *found, trials.candidates, attempt, rounding=rounding)
