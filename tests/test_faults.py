@@ -341,7 +341,7 @@ class TestPins:
 WRITER = """
 import sys
 from pathlib import Path
-from torch_materialize.record import write_json
+from torch_materialize.results.base import write_json
 path, number = Path(sys.argv[1]), 0
 while True:
     number += 1

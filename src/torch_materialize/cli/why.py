@@ -13,10 +13,10 @@ __all__ = ["why_command"]
 @click.argument("record", type=click.Path(path_type=Path))
 @click.argument("tensor")
 def why_command(record: Path, tensor: str) -> None:
-    """Tell the story of one TENSOR of a RECORD that `explain` wrote.
+    """Tell the story of one TENSOR of a RECORD that `explain` or `compare` wrote.
 
     TENSOR is the name of an FX node, as the reports show it, or file:line of the model's code.
-    The story ends with the pin to copy.
+    The story ends with the pin to copy, where prices were asked for.
     """
     from ..report.report import Report
     from ..results.folder import load_any
