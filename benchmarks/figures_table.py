@@ -1,4 +1,4 @@
-"""Prints comparison records as one Markdown table, and keeps their totals as one JSON file.
+"""Prints what `compare` recorded as one Markdown table, and keeps the totals as one JSON file.
 
 python benchmarks/figures_table.py FOLDER --json results/compare-YYYY-MM-DD.json
 """
@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from torch_materialize.results import comparison_file as record
+from torch_materialize.results.explanation import EXPLANATION
 
 
 def main() -> None:
@@ -22,8 +22,8 @@ def main() -> None:
     lines = ["| target | traced by | torch | policy | kernels | GB | units | of stock | dry run |"]
     lines.append("|" + "---|" * 9)
     for path in sorted(chosen.folder.glob("*.json")):
-        data = record.to_json(record.load(path))
-        kept.append({k: v for k, v in data.items() if k not in ("graphs", "differences")})
+        data = EXPLANATION.to_json(EXPLANATION.load(path))
+        kept.append({k: v for k, v in data.items() if k != "graphs"})
         base = data["totals"][data["policies"][0]]["bytes"]
         for policy in data["policies"]:
             total = data["totals"][policy]

@@ -10,8 +10,8 @@ side, each in a process of its own, and timed one at a time, meanwhile.  The fil
 after every case: a run that is cut short leaves what it has.
 
 Nothing is installed or downloaded; what it needs beside torch is named where it is missing
-(``pip download scipy rich -d wheels`` where there is a network, ``pip install --no-index --target
-site wheels/*`` and ``PYTHONPATH=site`` where there is none).
+(``pip download scipy msgspec rich -d wheels`` where there is a network, ``pip install --no-index
+--target site wheels/*`` and ``PYTHONPATH=site`` where there is none).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Ways = tuple[str, ...]
 
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
-_NEEDED = ("torch", "triton", "numpy", "scipy", "rich")
+_NEEDED = ("torch", "triton", "numpy", "scipy", "msgspec", "rich")
 #: What is timed on a GPU.
 _WAYS = {"fused": ("traffic", "plan"), "whole": ("traffic", "plan", "eager", "piecewise")}
 _QUICK = ("plan", "piecewise")

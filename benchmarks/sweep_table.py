@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tables import line
-from torch_materialize.sweep.file import load
+from torch_materialize.sweep.file import SWEEP
 from torch_materialize.sweep.rows import GraphRow
 from torch_materialize.sweep.run import Sweep
 from torch_materialize.sweep.spec import KINDS
@@ -26,7 +26,7 @@ def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("files", nargs="+", type=Path)
-    sweeps = [load(path) for path in parser.parse_args().files]
+    sweeps = [SWEEP.load(path) for path in parser.parse_args().files]
     headings = ["torch", "graphs", "policy", "geomean", "best", "worst", "worse than stock"]
     lines = [line([*headings, f"gap at most {_SMALL:.0f}%"]), "|" + "---|" * 8]
     for torch in sorted({_torch(sweep) for sweep in sweeps}):

@@ -97,7 +97,7 @@ def main(
     with _stop_signals() as received, _told(result, json_path) as told:
         run(result, found, timeout=timeout, told=told, stopped=lambda: bool(received))
     if json_path is not None:
-        kept_file.save(result, json_path)
+        kept_file.RUN.save(result, json_path)
     print_upstream(result, Console())
     if received:
         _tell_stopped(received[0], json_path)
@@ -151,7 +151,7 @@ def _told(result: UpstreamRun, json_path: Path | None) -> Iterator[Callable[[Pro
             if now.ended:
                 bar.console.print(ended_text(now), markup=False, highlight=False, soft_wrap=True)
             if json_path is not None and (now.ended or time.monotonic() - kept > _KEEP):
-                kept_file.save(result, json_path)
+                kept_file.RUN.save(result, json_path)
                 kept = time.monotonic()
 
         yield told

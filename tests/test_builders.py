@@ -91,7 +91,7 @@ def test_what_a_builder_cannot_do_is_told_with_its_line(tmp_path):
 
 
 def test_a_converted_builder_is_compared(tmp_path):
-    from torch_materialize.jobs.compare import compare
+    from torch_materialize.jobs.explain import compare
 
     file = tmp_path / "model.py"
     file.write_text(_FILE.replace("{body}", "Tied().half(), ids"))

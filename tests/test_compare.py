@@ -16,8 +16,8 @@ from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import STOCK
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import dry_run
-from torch_materialize.jobs.compare import compare
-from torch_materialize.results import comparison_file as record
+from torch_materialize.jobs.explain import compare
+from torch_materialize.results.explanation import EXPLANATION
 
 pytestmark = pytest.mark.e2e
 
@@ -157,10 +157,10 @@ def small():
 
 def test_record_round_trip(small, tmp_path):
     path = tmp_path / "record.json"
-    record.save(small, path)
-    assert record.load(path) == small
+    EXPLANATION.save(small, path)
+    assert EXPLANATION.load(path) == small
     data = json.loads(path.read_text())
-    assert (data["schema"], data["version"]) == (record.SCHEMA, record.VERSION)
+    assert (data["schema"], data["version"]) == ("torch-materialize/explanation", 2)
     assert data["totals"]["stock"]["bytes"] == small.traffic("stock").bytes
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
 
@@ -170,22 +170,22 @@ def test_record_round_trip(small, tmp_path):
     [
         ("", "is not JSON"),
         ('{"schema": "other"}', "expected schema"),
-        ('{"schema": "torch-materialize/comparison", "version": 99}', "found 99"),
-        ('{"schema": "torch-materialize/comparison", "version": 1}', "damaged"),
+        ('{"schema": "torch-materialize/explanation", "version": 99}', "found 99"),
+        ('{"schema": "torch-materialize/explanation", "version": 2}', "damaged"),
     ],
 )
 def test_corrupt_record_gives_one_clear_error(tmp_path, text, message):
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(tm.RecordError, match=message):
-        record.load(path)
+        EXPLANATION.load(path)
     with pytest.raises(tm.RecordError, match="cannot be read"):
-        record.load(tmp_path / "none.json")
+        EXPLANATION.load(tmp_path / "none.json")
 
 
 def test_failed_write_keeps_the_old_record(small, tmp_path, monkeypatch):
     path = tmp_path / "record.json"
-    record.save(small, path)
+    EXPLANATION.save(small, path)
     old = path.read_bytes()
 
     def fail(*_):
@@ -193,7 +193,7 @@ def test_failed_write_keeps_the_old_record(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        record.save(small, path)
+        EXPLANATION.save(small, path)
     assert path.read_bytes() == old
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -206,7 +206,7 @@ def test_command_prints_and_writes(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert "Fused kernels" in done.output
-    assert record.load(out).policies[:2] == ("stock", "traffic")
+    assert EXPLANATION.load(out).policies[:2] == ("stock", "traffic")
 
 
 def test_command_takes_a_users_function(tmp_path):
@@ -312,3 +312,13 @@ def test_flex_attention_can_be_planned_for_a_gpu_that_is_not_here():
     (graph,) = capturing.capture(attend, [x], {}, DEVICES["h200"], mode)
     kernels = dry_run(graph, STOCK, DEVICES["h200"]).graph.kernels
     assert [kernel.kind for kernel in kernels].count("template") == 1
+
+
+def test_the_record_is_shown_by_the_other_commands(small, tmp_path):
+    path = str(tmp_path / "record.json.gz")
+    EXPLANATION.save(small, path)
+    tensor = small.graphs[0].decisions[-1].node
+    for words in (["report", path], ["why", path, tensor], ["diff", f"{path}@stock", path]):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+        assert ("Prices: not asked for" in done.output) == (words[0] != "diff")

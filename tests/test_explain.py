@@ -13,7 +13,8 @@ import torch_materialize as tm
 from torch_materialize.cli.main import main
 from torch_materialize.report.perfetto import timeline
 from torch_materialize.report.report import Report
-from torch_materialize.results import explanation_file, headline
+from torch_materialize.results import headline
+from torch_materialize.results.explanation import EXPLANATION
 
 pytestmark = pytest.mark.e2e
 
@@ -84,10 +85,10 @@ def test_the_code_is_that_of_the_fused_kernels(report):
 
 
 def test_a_record_is_read_as_it_was_written(report, record, tmp_path):
-    assert explanation_file.load(record) == report.explanation
+    assert EXPLANATION.load(record) == report.explanation
     plain = tmp_path / "plain.json"
     report.save(plain)
-    assert explanation_file.load(plain) == report.explanation
+    assert EXPLANATION.load(plain) == report.explanation
     assert json.loads(plain.read_text())["schema"] == "torch-materialize/explanation"
 
 
@@ -95,13 +96,13 @@ def test_a_damaged_or_foreign_record_is_one_error(record, tmp_path):
     cut = tmp_path / "cut.json.gz"
     cut.write_bytes(record.read_bytes()[:200])
     with pytest.raises(tm.RecordError, match="damaged"):
-        explanation_file.load(cut)
+        EXPLANATION.load(cut)
     with pytest.raises(tm.RecordError, match="cannot be read"):
-        explanation_file.load(tmp_path / "absent.json.gz")
+        EXPLANATION.load(tmp_path / "absent.json.gz")
     other = tmp_path / "other.json"
     other.write_text('{"schema": "torch-materialize/explanation", "version": 99}')
-    with pytest.raises(tm.RecordError, match="expected version 1; found 99"):
-        explanation_file.load(other)
+    with pytest.raises(tm.RecordError, match="expected version 2; found 99"):
+        EXPLANATION.load(other)
 
 
 def test_a_name_that_says_nothing_is_refused(report, tmp_path):
@@ -221,7 +222,7 @@ def test_a_refused_plan_is_told_wherever_one_looks(refused, tmp_path):
     assert sentence.replace("'", "&#39;") in refused.html()
     path = tmp_path / "r.json.gz"
     refused.save(path)
-    assert explanation_file.load(path) == refused.explanation
+    assert EXPLANATION.load(path) == refused.explanation
 
 
 def test_why_says_what_the_prices_say(refused):
@@ -273,10 +274,10 @@ def test_shares_add_up_in_the_terminal_and_in_why(report):
 
 
 def test_a_record_of_an_older_version_is_shown_as_far_as_it_goes(report):
-    data = explanation_file.to_json(report.explanation)
+    data = EXPLANATION.to_json(report.explanation)
     for graph in data["graphs"]:
         del graph["saves"], graph["refused"]
-    old = Report(explanation_file.from_json(data))
+    old = Report(EXPLANATION.from_json(data))
     assert "if all alike were flipped at once" in " ".join(old.text().split())
     assert "That saves" not in old.why(next(iter(report.explanation.graphs[0].saves["plan"])))
     assert "If inlined" in old.html()

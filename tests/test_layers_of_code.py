@@ -152,7 +152,7 @@ def test_what_tests_and_benchmarks_name_is_there():
     """Imports of ours, and texts that name a module of ours to be patched or run."""
     missing = []
     for path in [*TESTS.rglob("*.py"), *TESTS.parent.joinpath("benchmarks").rglob("*.py")]:
-        named = {module for module, _ in imported(path)}
+        named = {".".join(filter(None, pair)) for pair in imported(path)}
         named |= set(re.findall(rf'"({PACKAGE}(?:\.\w+)+)[":]', path.read_text()))
         named |= set(attributes(path))
         missing += [f"{path.name}: {name}" for name in sorted(named) if not is_there(name)]

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 import torch_materialize as tm
 from torch_materialize import versions
 from torch_materialize.cli.main import main
-from torch_materialize.jobs.compare import beside_stock
-from torch_materialize.results import explanation_file, tuned
+from torch_materialize.jobs.explain import beside_stock
+from torch_materialize.results import tuned
+from torch_materialize.results.folder import load_any
 
 _BUILDER = """
 import torch
@@ -87,7 +88,7 @@ def test_stock_is_always_beside():
 
 @pytest.mark.e2e
 def test_bytes_for_a_gpu_need_no_triton(builder):
-    from torch_materialize.jobs.compare import compare
+    from torch_materialize.jobs.explain import compare
 
     words = [sys.executable, "-c", _WITHOUT_TRITON, f"{builder}:build"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -118,12 +119,12 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work():
 
 @pytest.mark.e2e
 def test_a_file_that_fails_in_the_end_leaves_the_result(builder, tmp_path, monkeypatch):
-    from torch_materialize.results import comparison_file
+    from torch_materialize.results import base
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(comparison_file, "save", full)
+    monkeypatch.setattr(base, "write_whole", full)
     out = tmp_path / "out.json"
     words = ("compare", f"{builder}:build", "--device", "cpu", "--policy", "stock")
     found = _said(*words, "--json", out)
@@ -168,7 +169,7 @@ def test_one_damaged_record_does_not_lose_the_folder(builder, tmp_path):
     assert _said("explain", f"{builder}:build", *words).exit_code == 0
     (folder / "2.json.gz").write_bytes(b"\x1f\x8bno")
     (folder / "3.json.gz").write_text("[]")
-    name = explanation_file.load(folder / "1.json.gz").graphs[0].decisions[0].node
+    name = load_any(folder / "1.json.gz").graphs[0].decisions[0].node
     commands = [("report", folder), ("why", folder, name), ("diff", folder, f"{folder}@stock")]
     for command in commands:
         found = _said(*command)

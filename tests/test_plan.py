@@ -27,7 +27,7 @@ from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import dry_run, hooks_for
 from torch_materialize.inductor.plan.search import replay, search
-from torch_materialize.jobs.compare import compare
+from torch_materialize.jobs.explain import compare
 from torch_materialize.models.decoder import Decoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]

@@ -13,8 +13,8 @@ from test_planner import residual_chain
 from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.shares import saved_by, shares
 from torch_materialize.jobs.explain import explain_target
-from torch_materialize.results import explanation_file, headline
-from torch_materialize.results.explanation import Explanation
+from torch_materialize.results import headline
+from torch_materialize.results.explanation import EXPLANATION, Explanation
 
 
 def total(dag, homes):
@@ -138,4 +138,4 @@ def test_shares_add_up_to_what_is_saved(make, saves):
     assert sum(row.saves for row in rows) + left == (
         explanation.traffic("stock").bytes - explanation.traffic("plan").bytes
     )
-    assert explanation_file.from_json(explanation_file.to_json(explanation)) == explanation
+    assert EXPLANATION.from_json(EXPLANATION.to_json(explanation)) == explanation

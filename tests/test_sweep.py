@@ -72,7 +72,7 @@ def test_files_of_one_torch_are_added_up(tmp_path, monkeypatch, capsys):
     again = _sweep(_row("a", plan=500, bound=400.0), _row("b", plan=500, kind="backward"))
     paths = [tmp_path / "first.json", tmp_path / "again.json"]
     for path, sweep in zip(paths, (first, again), strict=True):
-        file.save(sweep, path)
+        file.SWEEP.save(sweep, path)
     monkeypatch.setattr("sys.argv", ["sweep_table.py", *map(str, paths)])
     sweep_table.main()
     _, _, *rows = capsys.readouterr().out.splitlines()
@@ -117,10 +117,10 @@ def test_names_of_the_corpus_are_unique_and_each_says_where_it_comes_from():
 def test_file_round_trip(tmp_path):
     path = tmp_path / "sweep.json"
     found = _sweep(_row(bound=890.5), models=[ModelRow("m", "decoder", "inference", "ok")])
-    file.save(found, path)
-    assert file.load(path) == found
+    file.SWEEP.save(found, path)
+    assert file.SWEEP.load(path) == found
     data = json.loads(path.read_text())
-    assert (data["schema"], data["version"]) == (file.SCHEMA, file.VERSION)
+    assert (data["schema"], data["version"]) == ("torch-materialize/sweep", 1)
     assert data["graphs"][0]["ratios"] == {"stock": 1.0, "plan": 0.9}
     assert data["graphs"][0]["gaps_percent"] == {"plan": pytest.approx(1.0668, abs=1e-4)}
     assert data["summary"][1]["geomean"] == pytest.approx(0.9)
@@ -145,7 +145,7 @@ def test_corrupt_file_gives_one_clear_error(tmp_path, text, message):
 def test_resume_keeps_what_is_there_and_runs_the_rest(tmp_path, monkeypatch):
     path = tmp_path / "sweep.json"
     old = _sweep(_row(), models=[ModelRow("m", "", "inference", "timeout")])
-    file.save(old, path)
+    file.SWEEP.save(old, path)
     assert file.resume(tmp_path / "none.json", _sweep()) == _sweep()
     # Begun on another day, but with the same versions and settings.
     found = file.resume(path, dataclasses.replace(_sweep(), date="2026-02-02"))
@@ -182,7 +182,7 @@ def test_resume_keeps_what_is_there_and_runs_the_rest(tmp_path, monkeypatch):
 )
 def test_resume_is_refused_where_rows_would_not_compare(tmp_path, change, message):
     path = tmp_path / "sweep.json"
-    file.save(_sweep(_row()), path)
+    file.SWEEP.save(_sweep(_row()), path)
     with pytest.raises(tm.RecordError, match=message):
         file.resume(path, dataclasses.replace(_sweep(), **change))
 
@@ -217,7 +217,7 @@ def test_a_model_that_crashes_hangs_or_fails_is_a_row(models_file):
 
 
 def test_graphs_measured_before_a_crash_are_kept(monkeypatch, tmp_path):
-    row = json.dumps(_row("m").to_json())
+    row = json.dumps(dataclasses.asdict(_row("m")))
     code = (
         "import json, os, sys; out = json.loads(sys.argv[1])['output']; "
         f'open(out, \'w\').write(\'{{"graphs": [{row}], "errors": [], "done": false}}\'); '
@@ -308,7 +308,7 @@ def test_a_sweep_from_end_to_end_and_its_resumption(tmp_path):
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert "3 graphs of 1 model " in done.output
-    found = file.load(path)
+    found = file.SWEEP.load(path)
     assert [row.kind for row in found.graphs] == ["inference", "forward", "backward"]
     for row in found.graphs:
         assert (

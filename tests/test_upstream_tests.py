@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.errors import RecordError, TargetError
 from upstream import file as upstream_file
-from upstream.file import to_json
+from upstream.file import RUN
 from upstream.plugin import COUNTED, OUTCOMES, read_events
 from upstream.run import Outcome, UpstreamRun, find_tests, run
 from upstream_tests import main
@@ -306,7 +306,7 @@ def test_what_comes_behind_a_crash_still_runs(mixed):
     assert ended["test_policy_is_on_before_the_file"] == "passed"
     assert len(ended) == len(result.stock) == 11
     assert result.is_complete
-    json.dumps(to_json(result))
+    json.dumps(RUN.to_json(result))
 
 
 @pytest.mark.full
@@ -486,16 +486,16 @@ class TestStopping:
         found = find_tests(folder, ["test_slow.py"])
         result = run(UpstreamRun(STOCK, ("test_slow.py",), "cuda"), found)
         record = folder / "run.json"
-        upstream_file.save(result, record)
+        RUN.save(result, record)
         again = upstream_file.resume(record, UpstreamRun(STOCK, ("test_slow.py",), "cuda"))
-        assert to_json(again) == to_json(result)
+        assert RUN.to_json(again) == RUN.to_json(result)
         before = self.notes(folder)
         run(again, found)
         assert self.notes(folder) == before
 
     def test_what_was_made_otherwise_is_not_gone_on_with(self, folder):
         record = folder / "run.json"
-        upstream_file.save(UpstreamRun(STOCK, ("a.py",), "cuda"), record)
+        RUN.save(UpstreamRun(STOCK, ("a.py",), "cuda"), record)
         for new in (
             UpstreamRun(parse("plan"), ("a.py",), "cuda"),
             UpstreamRun(STOCK, ("a.py",), "cpu"),

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch_materialize.core.policy import STOCK, Policy
+from torch_materialize.core.policy import STOCK, Policy, parse
 from torch_materialize.errors import TargetError
+from torch_materialize.versions import implementation, installed_versions
 from upstream.process import Outcome, TestFile
 
 __all__ = [
@@ -64,6 +65,10 @@ class Progress:
     ended: bool = False
 
 
+def _versions() -> dict[str, str]:
+    return {**installed_versions(), "torch-materialize": implementation()}
+
+
 @dataclass
 class UpstreamRun:
     """Both runs over the chosen files, by test; ``warnings`` are ours, under the policy.
@@ -73,9 +78,13 @@ class UpstreamRun:
         select: as pytest's ``-k``.
         finished: (file, ``stock`` or ``governed``) for each side all of whose tests have ended.
         seconds: wall time.
+        versions: package -> version, and of ours a digest of the code that decides.
+
+    Raises:
+        UnknownPolicyError: the policy is misspelt.
     """
 
-    policy: Policy
+    policy: Policy | str
     files: tuple[str, ...]
     device: str = "cpu"
     select: str = ""
@@ -84,6 +93,10 @@ class UpstreamRun:
     warnings: list[str] = field(default_factory=list)
     finished: set[tuple[str, str]] = field(default_factory=set)
     seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=_versions)
+
+    def __post_init__(self) -> None:
+        self.policy = parse(self.policy)  # a file has its name
 
     @property
     def is_complete(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from torch_materialize.inductor.offline.capture import fake_mode
-from torch_materialize.jobs.compare import compare
+from torch_materialize.jobs.explain import compare
 from torch_materialize.models.vllm import CONFIGS, build
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..core.policy import PREDICTED
+from .explain import explained
 from .options import file_to_write, planned, policies_to, rows, saving
-from .progress import hush_upstream, steps
 
 __all__ = ["compare_command"]
 
@@ -48,27 +47,13 @@ def compare_command(
     vllm:MODEL is what an installed vLLM would compile: MODEL is llama-3.1-8b, qwen3-30b-a3b,
     qwen3-next-80b-a3b or a folder with a config.json; vllm:MODEL:piecewise cuts it at attention.
     """
-    from ..jobs.compare import compare
-    from ..models.targets import most_tokens
+    from ..models.targets import Size
     from ..report.comparison import print_comparison
-    from ..results import comparison_file
+    from ..results.explanation import EXPLANATION
 
-    hush_upstream()
-    fitting = most_tokens(target, tokens)
-    if fitting < tokens:
-        click.echo(f"{target} has {fitting} positions: {fitting} tokens, not {tokens}", err=True)
-    with steps() as step:
-        result = compare(
-            target,
-            policies or PREDICTED,
-            device,
-            tokens=tokens,
-            batch=batch,
-            layers=layers,
-            tracing=tracing,
-            step=step,
-        )
+    size = Size(tokens, batch, layers)
+    result = explained(target, policies, device, size, tracing=tracing, prices=False)
     print_comparison(result, Console(), top)
     if json_path is not None:
         with saving(json_path):
-            comparison_file.save(result, json_path)
+            EXPLANATION.save(result, json_path)

@@ -23,11 +23,11 @@ __all__ = ["diff_command"]
 @click.argument("b")
 @rows(20)
 def diff_command(a: str, b: str, top: int) -> None:
-    """Show what differs between two records, A and B, that `explain` wrote.
+    """Show what differs between two records, A and B, of `explain` or `compare`.
 
     Each is RECORD or RECORD@POLICY: two policies of one record, two torch versions, two commits
-    of a model. Without a policy it is the one whose decisions are priced. A folder of records is
-    joined; what cannot be read of it is left out with a line.
+    of a model. Without a policy it is the last plan. A folder of records is joined; what cannot be
+    read of it is left out with a line.
     """
     from ..report.difference import print_difference
 

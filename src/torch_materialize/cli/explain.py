@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -11,7 +12,11 @@ from ..core.policy import PREDICTED
 from .options import file_to_write, planned, policies_to, rows, saving
 from .progress import hush_upstream, steps
 
-__all__ = ["explain_command"]
+if TYPE_CHECKING:
+    from ..models.targets import Size
+    from ..results.explanation import Explanation
+
+__all__ = ["explain_command", "explained"]
 
 
 @click.command("explain")
@@ -44,29 +49,30 @@ def explain_command(
     what it costs stored and inlined, the rule that decided, and the pin to copy. No weights
     are allocated and nothing runs.
     """
-    from ..jobs.explain import explain_target
-    from ..models.targets import most_tokens
+    from ..models.targets import Size
     from ..report.report import Report
     from ..report.terminal import print_explanation
 
-    hush_upstream()
-    fitting = most_tokens(target, tokens)
-    if fitting < tokens:
-        click.echo(f"{target} has {fitting} positions: {fitting} tokens, not {tokens}", err=True)
-    with steps() as step:
-        explanation = explain_target(
-            target,
-            policies or PREDICTED,
-            device,
-            tokens=tokens,
-            batch=batch,
-            layers=layers,
-            training=training,
-            code=code,
-            step=step,
-        )
+    size = Size(tokens, batch, layers)
+    explanation = explained(target, policies, device, size, training=training, code=code)
     print_explanation(explanation, Console(), top)
     for path in (json_path, html_path):
         if path is not None:
             with saving(path):
                 Report(explanation).save(path)
+
+
+def explained(
+    target: str, policies: tuple[str, ...], device: str, size: Size, **how: Any
+) -> Explanation:
+    """What the job finds under these policies (all where none is named), with its progress."""
+    from ..jobs.explain import explain_target
+    from ..models.targets import most_tokens
+
+    hush_upstream()
+    fitting = most_tokens(target, size.tokens)
+    if fitting < size.tokens:
+        message = f"{target} has {fitting} positions: {fitting} tokens, not {size.tokens}"
+        click.echo(message, err=True)
+    with steps() as step:
+        return explain_target(target, policies or PREDICTED, device, **vars(size), step=step, **how)

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from ..jobs.compare import Step
+    from ..jobs.explain import Step
 
 __all__ = ["counted", "hush_upstream", "steps"]
 

@@ -20,7 +20,7 @@ __all__ = ["report_command"]
 def report_command(
     record: Path, html_path: Path | None, perfetto_path: Path | None, top: int
 ) -> None:
-    """Show a RECORD that `explain` wrote, or all of a folder joined.
+    """Show a RECORD that `explain` or `compare` wrote, or all of a folder joined.
 
     Exit status: 1 when a record of a folder could not be read and was left out, 0 otherwise.
 

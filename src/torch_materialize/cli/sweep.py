@@ -141,7 +141,7 @@ def _swept(
 
         def ended(so_far: Sweep, model: ModelRow) -> None:
             if json_path is not None:
-                file.save(so_far, json_path)
+                file.SWEEP.save(so_far, json_path)
             progress.advance(task)
             graphs = len(so_far.graphs_of(model))
             progress.console.print(

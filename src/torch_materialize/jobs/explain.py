@@ -1,34 +1,42 @@
-"""``explain``: one model under several policies, with every decision, its price and its reason."""
+"""The job: one model under several policies, in bytes, kernels and decisions with their reasons.
+
+`explain` prices the decisions, `compare` does not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.devices import find
-from ..core.policy import PREDICTED, Policy, PolicyLike
+from ..core.policy import PREDICTED, STOCK, Policy, PolicyLike, parse
 from ..errors import CaptureError, MaterializeError, TargetError, brief
 from ..report.report import Report
 from ..results.explanation import Code, ExplainedGraph, Explanation
 from ..versions import installed_versions, triton_to_install
-from .compare import Clock, Step, beside_stock, dry_run_of
 
 if TYPE_CHECKING:
     from ..core.devices import Device
     from ..inductor.fx.post_grad import PostGrad
+    from ..inductor.offline.compiler import Compiler
+    from ..inductor.plan.outcome import Outcome
     from ..models.targets import Built, Size
 
-__all__ = ["explain", "explain_target"]
+__all__ = ["Step", "beside_stock", "compare", "explain", "explain_target"]
 
-_ALL = PREDICTED
+#: What a job calls before each step: the step's text, steps done, steps in all.
+Step = Callable[[str, int, int], None]
 
 
 def explain(
     model: Callable[..., Any],
     *inputs: Any,
     device: str = "h200",
-    policies: Sequence[PolicyLike] = _ALL,
+    policies: Sequence[PolicyLike] = PREDICTED,
     training: bool = False,
     code: bool = False,
     **named_inputs: Any,
@@ -61,7 +69,7 @@ def explain(
 
 def explain_target(
     target: str,
-    policies: Sequence[PolicyLike] = _ALL,
+    policies: Sequence[PolicyLike] = PREDICTED,
     device: str = "h200",
     *,
     tokens: int = 8192,
@@ -70,24 +78,44 @@ def explain_target(
     tracing: str = "dynamo",
     training: bool = False,
     code: bool = False,
+    prices: bool = True,
     step: Step = lambda _text, _done, _all: None,
 ) -> Explanation:
-    """:func:`explain` for what a command names: a target of ``compare``, a model of the corpus.
+    """:func:`explain` for what a command names: a built-in target, a user's, one of the corpus.
+
+    ``tokens``, ``batch`` and ``layers`` size the built-in models; ``tracing`` is ``dynamo``
+    (the whole pipeline of ``torch.compile``) or ``make_fx`` (straight to a post-grad graph).
 
     Raises:
         TargetError: no such target or device, or the target does not import or build.
         CaptureError, UnknownPolicyError, UnsupportedTorchError: as for :func:`explain`.
     """
-    job = _Job(policies, device, training, code, tracing, step)
+    job = _Job(policies, device, training, code, tracing, prices, step)
     job.check()
     from ..models.targets import Size
 
     job.step(f"building {target}", 0)
     with job.clock("build"):
         built, mode = _build(target, training, Size(tokens, batch, layers))
-    graphs = job.capture(built.model, built.args, built.kwargs, mode)
+    graphs = job.capture(built.model, built.args, built.kwargs, mode, built.compiler)
     size = {"tokens": tokens, "batch": batch, "layers": layers} if built.unit_bytes else {}
     return job.explanation(target, graphs, built.unit_bytes, size)
+
+
+#: The same without prices, which take longest after the dry runs.
+compare = functools.partial(explain_target, prices=False)
+
+
+def beside_stock(policies: Sequence[PolicyLike]) -> tuple[Policy, ...]:
+    """These policies, each once; stock before them where it is not among them.
+
+    A policy held against itself says nothing.
+
+    Raises:
+        UnknownPolicyError: a policy is misspelt.
+    """
+    chosen = tuple(dict.fromkeys(parse(policy) for policy in policies))
+    return chosen if STOCK in chosen else (STOCK, *chosen)
 
 
 def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
@@ -118,8 +146,9 @@ class _Job:
     training: bool = False
     code: bool = False
     tracing: str = "dynamo"
+    prices: bool = True
     tell: Step = lambda _text, _done, _all: None
-    clock: Clock = field(default_factory=Clock)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def check(self) -> None:
         """Looks at every word before torch is loaded, and at torch before it is used."""
@@ -140,8 +169,20 @@ class _Job:
     def step(self, text: str, done: int) -> None:
         self.tell(text, done, 2 + len(self.policies))
 
+    @contextlib.contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        """Keeps the wall time of a block under ``name``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
     def capture(
-        self, model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], mode: Any
+        self,
+        model: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        mode: Any,
+        compiler: Compiler | None = None,
     ) -> dict[Policy, list[PostGrad]]:
         """The model's graphs, for each policy."""
         from ..inductor.offline.capture import capture_for
@@ -157,6 +198,7 @@ class _Job:
                 mode,
                 self.tracing,
                 training=self.training,
+                compiler=compiler,
             )
 
     def explanation(
@@ -166,14 +208,14 @@ class _Job:
         unit_bytes: int = 0,
         size: dict[str, int | None] | None = None,
     ) -> Explanation:
-        """Dry-runs every graph under every policy, and prices what was decided."""
-        outcomes: dict[str, list[Any]] = {}
+        """Dry-runs every graph under every policy, and tells what was decided."""
+        outcomes: dict[str, list[Outcome]] = {}
         codes: dict[str, list[Code]] = {}
         for number, policy in enumerate(self.policies):
             self.step(f"scheduling it under {policy}", 2 + number)
             name = str(policy)
             with self.clock(name):
-                outcomes[name] = [dry_run_of(g, policy, self.device) for g in graphs[policy]]
+                outcomes[name] = [self._dry_run(g, policy) for g in graphs[policy]]
             if self.code:
                 with self.clock(f"code of {name}"):
                     codes[name] = [
@@ -196,16 +238,18 @@ class _Job:
             graphs=explained,
             unit_bytes=unit_bytes,
             balance=limits_for(self.device).balance,
-            seconds=self.clock.seconds,
+            seconds=self.seconds,
             versions=installed_versions(),
             size=size or {},
+            tracing=self.tracing,
+            prices=self.prices,
         )
 
     def _explained(
         self,
         place: int,
         graphs: dict[Policy, list[PostGrad]],
-        outcomes: dict[str, list[Any]],
+        outcomes: dict[str, list[Outcome]],
         codes: dict[str, list[Code]],
     ) -> ExplainedGraph:
         from ..inductor.explain.build import explained
@@ -215,17 +259,30 @@ class _Job:
             {policy: found[place] for policy, found in outcomes.items()},
             self.priced,
             {policy: found[place] for policy, found in codes.items()},
+            with_prices=self.prices,
         )
 
-    def _code(self, graph: PostGrad, policy: Policy, outcome: Any) -> Code:
+    def _dry_run(self, graph: PostGrad, policy: Policy) -> Outcome:
+        from ..inductor.offline.dry_run import dry_run
+
+        with self._named("lower", graph, policy):
+            return dry_run(graph, policy, self.device)
+
+    def _code(self, graph: PostGrad, policy: Policy, outcome: Outcome) -> Code:
         from ..inductor.offline.code import code_of
 
-        try:
+        with self._named("generate code for", graph, policy, " Try it without the code."):
             return code_of(graph, policy, outcome, self.device)
+
+    @contextlib.contextmanager
+    def _named(self, what: str, graph: PostGrad, policy: Policy, then: str = "") -> Iterator[None]:
+        """Inside the block, an error of Inductor's says what could not be done with which graph."""
+        try:
+            yield
         except MaterializeError:
             raise
         except Exception as error:
             raise CaptureError(
-                f"Inductor could not generate code for a graph of {graph.nodes} nodes for "
-                f"{self.device.name} under {policy}: {brief(error)}. Try it without the code."
+                f"Inductor could not {what} a graph of {graph.nodes} nodes for "
+                f"{self.device.name} under {policy}: {brief(error)}.{then}"
             ) from error

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..core.devices import DEVICES
-from ..core.traffic import Difference, Traffic
-from ..results.comparison import Comparison
-from ..results.headline import size_text
+from ..core.traffic import Difference, Traffic, differences, most_read
+from ..results.explanation import Explanation
+from ..results.headline import place_text, size_text
 
 __all__ = ["plain_table", "print_comparison", "totals_table"]
 
@@ -50,10 +49,9 @@ def totals_table(totals: Mapping[str, Traffic], **more: Mapping[str, str]) -> Ta
     return table
 
 
-def print_comparison(comparison: Comparison, console: Console, top: int = 8) -> None:
+def print_comparison(comparison: Explanation, console: Console, top: int = 8) -> None:
     """Prints everything a reader needs to judge the policies; ``top`` rows of each list."""
-    device = DEVICES[comparison.device]
-    place = f"planned {device.title}" if device.is_gpu else "this CPU"
+    place = place_text(comparison)
     nodes = "+".join(str(g.nodes) for g in comparison.graphs)
     console.print(f"[bold]{comparison.target}[/bold] on {place}, {nodes} nodes")
     console.print(Text(_how(comparison), style="dim"))
@@ -63,7 +61,7 @@ def print_comparison(comparison: Comparison, console: Console, top: int = 8) -> 
         console.print(_kernels(comparison, policy, top))
 
 
-def _how(comparison: Comparison) -> str:
+def _how(comparison: Explanation) -> str:
     path = {
         "dynamo": "the whole torch.compile pipeline, on fake CPU tensors",
         "make_fx": "make_fx alone, straight to post-grad: no joint-graph or post-grad passes",
@@ -72,7 +70,7 @@ def _how(comparison: Comparison) -> str:
     return f"Traced through {path}. {versions}."
 
 
-def _totals(comparison: Comparison) -> Table:
+def _totals(comparison: Explanation) -> Table:
     totals = {policy: comparison.traffic(policy) for policy in comparison.policies}
     bounds = {policy: comparison.bound(policy) for policy in totals}
     unit = comparison.unit_bytes
@@ -97,8 +95,10 @@ def _amount(size: float, unit: int) -> str:
     return f"{size / unit:.1f}" if unit else size_text(int(size))
 
 
-def _differing(comparison: Comparison, top: int) -> Table | Text:
-    found = comparison.differences()
+def _differing(comparison: Explanation, top: int) -> Table | Text:
+    first = comparison.policies[0]
+    sides = [{p: side.graph for p, side in g.sides.items()} for g in comparison.graphs]
+    found = sorted((one for s in sides for one in differences(s, first)), key=lambda one: one.node)
     if not found:
         return Text("Every policy materializes the same tensors.\n")
     table = plain_table(f"Tensors decided differently: {len(found)}")
@@ -134,14 +134,14 @@ def _grouped(found: list[Difference]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _kernels(comparison: Comparison, policy: str, top: int) -> Table:
+def _kernels(comparison: Explanation, policy: str, top: int) -> Table:
     table = plain_table(f"Most-read kernels under {policy}")
     table.add_column("kernel", overflow="fold")
     table.add_column("kind")
     table.add_column("inputs", justify="right")
     table.add_column("read", justify="right")
     table.add_column("written", justify="right")
-    for kernel in comparison.most_read(policy, top):
+    for kernel in most_read((g.sides[policy].graph for g in comparison.graphs), top):
         table.add_row(
             kernel.name,
             kernel.kind,

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from ..core.devices import named
 from ..results.explanation import Explanation
 from ..results.headline import (
+    NOT_PRICED,
     Headline,
     decision_rows,
     families,
@@ -60,6 +61,7 @@ def _render(template: str, explanation: Explanation, **more: str) -> str:
         families=families(explanation),
         decisions=decision_rows(explanation, _TOP),
         shares=has_shares(explanation),
+        not_priced=NOT_PRICED,
         sums=sum_rows(explanation, _TOP),
         refused=refusals(explanation),
         left_out=sum(graph.left_out for graph in explanation.graphs),

@@ -9,9 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import RecordError
-from ..results import explanation_file
 from ..results.base import write_json, write_whole
-from ..results.explanation import Explanation
+from ..results.explanation import EXPLANATION, SUFFIX, Explanation
 
 __all__ = ["Report"]
 
@@ -70,8 +69,8 @@ class Report:
             from .perfetto import timeline
 
             write_json(path, timeline(self.explanation))
-        elif name.endswith((".json", explanation_file.SUFFIX)):
-            explanation_file.save(self.explanation, path)
+        elif name.endswith((".json", SUFFIX)):
+            EXPLANATION.save(self.explanation, path)
         elif name.endswith(".txt"):
             write_whole(path, self.text().encode())
         else:

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..core.traffic import most_read
 from ..results.explanation import Explanation
 from ..results.headline import (
+    NOT_PRICED,
     decision_rows,
     families,
     growth,
@@ -88,7 +89,9 @@ def _growth(explanation: Explanation, most: int = 12) -> Table | None:
     return table
 
 
-def _decisions(explanation: Explanation, top: int) -> Table | None:
+def _decisions(explanation: Explanation, top: int) -> Table | Text | None:
+    if not explanation.prices:
+        return Text(f"{NOT_PRICED}\n")
     rows = decision_rows(explanation, top)
     if not rows:
         return None

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 from ..core.story import RULES, Decision
 from ..errors import TargetError
 from ..results.explanation import ExplainedGraph, Explanation, Node
-from ..results.headline import pin_line, pin_of, short_source, signed_text, size_text, type_text
+from ..results.headline import (
+    NOT_PRICED,
+    pin_line,
+    pin_of,
+    short_source,
+    signed_text,
+    size_text,
+    type_text,
+)
 
 __all__ = ["find_tensor", "why"]
 
@@ -101,6 +109,8 @@ def _share(explanation: Explanation, graph: ExplainedGraph, decision: Decision) 
 
 
 def _price(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
+    if not explanation.prices:
+        yield NOT_PRICED
     if decision.stored_bytes is None or decision.inlined_bytes is None:
         return
     stored, gain = _is_stored(explanation, graph, decision), _gain(explanation, graph, decision)

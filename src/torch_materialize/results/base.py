@@ -1,41 +1,159 @@
-"""The parts that every record is made of: files written whole or not at all, schemas, graphs.
+"""Records: values of ours as JSON files, written whole or not at all, and read back as they were.
 
-The schemas are described in ``docs/record.md``.  Readers of version N read every file of
-version N; a change that they would misread raises the version of that schema.
+``docs/record.md`` describes what is in them.  A kind of record is a dataclass and one
+:class:`Schema`; the fields' types say how they are written and what is damage.
 """
 
 from __future__ import annotations
 
-import contextlib
+import gzip
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..core.graph import Graph, Kernel, Tensor
+import msgspec
+
+from .._version import __version__
 from ..errors import RecordError
 
-__all__ = [
-    "check_schema",
-    "complete",
-    "graph_from_json",
-    "graph_to_json",
-    "read_json",
-    "tensor_to_json",
-    "write_json",
-    "write_whole",
-]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Schema", "check_same", "convert", "read_json", "write_json", "write_whole"]
+
+T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
+
+_GZIP = b"\x1f\x8b"
+_ANEW = "Make it anew."
+
+
+@dataclass(frozen=True)
+class Schema(Generic[D]):
+    """One kind of record.
+
+    Readers pass over fields that they do not know, and what is absent has its default: a new
+    field with a default leaves the version as it is.  A change that an old reader would
+    misread raises the version.
+
+    Attributes:
+        type: the dataclass that is written and read.
+        name: what stands behind ``torch-materialize/`` in the file.
+        derived: further keys for whoever reads the file without us; passed over when it is read.
+    """
+
+    type: type[D]
+    name: str
+    version: int
+    derived: Callable[[D], Mapping[str, Any]] = lambda _value: {}
+
+    def to_json(self, value: D) -> dict[str, Any]:
+        """The record as plain JSON values: its header, the fields, and what is derived."""
+        return {
+            "schema": f"torch-materialize/{self.name}",
+            "version": self.version,
+            "writer": f"torch-materialize {__version__}",
+            **asdict(value),
+            **self.derived(value),
+        }
+
+    def from_json(self, data: Any, where: str = "record") -> D:
+        """The value of which :meth:`to_json` made ``data``; ``where`` is for errors.
+
+        Raises:
+            RecordError: it is of another schema or version, or damaged.
+        """
+        header = data if isinstance(data, dict) else {"schema": type(data).__name__}
+        schema, version = header.get("schema"), header.get("version")
+        if schema != f"torch-materialize/{self.name}":
+            raise RecordError(
+                f"{where}: expected schema 'torch-materialize/{self.name}'; found {schema!r}. "
+                "Name a file of that kind."
+            )
+        if version != self.version:
+            raise RecordError(
+                f"{where}: expected version {self.version}; found {version!r}. Read it with what "
+                f"wrote it ({header.get('writer', 'another torch-materialize')}), or make it anew."
+            )
+        return convert(data, self.type, where)
+
+    def save(self, value: D, path: str | Path) -> None:
+        """Writes the record, as :func:`write_json` does.
+
+        Raises:
+            OSError: the folder does not exist or cannot be written.
+        """
+        write_json(Path(path), self.to_json(value))
+
+    def load(self, path: str | Path) -> D:
+        """Reads a record, compressed or not.
+
+        Raises:
+            RecordError: there is no such file, it is not JSON, or not a record that we read.
+        """
+        return self.from_json(read_json(Path(path)), str(path))
+
+
+def convert(data: Any, kind: type[T], where: str) -> T:
+    """The value of which :func:`dataclasses.asdict` made ``data``.
+
+    Raises:
+        RecordError: something is missing or of another type; the message says what and where.
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{where}: the record is damaged ({error}). {_ANEW}") from error
+
+
+def check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Lets pass a file to go on with: its rows were made as the new ones will be.
+
+    Raises:
+        RecordError: one of what ``found`` and ``expected`` name is not the same.
+    """
+    differing = [
+        f"  {name}: found {_text(found.get(name))}, expected {_text(expected.get(name))}\n"
+        for name in dict.fromkeys((*found, *expected))
+        if found.get(name) != expected.get(name)
+    ]
+    if differing:
+        raise RecordError(
+            f"{path}: cannot be resumed, its rows were made with something else:\n"
+            f"{''.join(differing)}"
+            "Resume with what the file was made with, or write into another file."
+        )
+
+
+def _text(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text or "nothing"
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes a JSON file; a reader sees the old one or the whole new one.
+    """Writes a JSON file, compressed where the name ends in ``.gz``; whole or not at all.
+
+    Fields stand in the order of their definition, entries of a mapping in their own, which views
+    show, and what is in a set sorted, so that equal data give equal files.  Numbers that JSON has
+    no word for are ``NaN`` and ``Infinity``, as :func:`read_json` and most readers take them.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
+    if path.suffix == ".gz":
+        text = json.dumps(data, separators=(",", ":"), default=_plain)
+        write_whole(path, gzip.compress(text.encode(), 6, mtime=0))
+    else:
+        write_whole(path, (json.dumps(data, indent=1, default=_plain) + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else sorted(value)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -58,81 +176,17 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """What a JSON file holds, compressed or not.
 
     Raises:
         RecordError: there is no such file, or it is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        return json.loads(gzip.decompress(content) if content[:2] == _GZIP else content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RecordError(f"{path}: is damaged ({error}). {_ANEW}") from error
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise RecordError(f"{path}: is not JSON ({error}). Make it anew.") from error
-
-
-def check_schema(data: Any, schema: str, version: int, where: str) -> None:
-    """Lets pass what says of itself that it is of this schema and version.
-
-    Raises:
-        RecordError: it is of another one.
-    """
-    if not isinstance(data, dict) or data.get("schema") != schema:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise RecordError(f"{where}: expected schema {schema!r}; found {found!r}")
-    if data.get("version") != version:
-        raise RecordError(
-            f"{where}: expected version {version}; found {data.get('version')!r}. "
-            "Read it with the torch-materialize that wrote it, or make it anew."
-        )
-
-
-@contextlib.contextmanager
-def complete(where: str) -> Iterator[None]:
-    """Inside the block, what the data lacks or has of another kind is damage to a record.
-
-    Raises:
-        RecordError: something is missing.
-    """
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecordError(
-            f"{where}: the record is damaged ({type(error).__name__}: {error}). Make it anew."
-        ) from error
-
-
-def tensor_to_json(tensor: Tensor) -> dict[str, Any]:
-    """One buffer as plain JSON values."""
-    return {
-        "name": tensor.name,
-        "node": tensor.node,
-        "bytes": tensor.bytes,
-        "dtype": tensor.dtype,
-        "shape": list(tensor.shape),
-        "source": tensor.source,
-    }
-
-
-def graph_to_json(graph: Graph) -> dict[str, Any]:
-    """One scheduled graph as plain JSON values."""
-    return {
-        "kernels": [
-            {
-                "name": k.name,
-                "kind": k.kind,
-                "reads": dict(k.reads),
-                "writes": dict(k.writes),
-                "computes": list(k.computes),
-            }
-            for k in graph.kernels
-        ],
-        "tensors": [tensor_to_json(t) for t in graph.tensors.values()],
-    }
-
-
-def graph_from_json(data: dict[str, Any]) -> Graph:
-    """A scheduled graph from what :func:`graph_to_json` made of it."""
-    tensors = [Tensor(**{**t, "shape": tuple(t["shape"])}) for t in data["tensors"]]
-    kernels = [Kernel(**{**k, "computes": tuple(k["computes"])}) for k in data["kernels"]]
-    return Graph(tuple(kernels), {t.name: t for t in tensors})
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: is not JSON ({error}). {_ANEW}") from error

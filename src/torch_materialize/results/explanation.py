@@ -1,4 +1,4 @@
-"""What ``explain`` found: graphs, kernels, tensors, decisions.  Every view is made from this."""
+"""What `compare` and `explain` found: graphs, kernels, decisions.  Every view is made from this."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..core.graph import Graph, Kernel
 from ..core.policy import parse
 from ..core.story import Decision, Group, Refusal
 from ..core.traffic import Traffic, traffic
+from .base import Schema
 
-__all__ = ["Code", "ExplainedGraph", "Explanation", "Node", "Side"]
+__all__ = ["EXPLANATION", "SUFFIX", "Code", "ExplainedGraph", "Explanation", "Node", "Side"]
+
+#: What the name of a compressed record ends in.
+SUFFIX = ".json.gz"
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class ExplainedGraph:
         left_out: of them, those in repeated layers that the kernels here do not have.
         facts: FX node -> what is known of it whatever is decided.
         sides: policy -> what it makes of the graph.
-        decisions: one for each tensor, in program order.
+        decisions: one for each tensor, in program order; without prices where none were asked for.
         groups: the open decisions, those alike together.
         refused: better plans that a rule kept from being taken.
         saves: policy -> FX node -> bytes that its decision saves against the first policy, of
@@ -187,12 +192,14 @@ class Explanation:
 
     Attributes:
         policies: in the order given; the first is what the others are held against.
-        priced: the policy whose decisions the prices are of.
+        priced: the policy whose decisions are told, and that prices are of.
+        prices: whether prices were asked for: `explain` does, `compare` does not.
         unit_bytes: size of one activation, 0 where the target has no such unit.
         seconds: wall time by step.
         versions: package -> installed version.
         balance: bytes that the device is taken to move in the time of one operation.
         origin: ``model`` for a dry run, ``compile`` for a program's own compile.
+        tracing: ``dynamo`` or ``make_fx``.
     """
 
     target: str
@@ -206,6 +213,8 @@ class Explanation:
     size: Mapping[str, int | None] = field(default_factory=dict)
     balance: float = 0.0
     origin: str = "model"
+    tracing: str = "dynamo"
+    prices: bool = True
 
     @property
     def numerics(self) -> str:
@@ -220,9 +229,13 @@ class Explanation:
                 total += traffic(graph.sides[policy].graph)
         return total
 
-    def bound(self) -> float | None:
-        """Certified least bytes of all graphs; None where some graph has none."""
-        bounds = [side.bound for g in self.graphs if (side := g.sides.get(self.priced)) is not None]
+    def bound(self, policy: str = "") -> float | None:
+        """Certified least bytes of all graphs under a policy, or the priced one.
+
+        None where some graph has none.
+        """
+        chosen = policy or self.priced
+        bounds = [side.bound for g in self.graphs if (side := g.sides.get(chosen)) is not None]
         known = [bound for bound in bounds if bound is not None]
         return sum(known) if known and len(known) == len(bounds) else None
 
@@ -231,3 +244,24 @@ class Explanation:
         for graph in self.graphs:
             for decision in graph.decisions:
                 yield graph, decision
+
+
+def _derived(found: Explanation) -> dict[str, Any]:
+    """What the priced policy promises, and the totals of every policy."""
+    totals = {}
+    for policy in found.policies:
+        total = found.traffic(policy)
+        totals[policy] = {
+            "fused_kernels": total.kernels,
+            "other_kernels": total.other_kernels,
+            "read_bytes": total.read_bytes,
+            "write_bytes": total.write_bytes,
+            "bytes": total.bytes,
+            "units": round(total.bytes / found.unit_bytes, 3) if found.unit_bytes else None,
+            "bound_bytes": found.bound(policy),
+            "seconds": found.seconds.get(policy),
+        }
+    return {"numerics": found.numerics, "totals": totals}
+
+
+EXPLANATION = Schema(Explanation, "explanation", 2, _derived)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import RecordError
-from . import explanation_file
-from .explanation import Explanation
+from .explanation import EXPLANATION, SUFFIX, Explanation
 
 __all__ = ["load_any"]
 
@@ -22,18 +22,18 @@ def load_any(path: Path, skipped: list[str] | None = None) -> Explanation:
             policies or versions.
     """
     if not path.is_dir():
-        return explanation_file.load(path)
-    files = sorted(path.glob(f"*{explanation_file.SUFFIX}"))
+        return EXPLANATION.load(path)
+    files = sorted(path.glob(f"*{SUFFIX}"))
     if not files:
         raise RecordError(
-            f"{path}: expected records (*{explanation_file.SUFFIX}); found none. A program "
+            f"{path}: expected records (*{SUFFIX}); found none. A program "
             "leaves them where TORCH_MATERIALIZE_RECORD points to, one for each graph that it "
             "compiles under plan; what comes from Inductor's cache is not compiled."
         )
     found, problems = [], []
     for file in files:
         try:
-            found.append(explanation_file.load(file))
+            found.append(EXPLANATION.load(file))
         except RecordError as error:
             if skipped is None:
                 raise
@@ -48,7 +48,7 @@ def load_any(path: Path, skipped: list[str] | None = None) -> Explanation:
 def _joined(path: Path, found: list[Explanation]) -> Explanation:
     first = found[0]
     for other in found[1:]:
-        for what in ("device", "policies", "priced", "versions"):
+        for what in ("device", "policies", "priced", "prices", "versions"):
             one, another = getattr(first, what), getattr(other, what)
             if one != another:
                 raise RecordError(
@@ -59,14 +59,6 @@ def _joined(path: Path, found: list[Explanation]) -> Explanation:
     for one in found:
         for step, value in one.seconds.items():
             seconds[step] = round(seconds.get(step, 0.0) + value, 3)
-    return Explanation(
-        target=path.resolve().name,
-        device=first.device,
-        policies=first.policies,
-        priced=first.priced,
-        graphs=tuple(graph for one in found for graph in one.graphs),
-        seconds=seconds,
-        versions=first.versions,
-        balance=first.balance,
-        origin=first.origin,
-    )
+    graphs = tuple(graph for one in found for graph in one.graphs)
+    name = path.resolve().name
+    return replace(first, target=name, graphs=graphs, seconds=seconds, unit_bytes=0, size={})

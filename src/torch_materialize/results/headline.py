@@ -11,6 +11,7 @@ from ..core.story import Decision
 from .explanation import ExplainedGraph, Explanation, Node
 
 __all__ = [
+    "NOT_PRICED",
     "DecisionRow",
     "Growth",
     "Headline",
@@ -31,6 +32,9 @@ __all__ = [
     "type_text",
     "worth_most",
 ]
+
+#: What stands for the prices of a record that `compare` wrote.
+NOT_PRICED = "Prices: not asked for; run torch-materialize explain."
 
 # Fewer kernels than this are no row along the layers.
 _ROW = 3

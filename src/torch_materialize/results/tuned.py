@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import RecordError
-from .base import check_schema, complete, read_json, write_json
+from .base import Schema
 
 __all__ = [
     "MOST",
@@ -33,9 +32,6 @@ __all__ = [
 VARIABLE = "TORCH_MATERIALIZE_TUNED"
 #: Choices that are kept; a choice takes a few kilobytes.
 MOST = 2000
-
-_SCHEMA = "torch-materialize/tuned"
-_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,9 @@ class Remembered:
     made: float = field(default_factory=time.time)
 
 
+_CHOICE = Schema(Remembered, "tuned", 1)
+
+
 def folder() -> Path:
     """Where choices are kept: ``$TORCH_MATERIALIZE_TUNED``, or the user's cache folder."""
     named = os.environ.get(VARIABLE)
@@ -79,7 +78,7 @@ def remember(one: Remembered) -> None:
     """
     where = folder()
     where.mkdir(parents=True, exist_ok=True)
-    write_json(where / f"{one.key}.json", {"schema": _SCHEMA, "version": _VERSION, **asdict(one)})
+    _CHOICE.save(one, where / f"{one.key}.json")
     for path in _oldest_first(where)[:-MOST]:
         path.unlink(missing_ok=True)
 
@@ -135,16 +134,7 @@ def _oldest_first(where: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Remembered:
-    data: Any = read_json(path)
-    check_schema(data, _SCHEMA, _VERSION, str(path))
-    with complete(str(path)):
-        fields = {k: v for k, v in data.items() if k not in ("schema", "version")}
-        one = Remembered(**fields)
-        if one.key != path.stem or not all(map(_is_names, one.decision.values())):
-            raise RecordError(f"{path}: is not a choice of that key. Remove it.")
-        return one
-
-
-def _is_names(value: Any) -> bool:
-    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return value is None or is_list
+    one = _CHOICE.load(path)
+    if one.key != path.stem:
+        raise RecordError(f"{path}: is not a choice of that key. Remove it.")
+    return one

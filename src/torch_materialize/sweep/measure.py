@@ -11,8 +11,9 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,8 +23,8 @@ from ..core.traffic import traffic
 from ..errors import MaterializeError, brief
 from ..inductor.offline import capture as capturing
 from ..inductor.offline.dry_run import dry_run, verified
-from ..results.base import write_json
-from .rows import GraphRow, Job, Settings
+from ..results.base import convert, write_json
+from .rows import GraphRow, Job, Measured, Request, Settings
 from .spec import Kind
 
 if TYPE_CHECKING:
@@ -35,25 +36,24 @@ __all__ = ["captured", "main", "measure"]
 def main() -> None:
     """Measures what ``sys.argv[1]`` says, and writes it to the file that it names.
 
-    The file holds ``graphs`` and ``errors``, and ``done`` once nothing more will come.
+    The one is a :class:`.rows.Request`, the other a :class:`.rows.Measured`.
     """
-    request = json.loads(sys.argv[1])
-    job, settings = Job(**request["job"]), Settings.from_json(request["settings"])
-    graphs: list[dict[str, Any]] = []
+    request = convert(json.loads(sys.argv[1]), Request, "request")
+    graphs: list[GraphRow] = []
     errors: list[str] = []
 
     def write(done: bool) -> None:
-        found = {"graphs": graphs, "errors": errors, "done": done}
-        write_json(Path(request["output"]), found)
+        found = Measured(tuple(graphs), tuple(errors), done)
+        write_json(Path(request.output), asdict(found))
 
     # The parent runs one child for each core.
     torch.set_num_threads(1)
-    torch.manual_seed(settings.seed)
-    random.seed(settings.seed)
+    torch.manual_seed(request.settings.seed)
+    random.seed(request.settings.seed)
     try:
-        for measured in measure(job, settings):
+        for measured in measure(request.job, request.settings):
             if isinstance(measured, GraphRow):
-                graphs.append(measured.to_json())
+                graphs.append(measured)
             else:
                 errors.append(measured)
             write(done=False)

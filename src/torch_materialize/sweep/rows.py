@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from .spec import Kind, Mode
 
-__all__ = ["BASE", "GraphRow", "Job", "ModelRow", "Result", "Settings", "Status"]
+__all__ = [
+    "BASE",
+    "GraphRow",
+    "Job",
+    "Measured",
+    "ModelRow",
+    "Request",
+    "Result",
+    "Settings",
+    "Status",
+]
 
 #: The policy that ratios are taken against.
 BASE = "stock"
@@ -49,11 +59,14 @@ class Settings:
     seed: int = 0
     verify: bool = False
 
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Settings:
-        """Of what :func:`dataclasses.asdict` gave, after a trip through JSON."""
-        lists = {name: tuple(data[name]) for name in ("policies", "kinds")}
-        return Settings(**{**data, **lists})
+
+@dataclass(frozen=True)
+class Request:
+    """What a child process is asked for; ``output`` is the file for its :class:`Measured`."""
+
+    job: Job
+    settings: Settings
+    output: str
 
 
 @dataclass(frozen=True)
@@ -89,20 +102,14 @@ class GraphRow:
         bound = self.bounds.get(policy)
         return (self.bytes[policy] / bound - 1) * 100 if bound else None
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields, and the figures derived from them."""
-        gaps = {policy: self.gap_percent(policy) for policy in self.bytes}
-        return {
-            **asdict(self),
-            "ratios": {policy: round(self.ratio(policy), 6) for policy in self.bytes},
-            "gaps_percent": {p: round(gap, 4) for p, gap in gaps.items() if gap is not None},
-        }
 
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> GraphRow:
-        """Of :meth:`to_json`'s output; derived figures are derived anew."""
-        derived = ("ratios", "gaps_percent")
-        return GraphRow(**{k: v for k, v in data.items() if k not in derived})
+@dataclass(frozen=True)
+class Measured:
+    """What a child process has found so far; ``done`` once nothing more will come."""
+
+    graphs: tuple[GraphRow, ...] = ()
+    errors: tuple[str, ...] = ()
+    done: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from .rows import GraphRow, Job, ModelRow, Result, Settings, Status
+from ..results.base import convert, read_json
+from .rows import Job, Measured, ModelRow, Request, Result, Settings, Status
 
 __all__ = ["end_at_once", "results"]
 
@@ -95,17 +96,19 @@ class _Children:
         """Runs one job to its end."""
         if job.package and importlib.util.find_spec(job.package) is None:
             text = f"{job.package} is not installed: pip install 'torch-materialize[corpus]'"
-            return _result(job, "missing", text, 0.0)
+            return _result(job, "missing", text, 0.0, Measured())
         start = time.monotonic()
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             output, log = Path(folder, "result.json"), Path(folder, "log")
             with log.open("wb") as sink:
                 code = self._run(job, output, sink)
             seconds = round(time.monotonic() - start, 2)
-            found = json.loads(output.read_text()) if output.is_file() else {}
+            found = Measured()
+            if output.is_file():
+                found = convert(read_json(output), Measured, str(output))
             text = log.read_text(errors="replace")
-        if found.get("done"):
-            return _result(job, "error" if found["errors"] else "ok", "", seconds, found)
+        if found.done:
+            return _result(job, "error" if found.errors else "ok", "", seconds, found)
         if code is None:
             limit = f"did not end within {self._timeout:g} s; see --timeout"
             return _result(job, "timeout", limit, seconds, found)
@@ -113,13 +116,13 @@ class _Children:
 
     def _run(self, job: Job, output: Path, sink: BinaryIO) -> int | None:
         """The exit status of a child, None if it did not end in time."""
-        request = {"job": asdict(job), "settings": asdict(self._settings), "output": str(output)}
+        request = json.dumps(asdict(Request(job, self._settings, str(output))))
         code = _CHILD.format(root=str(Path(__file__).parents[2]))
         with self._lock:
             if self._stopped:
                 return -signal.SIGTERM
             child = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", code, json.dumps(request)],
+                [sys.executable, "-X", "faulthandler", "-c", code, request],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -167,14 +170,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _result(
-    job: Job, status: Status, message: str, seconds: float, found: dict[str, Any] | None = None
-) -> Result:
-    found = found or {}
-    texts = [message, *found.get("errors", ())]
-    text = "; ".join(t for t in texts if t)
-    graphs = tuple(GraphRow.from_json(row) for row in found.get("graphs", ()))
-    return Result(ModelRow(job.name, job.family, job.mode, status, text, seconds), graphs)
+def _result(job: Job, status: Status, message: str, seconds: float, found: Measured) -> Result:
+    text = "; ".join(filter(None, (message, *found.errors)))
+    return Result(ModelRow(job.name, job.family, job.mode, status, text, seconds), found.graphs)
 
 
 def _ending(code: int) -> str:

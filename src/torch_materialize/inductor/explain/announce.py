@@ -24,8 +24,7 @@ from torch._logging import _internal as torch_logging
 from ...core.policy import STOCK, Policy
 from ...core.traffic import traffic
 from ...events import count, detailed, log, once, strict
-from ...results import explanation_file
-from ...results.explanation import Explanation
+from ...results.explanation import EXPLANATION, SUFFIX, Explanation
 from ...results.headline import decision_rows, sum_rows
 from ...versions import installed_versions
 from ..fx.post_grad import PostGrad
@@ -189,5 +188,5 @@ def _record(folder: Path, explanation: Explanation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Names that sort by time and meet no other process's.
     kind = explanation.graphs[0].kind
-    name = f"{time.time_ns():020d}-{os.getpid()}-{kind}{explanation_file.SUFFIX}"
-    explanation_file.save(explanation, folder / name)
+    name = f"{time.time_ns():020d}-{os.getpid()}-{kind}{SUFFIX}"
+    EXPLANATION.save(explanation, folder / name)

@@ -30,18 +30,19 @@ def explained(
     priced: str,
     code: Mapping[str, Code] | None = None,
     left_out: int = 0,
+    with_prices: bool = True,
 ) -> ExplainedGraph:
     """One graph under each policy.
 
     ``graphs`` and ``outcomes`` map a policy to the graph it was applied to (numerics may make
-    that another) and to its dry run; ``priced`` names the policy whose choice is priced,
-    ``code`` holds generated sources; ``left_out`` counts the nodes of repeated layers that the
-    dry runs left out.
+    that another) and to its dry run; ``priced`` names the policy whose choice is told, and
+    priced where that is asked for; ``code`` holds generated sources; ``left_out`` counts the
+    nodes of repeated layers that the dry runs left out.
     """
     prices = {policy: Prices(one.dag) for policy, one in outcomes.items()}
     graph = graphs[priced]
     facts = _facts(graph, [one.dag for one in outcomes.values()])
-    decisions = tuple(_decisions(graph, outcomes, priced, prices))
+    decisions = tuple(_decisions(graph, outcomes, priced, prices if with_prices else {}))
     found = outcomes[priced].found
     return ExplainedGraph(
         kind=kind_of(graph),
@@ -55,7 +56,7 @@ def explained(
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
         refused=found.refused if found is not None else (),
-        saves=dict(_saves(outcomes)),
+        saves=dict(_saves(outcomes)) if with_prices else {},
     )
 
 
@@ -172,8 +173,8 @@ def _decisions(
         node = nodes.get(value.node)
         if node is None or value.kind is Kind.VIEW or node.op == "placeholder":
             continue
-        price = prices[priced].price(value.index)
-        alone = indices[first].get(value.node)
+        price = prices[priced].price(value.index) if prices else None
+        alone = indices[first].get(value.node) if prices else None
         at_first = None if alone is None else prices[first].price(alone)
         yield Decision(
             node=value.node,
