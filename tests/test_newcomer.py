@@ -54,7 +54,7 @@ class Hidden:
         if name.split(".")[0] == "triton":
             raise ModuleNotFoundError("No module named 'triton'", name="triton")
 sys.meta_path.insert(0, Hidden())
-from torch_materialize.jobs.compare import compare
+from torch_materialize.jobs.explain import compare
 found = compare(sys.argv[1], ["stock", "plan"], "h200")
 print([found.traffic(policy).bytes for policy in found.policies])
 """
