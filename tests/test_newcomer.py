@@ -209,14 +209,14 @@ def test_doctor_says_what_becomes_of_the_environment(value, words):
 
 
 def test_ctrl_c_is_130_and_says_what_is_kept(tmp_path, monkeypatch):
-    from torch_materialize.jobs import compare
-    from torch_materialize.sweep.run import run
+    from torch_materialize.jobs import explain
+    from torch_materialize.sweep import run
 
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupted)
-    monkeypatch.setattr(compare, "compare", interrupted)
+    monkeypatch.setattr(explain, "compare", interrupted)
     found = _said("sweep", "--family", "decoder", "--json", tmp_path / "s.json")
     assert found.exit_code == 130
     assert "--resume" in found.output
