@@ -54,27 +54,33 @@ class Candidates:
 
     def offer(self, new: State) -> None:
         """Tells of one more dry run."""
+        self._put(len(self._all), new)
+
+    def replace(self, old: State, new: State | None) -> None:
+        """Puts what is lowered in the end in the place of a dry run; None: it cannot be lowered.
+
+        What is lowered where no plan is better stays, whatever it moves.  Of equals the first
+        stays the first, so that where rounding costs nothing no other plan is rounded, too.
+        """
+        place = next(i for i, one in enumerate(self._all) if one.state is old)
+        if not place:
+            self._all[0] = self._weighed(new or self._stock)
+        else:
+            del self._all[place]
+            if new is not None:
+                self._put(place, new)
+        self._choose()
+
+    def _put(self, place: int, new: State) -> None:
+        """Adds a dry run to those that may be taken, if no rule refuses it."""
         if self._saved(new) <= 0:
             return
         refusal = self._refusal(new)
         if refusal is not None:
             self._refused.append((self._limits.cost(new.dag), refusal))
         else:
-            self._all.append(self._weighed(new))
+            self._all.insert(place, self._weighed(new))
             self._choose()
-
-    def replace(self, old: State, new: State | None) -> None:
-        """Puts what is lowered in the end in the place of a dry run; None: it cannot be lowered.
-
-        What is lowered where no plan is better stays, whatever it moves.
-        """
-        if old is self._all[0].state:
-            self._all[0] = self._weighed(new or self._stock)
-        else:
-            self._all = [one for one in self._all if one.state is not old]
-            if new is not None:
-                self.offer(new)
-        self._choose()
 
     def allow(self, new: State) -> bool:
         """Whether no rule forbids a dry run, of no more bytes than stock, to be taken."""
