@@ -44,7 +44,7 @@ class Hidden:
         if name.split(".")[0] == "triton":
             raise ModuleNotFoundError("No module named 'triton'", name="triton")
 sys.meta_path.insert(0, Hidden())
-from torch_materialize.compare import compare
+from torch_materialize.jobs.explain import compare
 found = compare(sys.argv[1], ["stock", "plan"], "h200")
 print([found.traffic(policy).bytes for policy in found.policies])
 """
@@ -171,14 +171,14 @@ def test_doctor_says_what_becomes_of_the_environment(value, words):
 
 
 def test_ctrl_c_is_130_and_says_what_is_kept(tmp_path, monkeypatch):
-    from torch_materialize.jobs import compare
+    from torch_materialize.jobs import explain
     from torch_materialize.sweep import run
 
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupted)
-    monkeypatch.setattr(compare, "compare", interrupted)
+    monkeypatch.setattr(explain, "explain_target", interrupted)
     found = _said("sweep", "--family", "decoder", "--json", tmp_path / "s.json")
     assert found.exit_code == 130
     assert "--resume" in found.output

@@ -152,8 +152,8 @@ def test_set_logs_knows_the_short_name():
 
 def test_without_listeners_nothing_is_explained():
     run(
-        "from torch_materialize.inductor import telling\n"
+        "from torch_materialize.inductor.explain import announce\n"
         "def nobody(*_, **__):\n"
         "    raise AssertionError('nobody listens')\n"
-        "telling.explained = nobody\n" + PROGRAM
+        "announce.explained = nobody\n" + PROGRAM
     )
