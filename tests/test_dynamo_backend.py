@@ -200,6 +200,7 @@ def test_cuda_graphs_are_given_back_with_a_reset(program):
     )
 
 
+@pytest.mark.full
 def test_it_keeps_entries_of_the_caches_under_the_policys_key(program, tmp_path):
     caches = {
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),

@@ -168,7 +168,7 @@ def test_the_trial_lowerings_of_a_search_can_be_made_again(caplog):
     with hooks_for(PLAN):
         found = search(graph, Limits(least_bytes=0, launch_bytes=0), certify=False)
         pairs = list(replay(graph, found))
-    assert len(pairs) == found.rounds > 2
+    assert len(pairs) == found.rounds >= 2
     assert all(step == now and step.bytes > 0 for step, now in pairs)
     assert found.steps[0].why == "stock" and found.steps[1].why == "a plan"
     assert min(step.bytes for step in found.steps) == traffic(found.graph).bytes

@@ -19,6 +19,7 @@ def _derived(result: UpstreamRun) -> dict[str, Any]:
     return {
         "policy": str(result.policy),
         "complete": result.is_complete,
+        "finished": sorted(result.finished),
         "graphs": {"planned": planned, "acted": acted},
         "unproven": {name: why for name in result.files if (why := result.unproven(name))},
         "changes": [asdict(change) for change in result.changes()],
