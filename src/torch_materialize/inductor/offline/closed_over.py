@@ -65,10 +65,12 @@ class Copies:
             if original != CellType():
                 cell.cell_contents = self._value(original.cell_contents)
         for name in _names(function.__code__):
-            value = home.get(name)
+            if name not in home:
+                continue  # a builtin, or an attribute
+            value = home[name]
             # A function of another module is a library's: it is given what it works on.
             if not isinstance(value, FunctionType) or value.__globals__ is home:
-                reached[name] = self._value(value) if name in home else reached.get(name)
+                reached[name] = self._value(value)
         return made
 
     def _object(self, value: Any) -> Any:
