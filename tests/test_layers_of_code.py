@@ -155,6 +155,7 @@ def test_what_tests_and_benchmarks_name_is_there():
         named = {".".join(filter(None, pair)) for pair in imported(path)}
         named |= set(re.findall(rf'"({PACKAGE}(?:\.\w+)+)[":]', path.read_text()))
         named |= set(attributes(path))
+        named |= {f"{module}.{name}" for module, name in in_programs(path.read_text())}
         missing += [f"{path.name}: {name}" for name in sorted(named) if not is_there(name)]
     assert not missing
 
@@ -165,6 +166,12 @@ def test_modules_that_sources_name_in_a_text_are_there():
     named = {name for text in texts for name in re.findall(r'"\{__package__\}((?:\.\w+)+)"', text)}
     assert named
     assert not {name for name in named if f"{PACKAGE}{name}" not in modules()}
+
+
+def in_programs(text: str) -> Iterator[tuple[str, str]]:
+    """Imports of ours wherever they stand: tests run programs that are texts."""
+    for module, names in re.findall(rf"from ({PACKAGE}[.\w]*) import ([\w, ]+)", text):
+        yield from ((module, name.split(" as ")[0].strip()) for name in names.split(",") if name)
 
 
 def attributes(path: Path) -> Iterator[str]:

@@ -229,7 +229,7 @@ def test_ctrl_c_is_130_and_says_what_is_kept(tmp_path, monkeypatch):
 _SLOW_TO_END = """
 import sys, time
 from torch_materialize.cli.main import main
-from torch_materialize.corpus import workers
+from torch_materialize.sweep import workers
 
 def slow(_children):
     print("ending", file=sys.stderr, flush=True)
@@ -259,7 +259,10 @@ def test_ctrl_c_twice_in_a_sweep_ends_it_at_once(tmp_path, times):
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
     try:
-        _until(lambda: pid.exists() and pid.read_text() and out.exists())
+        _until(
+            lambda: child.poll() is not None or (pid.exists() and pid.read_text() and out.exists())
+        )
+        assert child.poll() is None, said.read_text()
         child.send_signal(signal.SIGINT)
         if times == 2:
             _until(lambda: "ending" in said.read_text())
