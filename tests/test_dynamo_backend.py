@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -244,11 +245,20 @@ LOST = {
 def test_what_cannot_be_had_is_one_line_and_stock_inductor(program, name):
     change, words, environment = LOST[name]
     done = program(f"{change}\nstep()\ntorch._dynamo.reset()\nstep()", **environment)
-    lines = [line for line in done.stderr.splitlines() if line]
+    # Upstream's own line where a build for CUDA finds no GPU is none of ours.
+    own = "torch/utils/cpp_extension.py"
+    lines = [line for line in done.stderr.splitlines() if line and own not in line]
     assert len(lines) == 1, done.stderr
     assert words in lines[0]
 
 
+REGISTRY = Path(str(find_spec("torch").origin)).parent / "_dynamo" / "backends" / "registry.py"
+
+
+@pytest.mark.skipif(
+    "_TorchCompileInductorWrapper" in REGISTRY.read_text(),
+    reason="Dynamo itself needs the wrapper there",
+)
 def test_a_torch_without_its_own_wrapper_compiles(program):
     done = program(
         """
