@@ -256,7 +256,7 @@ REGISTRY = Path(str(find_spec("torch").origin)).parent / "_dynamo" / "backends" 
 
 
 @pytest.mark.skipif(
-    "_TorchCompileInductorWrapper" in REGISTRY.read_text(),
+    "torch._TorchCompileInductorWrapper" in REGISTRY.read_text(),
     reason="Dynamo itself needs the wrapper there",
 )
 def test_a_torch_without_its_own_wrapper_compiles(program):
