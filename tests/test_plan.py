@@ -170,7 +170,7 @@ def test_the_trial_lowerings_of_a_search_can_be_made_again(caplog):
         pairs = list(replay(graph, found))
     assert len(pairs) == found.rounds >= 2
     assert all(step == now and step.bytes > 0 for step, now in pairs)
-    assert found.steps[0].why == "stock" and found.steps[1].why == "a plan"
+    assert found.steps[0].why == "stock" and "a plan" in {step.why for step in found.steps}
     assert min(step.bytes for step in found.steps) == traffic(found.graph).bytes
     assert sum("plan: trial lowering" in line for line in caplog.messages) == found.rounds
 
