@@ -145,18 +145,17 @@ def _table(paths: list[Path]) -> None:
     sys.stdout.write(f"{sum(one['rounds'] for one in whole)} dry runs\n\n")
     sys.stdout.write("| without | geomean | dry runs | graphs that move more | that move less |\n")
     sys.stdout.write("|---|---|---|---|---|\n")
-    every = rows
-    for name in dict.fromkeys(name for row in every for name in row["found"] if name):
-        rows = [row for row in every if name in row["found"]]
-        ratio = _geomean([r["found"][name]["bytes"] / r["found"][name]["stock"] for r in rows])
+    for name in dict.fromkeys(name for row in rows for name in row["found"] if name):
+        tried = [row for row in rows if name in row["found"]]
+        ratio = _geomean([r["found"][name]["bytes"] / r["found"][name]["stock"] for r in tried])
         changes = {
             f"{r['name']} {r['mode']} {r['index']}": r["found"][name]["bytes"]
             / r["found"][""]["bytes"]
-            for r in rows
+            for r in tried
         }
         more = [f"{k} x{v:.3f}" for k, v in changes.items() if v > 1 + _GAIN]
         less = [f"{k} x{v:.3f}" for k, v in changes.items() if v < 1 - _GAIN]
-        rounds = sum(r["found"][name]["rounds"] for r in rows)
+        rounds = sum(r["found"][name]["rounds"] for r in tried)
         sys.stdout.write(
             f"| {name} | {ratio:.4f} | {rounds} | {'; '.join(more)} | {'; '.join(less)} |\n"
         )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .api import Handle, _enable
 from .core.policy import DEFAULT_POLICY, STOCK, Policy, parse
+from .errors import in_one_line
 from .events import once
 
 __all__ = ["VARIABLE", "Asked", "asked", "enable_from_environment", "policy_from_environment"]
@@ -84,5 +85,4 @@ def enable_from_environment(unset: str) -> Handle | None:
 
 
 def _tell_ignored(wanted: Asked, error: Exception) -> None:
-    problem = " ".join(str(error).split())
-    once("auto", logging.WARNING, "%s is ignored: %s", wanted.origin, problem)
+    once("auto", logging.WARNING, "%s is ignored: %s", wanted.origin, in_one_line(error))

@@ -77,6 +77,11 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
+def in_one_line(error: BaseException) -> str:
+    """The whole message of an error of ours, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def place_in(error: BaseException, path: Path) -> str:
     """ " at file:line (its code)" of the innermost frame of ``path`` that an error passed."""
     frames = [

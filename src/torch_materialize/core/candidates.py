@@ -55,6 +55,7 @@ class Candidates:
     def offer(self, new: State) -> None:
         """Tells of one more dry run."""
         self._put(len(self._all), new)
+        self._choose()
 
     def replace(self, old: State, new: State | None) -> None:
         """Puts what is lowered in the end in the place of a dry run; None: it cannot be lowered.
@@ -80,7 +81,6 @@ class Candidates:
             self._refused.append((self._limits.cost(new.dag), refusal))
         else:
             self._all.insert(place, self._weighed(new))
-            self._choose()
 
     def allow(self, new: State) -> bool:
         """Whether no rule forbids a dry run, of no more bytes than stock, to be taken."""

@@ -23,7 +23,7 @@ from .. import activation
 from ..api import policy
 from ..core.policy import DEFAULT_POLICY, Policy
 from ..environment import policy_from_environment
-from ..errors import brief
+from ..errors import brief, in_one_line
 from ..events import once
 
 __all__ = ["materialize"]
@@ -64,7 +64,7 @@ class _Backend:
                     "backend",
                     logging.WARNING,
                     "backend 'materialize' compiles as stock Inductor: %s",
-                    " ".join(str(error).split()),
+                    in_one_line(error),
                 )
             return inductor(graph, inputs)  # type: ignore[no-any-return]
 

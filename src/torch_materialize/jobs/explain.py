@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.devices import find
+from ..core.limits import limits_for
 from ..core.policy import PREDICTED, STOCK, Policy, PolicyLike, parse
 from ..errors import CaptureError, MaterializeError, TargetError, brief
 from ..report.report import Report
@@ -228,8 +229,6 @@ class _Job:
                 for place in range(len(outcomes[self.priced]))
             )
         self.step("done", 2 + len(self.policies))
-        from ..core.limits import limits_for
-
         return Explanation(
             target=target,
             device=self.device.name,

@@ -52,10 +52,10 @@ class PolicyPass(ChainedPass):
             give_back(graph.owning_module)
 
     def _mark(self, graph: torch.fx.Graph) -> None:
-        # A graph may be lowered where the hook is not installed: a backward that is compiled
-        # after undo(), a model compiled with options() alone.
         # What cannot be named in a key must not decide.
         self._fingerprint()
+        # A graph may be lowered where the hook is not installed: a backward that is compiled
+        # after undo(), a model compiled with options() alone.
         hold_for_lowering(graph.owning_module)
         graph.owning_module.meta[MARK] = self.policy
 

@@ -39,11 +39,8 @@ _MOST_REPLACED = 200_000
 _MOST_TERMS = 2_000
 
 
-class Gathers:
+class Gathers(Touched):
     """What the loops of one kernel read through indices: :meth:`add` each, then ask."""
-
-    def __init__(self) -> None:
-        self._touched = Touched()
 
     def add(self, member: Any) -> None:
         """Adds the loads of a scheduled node."""
@@ -51,19 +48,11 @@ class Gathers:
         if _is_too_large(body):
             for place, name in enumerate(_gathering(body)):
                 key = "apart", member.get_name(), place
-                self._touched.note(name, key, 1, Columns(0, 0, 0, points(member), key))
+                self.note(name, key, 1, Columns(0, 0, 0, points(member), key))
             return
         loops = {var: (0, elements(size) - 1) for var, size in body.var_ranges.items()}
-        with V.set_ops_handler(Tracer(self._touched, loops)):
+        with V.set_ops_handler(Tracer(self, loops)):
             body(list(loops), allow_same_symbol_in_index=True)
-
-    def names(self) -> set[str]:
-        """The buffers that are read so, as the loops call them."""
-        return self._touched.names()
-
-    def elements(self, name: str) -> int:
-        """Distinct elements of a buffer that these loads can touch, at most."""
-        return self._touched.elements(name)
 
 
 def _is_too_large(body: Any) -> bool:
