@@ -1,6 +1,6 @@
 # Two commands set everything up on a fresh machine:
 #   make compare    the main job: Llama-3.1-8B under each policy on an H200 that is not there
-#   make test       the quick tests, four minutes on two cores; make test-full has all
+#   make test       the quick tests, six minutes on two cores; make test-full has all
 # TORCH chooses the torch version; each has a virtual environment of its own, outside of here.
 
 TORCH ?= 2.13.0
