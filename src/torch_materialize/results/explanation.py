@@ -54,10 +54,13 @@ class Code:
         kernels: function name -> its source.
         launches: the function that each fused kernel calls, in launch order; empty where the
             calls could not be matched with the kernels.
+        arguments: for each of them the buffers that it is called with, in the order of the
+            function's pointers; empty in records of older versions.
     """
 
     kernels: Mapping[str, str]
     launches: tuple[str, ...] = ()
+    arguments: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Side:
             return "", ""
         name = self.code.launches[place]
         return name, self.code.kernels[name]
+
+    def arguments_of(self, place: int) -> tuple[str, ...]:
+        """What the fused kernel that is launched at ``place`` is called with, as FX nodes."""
+        if self.code is None or place >= len(self.code.arguments):
+            return ()
+        return tuple(map(self.label, self.code.arguments[place]))
 
     @functools.cached_property
     def readers(self) -> dict[str, list[str]]:
@@ -166,24 +175,35 @@ class ExplainedGraph:
         The class of the layer that a kernel works for; where that is not known, the operator
         of what it makes for others than fused kernels, which is the same under every policy.
         """
+        return [family for family, _ in self.works_for(policy)]
+
+    def works_for(self, policy: str) -> list[tuple[str, str]]:
+        """Family and module path of each kernel of a policy, in launch order.
+
+        A kernel that sums up works for the module of its sums: what else it computes, it
+        computes for them.  Of several modules of that class it is the last in program order,
+        which the others are computed for; "" where the trace knows no module.
+        """
         needed = {one.node for one in self.decisions if "needed" in one.rules.values()}
         side = self.sides[policy]
-        return [self._family(kernel, side, needed) for kernel in side.graph.kernels]
+        return [self._works_for(kernel, side, needed) for kernel in side.graph.kernels]
 
-    def _family(self, kernel: Kernel, side: Side, needed: set[str]) -> str:
+    def _works_for(self, kernel: Kernel, side: Side, needed: set[str]) -> tuple[str, str]:
         if not kernel.fused:
-            return kernel.kind
+            return kernel.kind, ""
         facts = [self.facts[name] for name in kernel.computes if name in self.facts]
         reductions = [fact for fact in facts if fact.kind == "reduction"]
-        layers = [fact.layer for fact in reductions or facts if fact.layer]
-        if layers:
-            return Counter(layers).most_common(1)[0][0]
+        known = [fact for fact in reductions or facts if fact.layer]
+        if known:
+            family = Counter(fact.layer for fact in known).most_common(1)[0][0]
+            return family, [fact.module for fact in known if fact.layer == family][-1]
+        module = next((fact.module for fact in reversed(facts) if fact.module), "")
         written = [side.label(name) for name in kernel.writes]
         made = [self.facts[name] for name in written if name in needed and name in self.facts]
         for fact in (made or reductions or facts)[:1]:
             name = fact.op.split(".")[1] if "." in fact.op else fact.op
-            return f"{name} ({kernel.kind})"
-        return kernel.kind
+            return f"{name} ({kernel.kind})", module
+        return kernel.kind, module
 
 
 @dataclass(frozen=True)
