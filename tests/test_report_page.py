@@ -8,7 +8,7 @@ import pytest
 
 import browser
 from torch_materialize.core.graph import Graph, Kernel, Tensor
-from torch_materialize.core.story import Decision, Group
+from torch_materialize.core.story import Group, TensorChoice
 from torch_materialize.report import charts
 from torch_materialize.report.report import Report
 from torch_materialize.results.explanation import Code, ExplainedGraph, Explanation, Node, Side
@@ -37,7 +37,7 @@ def explanation(layers: int = 6, per_layer: int = 4) -> Explanation:
             )
             is_open = place < 2
             decisions.append(
-                Decision(
+                TensorChoice(
                     name,
                     {policy: policy if is_open else "needed" for policy in policies},
                     stored_bytes=10 * SIZE + place if is_open else None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.graph import Graph, Kernel
 from ..core.policy import parse
-from ..core.story import Decision, Group, Refusal
+from ..core.story import Group, Refusal, TensorChoice
 from ..core.traffic import Traffic, traffic
 from .base import Schema
 
@@ -145,7 +145,7 @@ class ExplainedGraph:
     nodes: int
     facts: Mapping[str, Node]
     sides: Mapping[str, Side]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[TensorChoice, ...]
     groups: tuple[Group, ...] = ()
     left_out: int = 0
     refused: tuple[Refusal, ...] = ()
@@ -259,7 +259,7 @@ class Explanation:
         known = [bound for bound in bounds if bound is not None]
         return sum(known) if known and len(known) == len(bounds) else None
 
-    def decisions(self) -> Iterator[tuple[ExplainedGraph, Decision]]:
+    def decisions(self) -> Iterator[tuple[ExplainedGraph, TensorChoice]]:
         """Every tensor's decision, with its graph."""
         for graph in self.graphs:
             for decision in graph.decisions:

@@ -13,7 +13,7 @@ from ...core.graph import Graph, Kernel
 from ...core.policy import parse
 from ...core.prices import Prices
 from ...core.shares import saved_by
-from ...core.story import Decision, Group, rule_of
+from ...core.story import Group, TensorChoice, rule_of
 from ...results.explanation import Code, ExplainedGraph, Node, Side
 from ..fx.casts import held_names
 from ..fx.post_grad import PostGrad
@@ -159,7 +159,7 @@ def _plain(path: str) -> str:
 
 def _decisions(
     graph: PostGrad, outcomes: Mapping[str, Outcome], priced: str, prices: Mapping[str, Prices]
-) -> Iterator[Decision]:
+) -> Iterator[TensorChoice]:
     first = next(iter(outcomes))
     dag, found = outcomes[priced].dag, outcomes[priced].found
     nodes = {node.name: node for node in graph.module.graph.nodes}
@@ -176,7 +176,7 @@ def _decisions(
         price = prices[priced].price(value.index) if prices else None
         alone = indices[first].get(value.node) if prices else None
         at_first = None if alone is None else prices[first].price(alone)
-        yield Decision(
+        yield TensorChoice(
             node=value.node,
             rules={
                 policy: rule_of(one.dag, indices[policy][value.node], names[policy], kept)
@@ -197,13 +197,13 @@ def _decisions(
 
 
 def _groups(
-    decisions: tuple[Decision, ...], facts: Mapping[str, Node], prices: Prices, dag: Dag
+    decisions: tuple[TensorChoice, ...], facts: Mapping[str, Node], prices: Prices, dag: Dag
 ) -> Iterator[Group]:
     """Open decisions in layers of one class, of the same operator, shape and outcome."""
     chosen = dag.nodes(dag.chosen())
     index = _by_node(dag)
     kernel = {fused.name: fused.index for fused in dag.kernels}
-    alike: dict[tuple[object, ...], list[Decision]] = {}
+    alike: dict[tuple[object, ...], list[TensorChoice]] = {}
     for one in decisions:
         if one.open:
             fact = facts[one.node]
