@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,7 +183,8 @@ class ExplainedGraph:
 
         A kernel that sums up works for the module of its sums: what else it computes, it
         computes for them.  Of several modules of that class it is the last in program order,
-        which the others are computed for; "" where the trace knows no module.
+        which the others are computed for, or, of a kernel that writes several tensors, what
+        their paths have in common; "" where the trace knows no module.
         """
         needed = {one.node for one in self.decisions if "needed" in one.rules.values()}
         side = self.sides[policy]
@@ -196,7 +198,8 @@ class ExplainedGraph:
         known = [fact for fact in reductions or facts if fact.layer]
         if known:
             family = Counter(fact.layer for fact in known).most_common(1)[0][0]
-            return family, [fact.module for fact in known if fact.layer == family][-1]
+            modules = [fact.module for fact in known if fact.layer == family]
+            return family, _common(modules) if len(kernel.writes) > 1 else modules[-1]
         module = next((fact.module for fact in reversed(facts) if fact.module), "")
         written = [side.label(name) for name in kernel.writes]
         made = [self.facts[name] for name in written if name in needed and name in self.facts]
@@ -204,6 +207,13 @@ class ExplainedGraph:
             name = fact.op.split(".")[1] if "." in fact.op else fact.op
             return f"{name} ({kernel.kind})", module
         return kernel.kind, module
+
+
+def _common(modules: Sequence[str]) -> str:
+    """The path that holds all these modules."""
+    parts = [module.split(".") for module in modules]
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    return ".".join(column[0] for column in same)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+// The table of all tensors.
+
+function tensorTable() {
+  const above = (one, other) => (one === null ? "–" : one > other ? `+${size(one - other)}` : one === other ? "same" : "least");
+  const recomputed = (t) => (t.stored[priced] ? 0 : t.computers[priced].length);
+  const marks = (t) => el("span", { class: "marks", "aria-label": all.filter((_, p) => t.stored[p]).join(", ") || "none" },
+    ...all.map((policy, p) => el(t.stored[p] ? "b" : "i", { "aria-hidden": "true", title: `${policy}: ${t.stored[p] ? "stored" : "not stored"}` }, policy[0].toUpperCase())));
+  const over = (t, one, other) => (t[one] === null ? -1 : t[one] - Math.min(t[one], t[other]));
+  const table = new Table("t", "Tensors", [
+    { name: "Tensor", key: (t) => t.place, cell: (t) => t.name, value: (t) => t.name, title: "FX node; sorts by program order" },
+    { name: "Where", key: (t) => t.source, cell: (t) => t.source.split("/").pop() || "–", value: (t) => t.source, hint: (t) => `${t.source} ${t.module}`, style: "where" },
+    { name: "Type", key: (t) => t.type, cell: (t) => t.type, value: (t) => t.type, style: "mono" },
+    { name: "Size", num: true, key: (t) => t.bytes, cell: (t) => size(t.bytes), value: (t) => t.bytes },
+    { name: "Saves", num: true, key: (t) => (t.saves === null ? 0 : Math.abs(t.saves)), cell: (t) => (t.saves === null ? "–" : size(t.saves)), value: (t) => t.saves, title: `what ${chosen} saves by it against ${first}` },
+    { name: "Stored by", key: (t) => t.stored.join(""), cell: marks, value: (t) => all.filter((_, p) => t.stored[p]).join(" "), title: all.map((p) => `${p[0].toUpperCase()} ${p}`).join(", ") },
+    { name: "Recomputed", num: true, key: recomputed, cell: (t) => recomputed(t) || "–", value: recomputed, title: `kernels that compute it anew under ${chosen}` },
+    { name: "If stored", num: true, key: (t) => over(t, "ifStored", "ifInlined"), cell: (t) => above(t.ifStored, t.ifInlined), value: (t) => t.ifStored, hint: (t) => (t.ifStored === null ? "not open" : `${size(t.ifStored)} in all, estimated`) },
+    { name: "If inlined", num: true, key: (t) => over(t, "ifInlined", "ifStored"), cell: (t) => above(t.ifInlined, t.ifStored), value: (t) => t.ifInlined, hint: (t) => (t.ifInlined === null ? "not open" : `${size(t.ifInlined)} in all, estimated`) },
+    { name: "Peak", num: true, key: (t) => t.peak, cell: (t) => (t.peak ? `${t.peak > 0 ? "+" : ""}${size(t.peak)}` : "–"), value: (t) => t.peak, title: "peak memory where it is stored" },
+    { name: "Rounds to", key: (t) => t.rounding, cell: (t) => (t.rounding || "–") + (t.rounded ? " ●" : ""), value: (t) => t.rounding, title: "what it is rounded to where it is stored and not where it is inlined; ● its own kernel uses it rounded, too" },
+    { name: "Rule", key: (t) => t.rules[priced], cell: (t) => t.rules[priced], value: (t) => t.rules[priced], hint: (t) => data.rules[t.rules[priced]] },
+    { name: "What if", cell: flipSwitch },
+  ], () => graphs[Number(table.value("graph") || 0)].tensors.filter({ open: (t) => t.ifStored !== null, differs: (t) => t.differs, all: () => true }[table.value("show")]), (t) => [
+    ...t.why.split("\n").map((sentence) => el("p", {}, sentence)),
+    ...graphs[t.g].policies.map((policy, p) => el("p", {}, el("strong", {}, `${policy}: `), ...kernelLinks(t, policy, p))),
+    t.pin ? el("div", { class: "pin" }, mono(t.pin), copyButton(t.pin)) : "",
+  ]);
+  const flip = (t) => (t.ifStored === null ? 0 : t.ifInlined - t.ifStored);
+  // What differs first, then what it is worth.
+  table.sort = { column: { key: (t) => (t.differs ? 1e18 : 0) + Math.abs(t.saves || 0) + Math.abs(flip(t)) / 1e3 + Math.abs(t.alone || 0) / 1e6 }, descending: true };
+  return table;
+}
+
+function kernelLinks(t, policy, p) {
+  const list = (name, places) => (places.length ? [` ${name} `, ...places.slice(0, 12).flatMap((k, n) => [n ? ", " : "", link(`k/${t.g}/${policy}/${k}`, `${k + 1}`)]), places.length > 12 ? ` and ${places.length - 12} more` : "", ";"] : []);
+  const parts = [...list("written by kernel", t.writers[p]), ...list("computed in", t.computers[p]), ...list("read by", t.readers[p])];
+  return parts.length ? parts : [" not in its kernels"];
+}
