@@ -17,7 +17,7 @@ from torch_materialize.core.policy import STOCK
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.jobs.explain import compare
-from torch_materialize.results.explanation import EXPLANATION
+from torch_materialize.results.record import EXPLANATION
 
 pytestmark = pytest.mark.e2e
 

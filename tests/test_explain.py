@@ -14,7 +14,7 @@ from torch_materialize.cli.main import main
 from torch_materialize.report.perfetto import timeline
 from torch_materialize.report.report import Report
 from torch_materialize.results import headline
-from torch_materialize.results.explanation import EXPLANATION
+from torch_materialize.results.record import EXPLANATION
 
 pytestmark = pytest.mark.e2e
 

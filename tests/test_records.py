@@ -20,8 +20,9 @@ from torch_materialize.cli.main import main
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.report.report import Report
 from torch_materialize.results.base import Schema, convert, read_json, write_json
-from torch_materialize.results.explanation import EXPLANATION, Explanation
+from torch_materialize.results.explanation import Explanation
 from torch_materialize.results.headline import NOT_PRICED
+from torch_materialize.results.record import EXPLANATION
 from torch_materialize.results.tuned import _CHOICE, Remembered
 from torch_materialize.sweep.file import SWEEP
 from torch_materialize.sweep.rows import BASE, GraphRow, Measured, Request

@@ -49,7 +49,7 @@ def compare_command(
     """
     from ..models.targets import Size
     from ..report.comparison import print_comparison
-    from ..results.explanation import EXPLANATION
+    from ..results.record import EXPLANATION
 
     size = Size(tokens, batch, layers)
     result = explained(target, policies, device, size, tracing=tracing, prices=False)

@@ -18,6 +18,7 @@ from ..core.policy import PREDICTED, STOCK, Policy, PolicyLike, parse
 from ..errors import CaptureError, MaterializeError, TargetError, brief
 from ..report.report import Report
 from ..results.explanation import Code, ExplainedGraph, Explanation
+from ..results.source_text import lines_of
 from ..versions import installed_versions, triton_to_install
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def explain_target(
         built, mode = _build(target, training, Size(tokens, batch, layers))
     graphs = job.capture(built.model, built.args, built.kwargs, mode, built.compiler)
     size = {"tokens": tokens, "batch": batch, "layers": layers} if built.unit_bytes else {}
-    return job.explanation(target, graphs, built.unit_bytes, size)
+    command = (target, *job.words(), *_size_words(Size(tokens, batch, layers), Size()))
+    return job.explanation(target, graphs, built.unit_bytes, size, command)
 
 
 #: The same without prices, which take longest after the dry runs.
@@ -117,6 +119,12 @@ def beside_stock(policies: Sequence[PolicyLike]) -> tuple[Policy, ...]:
     """
     chosen = tuple(dict.fromkeys(parse(policy) for policy in policies))
     return chosen if STOCK in chosen else (STOCK, *chosen)
+
+
+def _size_words(size: Size, usual: Size) -> list[str]:
+    """The options of a command that size a model, without those that have their default."""
+    pairs = [(name, value) for name, value in vars(size).items() if value != vars(usual)[name]]
+    return [word for name, value in pairs for word in (f"--{name}", str(value))]
 
 
 def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
@@ -167,6 +175,18 @@ class _Job:
 
         seams.require("compare")
 
+    def words(self) -> list[str]:
+        """The options of a command that asks for this job, without those that have their default.
+
+        How a device is called goes first, so that whoever copies the line sees it.
+        """
+        words = ["--device", self.device_name]
+        words += ["--training"] if self.training else []
+        words += ["--tracing", self.tracing] if self.tracing != "dynamo" else []
+        if self.policies != tuple(map(parse, PREDICTED)):
+            words += [word for policy in self.policies for word in ("--policy", str(policy))]
+        return words
+
     def step(self, text: str, done: int) -> None:
         self.tell(text, done, 2 + len(self.policies))
 
@@ -208,6 +228,7 @@ class _Job:
         graphs: dict[Policy, list[PostGrad]],
         unit_bytes: int = 0,
         size: dict[str, int | None] | None = None,
+        command: tuple[str, ...] = (),
     ) -> Explanation:
         """Dry-runs every graph under every policy, and tells what was decided."""
         outcomes: dict[str, list[Outcome]] = {}
@@ -242,6 +263,8 @@ class _Job:
             size=size or {},
             tracing=self.tracing,
             prices=self.prices,
+            lines=lines_of(explained),
+            command=command,
         )
 
     def _explained(
@@ -259,6 +282,7 @@ class _Job:
             self.priced,
             {policy: found[place] for policy, found in codes.items()},
             with_prices=self.prices,
+            fitted=self.device.fitted,
         )
 
     def _dry_run(self, graph: PostGrad, policy: Policy) -> Outcome:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from ..errors import RecordError
 from ..results.base import write_json, write_whole
-from ..results.explanation import EXPLANATION, SUFFIX, Explanation
+from ..results.explanation import Explanation
+from ..results.record import EXPLANATION, SUFFIX
 
 __all__ = ["Report"]
 

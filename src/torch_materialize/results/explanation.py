@@ -7,18 +7,13 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..core.graph import Graph, Kernel
 from ..core.policy import parse
 from ..core.story import Group, Refusal, TensorChoice
 from ..core.traffic import Traffic, traffic
-from .base import Schema
 
-__all__ = ["EXPLANATION", "SUFFIX", "Code", "ExplainedGraph", "Explanation", "Node", "Side"]
-
-#: What the name of a compressed record ends in.
-SUFFIX = ".json.gz"
+__all__ = ["Code", "ExplainedGraph", "Explanation", "Node", "Side"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +70,8 @@ class Side:
         peak_bytes: most bytes alive at once, inputs and outputs counted.
         work: fused kernel -> operations that it executes.
         code: the generated code, where it was asked for.
+        predicted_seconds: time that its fused kernels should take in one call, by the rates fitted
+            to measurements on the device (:mod:`..core.fits`); None where there are none.
     """
 
     graph: Graph
@@ -82,6 +79,7 @@ class Side:
     peak_bytes: int = 0
     work: Mapping[str, int] = field(default_factory=dict)
     code: Code | None = None
+    predicted_seconds: float | None = None
 
     def label(self, buffer: str) -> str:
         """What a buffer is called in the model's graph: the FX node, or the buffer itself."""
@@ -135,7 +133,7 @@ class ExplainedGraph:
         left_out: of them, those in repeated layers that the kernels here do not have.
         facts: FX node -> what is known of it whatever is decided.
         sides: policy -> what it makes of the graph.
-        decisions: one for each tensor, in program order; without prices where none were asked for.
+        decisions: one for each tensor, in program order; prices only where they were asked for.
         groups: the open decisions, those alike together.
         refused: better plans that a rule kept from being taken.
         saves: policy -> FX node -> bytes that its decision saves against the first policy, of
@@ -223,13 +221,16 @@ class Explanation:
     Attributes:
         policies: in the order given; the first is what the others are held against.
         priced: the policy whose decisions are told, and that prices are of.
-        prices: whether prices were asked for: `explain` does, `compare` does not.
+        prices: whether prices of the other way were asked for: `explain` does, `compare` does not.
         unit_bytes: size of one activation, 0 where the target has no such unit.
         seconds: wall time by step.
         versions: package -> installed version.
         balance: bytes that the device is taken to move in the time of one operation.
         origin: ``model`` for a dry run, ``compile`` for a program's own compile.
         tracing: ``dynamo`` or ``make_fx``.
+        lines: ``file:line`` -> the text of that line, of every source of a fact that could be read.
+        command: the words after ``torch-materialize compare`` that make it anew; empty where no
+            command made it.
     """
 
     target: str
@@ -245,6 +246,8 @@ class Explanation:
     origin: str = "model"
     tracing: str = "dynamo"
     prices: bool = True
+    lines: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
 
     @property
     def numerics(self) -> str:
@@ -258,6 +261,20 @@ class Explanation:
             if policy in graph.sides:
                 total += traffic(graph.sides[policy].graph)
         return total
+
+    def predicted_seconds(self, policy: str) -> float | None:
+        """Time that the fused kernels of all graphs should take in one call.
+
+        None where the device has no rates that were fitted to measurements.
+        """
+        times = [g.sides[policy].predicted_seconds for g in self.graphs if policy in g.sides]
+        known = [seconds for seconds in times if seconds is not None]
+        return sum(known) if known and len(known) == len(times) else None
+
+    def peak_bytes(self, policy: str) -> int:
+        """Most bytes alive at once in one of the graphs, inputs and outputs counted."""
+        sides = (graph.sides[policy] for graph in self.graphs if policy in graph.sides)
+        return max((side.peak_bytes for side in sides), default=0)
 
     def bound(self, policy: str = "") -> float | None:
         """Certified least bytes of all graphs under a policy, or the priced one.
@@ -274,24 +291,3 @@ class Explanation:
         for graph in self.graphs:
             for decision in graph.decisions:
                 yield graph, decision
-
-
-def _derived(found: Explanation) -> dict[str, Any]:
-    """What the priced policy promises, and the totals of every policy."""
-    totals = {}
-    for policy in found.policies:
-        total = found.traffic(policy)
-        totals[policy] = {
-            "fused_kernels": total.kernels,
-            "other_kernels": total.other_kernels,
-            "read_bytes": total.read_bytes,
-            "write_bytes": total.write_bytes,
-            "bytes": total.bytes,
-            "units": round(total.bytes / found.unit_bytes, 3) if found.unit_bytes else None,
-            "bound_bytes": found.bound(policy),
-            "seconds": found.seconds.get(policy),
-        }
-    return {"numerics": found.numerics, "totals": totals}
-
-
-EXPLANATION = Schema(Explanation, "explanation", 2, _derived)

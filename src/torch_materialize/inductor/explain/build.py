@@ -8,7 +8,9 @@ from dataclasses import replace
 import torch
 from torch.utils import _pytree as pytree
 
+from ...core.cost import Rates, seconds_of
 from ...core.dag import Dag, Kind, Value
+from ...core.fits import FITS
 from ...core.graph import Graph, Kernel
 from ...core.policy import parse
 from ...core.prices import Prices
@@ -31,13 +33,15 @@ def explained(
     code: Mapping[str, Code] | None = None,
     left_out: int = 0,
     with_prices: bool = True,
+    fitted: str = "",
 ) -> ExplainedGraph:
     """One graph under each policy.
 
     ``graphs`` and ``outcomes`` map a policy to the graph it was applied to (numerics may make
     that another) and to its dry run; ``priced`` names the policy whose choice is told, and
     priced where that is asked for; ``code`` holds generated sources; ``left_out`` counts the
-    nodes of repeated layers that the dry runs left out.
+    nodes of repeated layers that the dry runs left out; ``fitted`` names the rates of the device
+    (:attr:`.core.devices.Device.fitted`), without which there is no predicted time.
     """
     prices = {policy: Prices(one.dag) for policy, one in outcomes.items()}
     graph = graphs[priced]
@@ -49,14 +53,14 @@ def explained(
         nodes=graph.nodes,
         facts=facts,
         sides={
-            policy: _side(one, prices[policy], (code or {}).get(policy))
+            policy: _side(one, prices[policy], (code or {}).get(policy), FITS.get(fitted))
             for policy, one in outcomes.items()
         },
         decisions=decisions,
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
         refused=found.refused if found is not None else (),
-        saves=dict(_saves(outcomes)) if with_prices else {},
+        saves=dict(_saves(outcomes)),
     )
 
 
@@ -74,7 +78,7 @@ def kind_of(graph: PostGrad) -> str:
     return "backward" if graph.is_backward else "forward"
 
 
-def _side(outcome: Outcome, prices: Prices, code: Code | None) -> Side:
+def _side(outcome: Outcome, prices: Prices, code: Code | None, rates: Rates | None) -> Side:
     dag = outcome.dag
     computed = {
         kernel.name: tuple(_names(dag, sorted(one.computes)))
@@ -91,6 +95,7 @@ def _side(outcome: Outcome, prices: Prices, code: Code | None) -> Side:
         peak_bytes=prices.peak,
         work={kernel.name: kernel.work for kernel in dag.kernels},
         code=code,
+        predicted_seconds=None if rates is None else seconds_of(dag, rates),
     )
 
 
