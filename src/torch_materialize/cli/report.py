@@ -16,9 +16,18 @@ __all__ = ["report_command"]
 @click.argument("record", type=click.Path(path_type=Path))
 @file_to_write("--html", "Write the report as one HTML file.")
 @file_to_write("--perfetto", "Write a timeline for ui.perfetto.dev. Its durations are modelled.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    help="A trace that torch.profiler exported: --html shows its times beside the kernels.",
+)
 @rows()
 def report_command(
-    record: Path, html_path: Path | None, perfetto_path: Path | None, top: int
+    record: Path,
+    html_path: Path | None,
+    perfetto_path: Path | None,
+    trace: Path | None,
+    top: int,
 ) -> None:
     """Show a RECORD that `explain` or `compare` wrote, or all of a folder joined.
 
@@ -27,15 +36,19 @@ def report_command(
     A folder is what a program leaves that runs with TORCH_MATERIALIZE_RECORD=FOLDER.
     """
     from ..report.perfetto import timeline
-    from ..report.report import Report
+    from ..report.html import page
     from ..report.terminal import print_explanation
+    from ..report.trace import read_trace
     from ..results.base import write_json, write_whole
     from ..results.folder import load_any
 
+    if trace is not None and html_path is None:
+        raise click.UsageError("--trace is shown in the page alone: name it with --html FILE")
+    measured = None if trace is None else read_trace(trace)
     skipped: list[str] = []
     explanation = load_any(record, skipped)
     if html_path is not None:
-        write_whole(html_path, Report(explanation).html().encode())
+        write_whole(html_path, page(explanation, measured).encode())
         click.echo(f"written to {html_path}", err=True)
     if perfetto_path is not None:
         write_json(perfetto_path, timeline(explanation))

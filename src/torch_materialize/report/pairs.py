@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..results.explanation import ExplainedGraph, Side
 
-__all__ = ["Pair", "Steps", "difference", "paired", "pointers"]
+__all__ = ["Names", "Pair", "Steps", "difference", "paired", "pointers"]
 
 # A tensor that more kernels than this have in common tells none of them apart.
 _RARE = 8
@@ -23,6 +23,8 @@ _LONG = 1000
 
 #: How one list of lines becomes another: (tag, i1, i2, j1, j2) as `difflib` has them.
 Steps = list[tuple[str, int, int, int, int]]
+#: Pointer -> the tensors that it is while it is read, and once it was written.
+Names = dict[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,8 @@ def _alike(
 
 _POINTER = re.compile(r"\b(?:in_out_ptr|in_ptr|out_ptr)\d+\b")
 _SIGNATURE = re.compile(r"^(?:@triton\.jit\s+def|.*\bkernel)\s*\w*\s*\((.*?)\)", re.M | re.S)
+# A store in Triton, a vector's or a number's in C++.
+_STORE = re.compile(r"\bstore\(|ptr\d+\[[^=]*\]\s*=[^=]")
 _TEMPORARY = re.compile(r"\b(_?)tmp\d+\b")
 
 
@@ -197,9 +201,7 @@ def pointers(source: str) -> list[str]:
     return list(dict.fromkeys(_POINTER.findall(found[1]))) if found else []
 
 
-def difference(
-    one: Sequence[str], other: Sequence[str], named: tuple[dict[str, str], dict[str, str]]
-) -> Steps:
+def difference(one: Sequence[str], other: Sequence[str], named: tuple[Names, Names]) -> Steps:
     """How the lines of one kernel become those of another.
 
     Lines are the same where they do the same with the same tensors: numbers of temporaries and
@@ -212,7 +214,11 @@ def difference(
     return difflib.SequenceMatcher(None, ones, others, autojunk=long).get_opcodes()
 
 
-def _essence(line: str, named: dict[str, str]) -> str:
-    line = _POINTER.sub(lambda found: named.get(found[0], found[0]), line)
-    line = _TEMPORARY.sub(r"\1tmp", line)
+def _essence(line: str, named: Names) -> str:
+    stores = int(bool(_STORE.search(line)))
+
+    def tensor(found: re.Match[str]) -> str:
+        return named[found[0]][stores] if found[0] in named else found[0]
+
+    line = _TEMPORARY.sub(r"\1tmp", _POINTER.sub(tensor, line))
     return re.sub(r"^def \w+\(.*", "def kernel(", line).strip()

@@ -12,7 +12,7 @@ from ..core.story import RULES, TensorChoice
 from ..results.changes import changes_of
 from ..results.explanation import ExplainedGraph, Explanation, Side
 from ..results.headline import pin_line, pin_of, short_source, type_text
-from .pairs import Pair, Steps, difference, paired, pointers
+from .pairs import Names, Pair, Steps, difference, paired, pointers
 from .perfetto import UNKNOWN_BANDWIDTH
 from .trace import Measured
 from .why import why
@@ -124,15 +124,16 @@ def _difference(
     sides: tuple[Side, Side], numbers: list[dict[int, int]], pair: Pair
 ) -> Steps:
     lines: list[list[str]] = []
-    named: list[dict[str, str]] = []
+    named: list[Names] = []
     for side, number, places in zip(sides, numbers, (pair.one, pair.other), strict=True):
-        texts, names = [], {}
+        texts: list[str] = []
+        names: Names = {}
         for place in places:
             _, source = side.source_of(number[place])
             texts.append(source)
-            arguments = side.arguments_of(number[place])
+            arguments = zip(pointers(source), side.arguments_of(number[place]), strict=False)
             # Of several kernels the pointers of the first win: they only steer what is alike.
-            names = {**dict(zip(pointers(source), arguments)), **names}
+            names = {**dict(arguments), **names}
         lines.append("\n\n".join(texts).split("\n"))
         named.append(names)
     return difference(lines[0], lines[1], (named[0], named[1]))
@@ -206,10 +207,11 @@ def _kernels(graph: ExplainedGraph, policy: str) -> list[dict[str, Any]]:
     rows = []
     works_for = zip(side.graph.kernels, graph.works_for(policy), strict=True)
     for place, (kernel, (family, module)) in enumerate(works_for):
-        function, source, arguments = "", "", ()
+        function, arguments = "", []
         if kernel.fused:
             function, source = side.source_of(numbers[place])
-            arguments = side.arguments_of(numbers[place])
+            tensors = side.arguments_of(numbers[place])
+            arguments = [[p, *pair] for p, pair in zip(pointers(source), tensors, strict=False)]
         rows.append(
             {
                 "name": kernel.name,
@@ -221,7 +223,7 @@ def _kernels(graph: ExplainedGraph, policy: str) -> list[dict[str, Any]]:
                 "computes": list(kernel.computes) if kernel.fused else [],
                 "work": side.work.get(kernel.name, 0),
                 "function": function,
-                "arguments": [list(pair) for pair in zip(pointers(source), arguments)],
+                "arguments": arguments,
             }
         )
     return rows

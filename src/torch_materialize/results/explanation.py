@@ -52,11 +52,14 @@ class Code:
             calls could not be matched with the kernels.
         arguments: for each of them the buffers that it is called with, in the order of the
             function's pointers; empty in records of older versions.
+        reused: buffer -> the one whose memory it takes over; a kernel that does so in place
+            reads the old one and writes the new one through one pointer.
     """
 
     kernels: Mapping[str, str]
     launches: tuple[str, ...] = ()
     arguments: tuple[tuple[str, ...], ...] = ()
+    reused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,19 @@ class Side:
         name = self.code.launches[place]
         return name, self.code.kernels[name]
 
-    def arguments_of(self, place: int) -> tuple[str, ...]:
-        """What the fused kernel that is launched at ``place`` is called with, as FX nodes."""
+    def arguments_of(self, place: int) -> list[tuple[str, str]]:
+        """What the fused kernel launched at ``place`` is called with, as FX nodes.
+
+        Of each argument what its memory held before, which the kernel may read, and what it
+        holds then; the two are the same where it takes over no other buffer's memory.
+        """
         if self.code is None or place >= len(self.code.arguments):
-            return ()
-        return tuple(map(self.label, self.code.arguments[place]))
+            return []
+        reused = self.code.reused
+        return [
+            (self.label(reused.get(name, name)), self.label(name))
+            for name in self.code.arguments[place]
+        ]
 
     @functools.cached_property
     def readers(self) -> dict[str, list[str]]:

@@ -33,6 +33,9 @@ _DEFINED = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _CALL = re.compile(r"^\s+\w+(?:\.run)?\(")
+_REUSED = re.compile(
+    r"^\s+(?P<new>\w+) = (?:reinterpret_tensor\()?(?P<old>\w+)\b[^\n]*# reuse", re.MULTILINE
+)
 _TRITON = "@triton.jit"
 
 
@@ -77,7 +80,9 @@ def split(source: str, fused: int) -> Code:
     ]
     if len(calls) != fused:
         return Code(kernels)
-    return Code(kernels, tuple(n for n, _ in calls), tuple(buffers for _, buffers in calls))
+    launches, arguments = tuple(n for n, _ in calls), tuple(buffers for _, buffers in calls)
+    reused = {found["new"]: found["old"] for found in _REUSED.finditer(source, after)}
+    return Code(kernels, launches, arguments, reused)
 
 
 def _call(line: str) -> tuple[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ function size(n) {
   }
   return `${sign}${Number(amount.toPrecision(3))} TB`;
 }
-const signed = (n) => (n > 0 ? `+${size(n)}` : n === 0 ? "same" : size(n));
+const saved = (n) => (n ? size(n) : "–");
 const percent = (share) => `${(100 * share).toFixed(Math.abs(share) < 0.0995 ? 1 : 0)}%`;
 const count = (n, noun) => `${number.format(n)} ${noun}${n === 1 ? "" : "s"}`;
 const sum = (list, of = (x) => x) => list.reduce((total, one) => total + of(one), 0);

@@ -40,10 +40,10 @@ function changeTree() {
     label: `What ${chosen} decides otherwise than ${first}`,
     columns: [
       { name: "Line, module, tensor", sort: (n) => n.name },
-      { name: "Saves", num: true, style: "saves", sort: (n) => Math.abs(n.saves), cell: (n) => (shares ? [change(n.saves, most), size(n.saves)] : "unknown") },
+      { name: "Saves", num: true, style: "saves", sort: (n) => Math.abs(n.saves), bytes: (n) => n.saves, cell: (n) => (shares ? [change(n.saves, most), saved(n.saves)] : "unknown") },
       { name: "Tensors", num: true, style: "wide", sort: (n) => n.leaves.length, cell: (n) => number.format(n.leaves.length) },
       { name: `${first} → ${chosen}`, style: "wide", sort: states, cell: states },
-      { name: "Rounds to", style: "wide", sort: rounding, cell: rounding },
+      { name: "Rounds to", style: "wide wider", sort: rounding, cell: rounding },
       { name: "What if", style: "wide", cell: (n) => (n.whatIf ? n.whatIf() : "") },
     ],
     sortedBy: 1,
@@ -54,8 +54,7 @@ function changeTree() {
     },
     foot: (roots) => {
       if (!shares) return [];
-      const row = (words, amount, style) => el("tr", { class: `foot ${style}` }, el("th", { scope: "row" }, el("span", { class: "twist" }), el("div", { class: "title" }, words)),
-        el("td", { class: "num saves" }, size(amount)), ...Array.from({ length: 4 }, () => el("td", { class: "wide" })));
+      const row = footRow(6);
       const here = sum(roots, (root) => root.saves), out = sum(changed, (leaf) => leaf.saves) - here, rest = data.changes.otherwise;
       return [
         out || roots.length < data.changes.lines.length ? row("not matched by the search", out, "left") : "",

@@ -6,13 +6,15 @@ function codeOf(kernels) {
   const texts = kernels.map((k) => graphs[k.g].sources[k.policy]?.[k.function]);
   return texts.every(Boolean) && texts.length ? texts.join("\n\n").split("\n") : null;
 }
-const pointersOf = (kernels) => new Map([...kernels].reverse().flatMap((k) => k.arguments));
+// Pointer -> the tensors that it is while it is read, and once it was written.
+const pointersOf = (kernels) => new Map([...kernels].reverse().flatMap((k) => k.arguments.map(([pointer, ...tensors]) => [pointer, tensors])));
 
 // What the pointers of a line are, as a comment behind it; what has a comment or defines none has none.
 function named(line, names) {
   if (/^\s*(def |void |extern )/.test(line)) return "";
   const found = [...new Set(line.match(/\b(?:in_out_ptr|in_ptr|out_ptr)\d+\b/g) ?? [])].filter((pointer) => names.has(pointer));
-  return found.map((pointer) => `${pointer} = ${names.get(pointer)}`).join(", ");
+  const stores = Number(/\bstore\(|ptr\d+\[[^=]*\]\s*=[^=]/.test(line));
+  return found.map((pointer) => `${pointer} = ${names.get(pointer)[stores]}`).join(", ");
 }
 
 function codeLine(sign, before, after, text, names) {

@@ -42,8 +42,8 @@ class Icicle {
     }
     // Layers by their numbers; the rest as they are launched.
     for (const node of this.nodes.values()) {
-      const children = [...node.children], numbered = children.every(([name]) => /^\d+$/.test(name));
-      if (numbered) node.children = new Map(children.sort((a, b) => natural(a[0], b[0])));
+      const isNumber = ([name]) => /^\d+$/.test(name), children = [...node.children];
+      node.children = new Map([...children.filter(isNumber).sort((a, b) => natural(a[0], b[0])), ...children.filter((child) => !isNumber(child))]);
     }
   }
 
@@ -130,7 +130,7 @@ class Icicle {
     const strength = way === "same" ? 0 : 18 + 62 * Math.min(1, Math.sqrt(Math.abs(share)));
     const searched = words().length > 0, hit = searched && node.leaf !== undefined && matches(`${node.id} ${node.text}`.toLowerCase());
     const inside = searched && [...node.pairs].some((pair) => matches(pair.text));
-    return el("div", { "data-path": node.id, role: "treeitem", tabindex: "-1", "aria-level": node.level + 1, "aria-expanded": node.children.size ? "true" : undefined,
+    return el("div", { "data-path": node.id, "data-bytes": node.bytes[s], role: "treeitem", tabindex: "-1", "aria-level": node.level + 1, "aria-expanded": node.children.size ? "true" : undefined,
       "aria-label": this.lines(node).filter(Boolean).join("; "), class: `cell ${way}${searched && !hit && !inside ? " faint" : ""}`,
       style: `left:${(100 * left).toFixed(3)}%;width:${(100 * wide).toFixed(3)}%;top:${level * 23}px;--strength:${strength.toFixed(0)}%` },
     el("span", {}, this.name(node), el("small", {}, ` ${size(node.bytes[s])}`)));

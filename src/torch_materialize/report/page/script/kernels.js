@@ -54,11 +54,11 @@ const kernelsView = {
       label: `Kernels of ${first} and of ${chosen}`,
       columns: [
         { name: "Family, kernel", sort: (n) => (n.place === undefined ? n.name : n.place) },
-        { name: "Saves", num: true, style: "saves", sort: (n) => Math.abs(n.saves), cell: (n) => [change(n.saves, most), size(n.saves)] },
+        { name: "Saves", num: true, style: "saves", sort: (n) => Math.abs(n.saves), bytes: (n) => n.saves, cell: (n) => [change(n.saves, most), saved(n.saves)] },
         { name: first, num: true, style: "wide", sort: (n) => n.was, cell: (n) => size(n.was) },
         { name: chosen, num: true, style: "wide", sort: (n) => n.is, cell: (n) => size(n.is) },
         { name: "Kernels", num: true, style: "wide", sort: (n) => kernels(n, "after") - kernels(n, "before"), cell: (n) => to(kernels(n, "before"), kernels(n, "after")) },
-        { name: "Inputs", num: true, style: "wide", sort: (n) => reads(n, "before") - reads(n, "after"), cell: (n) => to(reads(n, "before"), reads(n, "after")) },
+        { name: "Inputs", num: true, style: "wide wider", sort: (n) => reads(n, "before") - reads(n, "after"), cell: (n) => to(reads(n, "before"), reads(n, "after")) },
       ],
       sortedBy: 1,
       build: () => {
@@ -70,7 +70,7 @@ const kernelsView = {
       },
       foot: (roots) => {
         const shown = sum(roots, (root) => root.saves), total = sum(allPairs, (pair) => pair.was - pair.is), same = allPairs.filter((pair) => !pair.changed).length;
-        const row = (words, amount, style) => el("tr", { class: `foot ${style}` }, el("th", { scope: "row" }, el("span", { class: "twist" }), el("div", { class: "title" }, words)), el("td", { class: "num saves" }, size(amount)), ...Array.from({ length: 4 }, () => el("td", { class: "wide" })));
+        const row = footRow(6);
         return [words().length && shown !== total ? row("not matched by the search", total - shown, "left") : "", show.value === "all" || !same ? "" : row(`${count(same, "kernel")} that ${same === 1 ? "does" : "do"} the same under both`, 0, "left"), row(`all that ${chosen} saves`, total, "sum")].filter(Boolean);
       },
       empty: () => (words().length ? nothing("No kernel here matches the search. ", clearSearch()) : nothing(chosen === first ? "There is no other policy here to hold this one against." : `All ${count(allPairs.length, "kernel")} of ${chosen} do what those of ${first} do.`)),

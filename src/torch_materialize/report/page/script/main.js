@@ -2,6 +2,11 @@
 
 for (const id of ["t-graph", "k-graph"]) $(id)?.append(...data.graphs.map((_, g) => el("option", { value: g }, graphName(g))));
 
+// Of several graphs the one that changes most.
+const changesIn = (g) => sum(graphs[g].pairs, (pair) => Math.abs(pair.was - pair.is));
+const mostChanged = graphs.reduce((best, _, g) => (changesIn(g) > changesIn(best) ? g : best), 0);
+for (const id of ["t-graph", "k-graph"]) if ($(id)) $(id).value = mostChanged;
+
 const search = $("search");
 search.value = state.get("q");
 search.addEventListener("input", () => state.set("q", search.value.trim()));

@@ -1,13 +1,13 @@
 // A flat table with sorting, pages and rows that open: rows are made for one page at a time, so
 // that thousands cost nothing until somebody looks at them.
 
-const PAGE = 50;
+const PAGE = matchMedia("(max-width: 640px)").matches ? 15 : 50;
 
 class Table {
   constructor(prefix, label, columns, rows, detail) {
-    Object.assign(this, { prefix, columns, rows, detail, page: 0, opened: new Set(), found: [], sort: null });
+    Object.assign(this, { prefix, all: columns, columns: columns.filter((column) => column.cell), rows, detail, page: 0, opened: new Set(), found: [], sort: null });
     this.body = el("tbody");
-    this.ths = columns.map((column) => el("th", { scope: "col", class: column.num ? "num" : undefined, title: column.title },
+    this.ths = this.columns.map((column) => el("th", { scope: "col", class: column.num ? "num" : undefined, title: column.title },
       column.key ? el("button", { type: "button", onclick: () => this.by(column) }, column.name) : column.name));
     $(`${prefix}-table`).replaceChildren(el("table", { class: "rows", "aria-label": label }, el("thead", {}, el("tr", {}, ...this.ths)), this.body));
     this.body.addEventListener("keydown", (event) => this.key(event));
@@ -59,8 +59,11 @@ class Table {
     const open = this.opened.has(row.id);
     const toggle = el("button", { type: "button", class: "open-row", "aria-expanded": String(open),
       onclick: () => { open ? this.opened.delete(row.id) : this.opened.add(row.id); this.update(); $(row.id)?.querySelector("button")?.focus(); } }, this.columns[0].cell(row));
-    const cells = this.columns.map((column, place) => (place === 0 ? el("th", { scope: "row" }, toggle)
-      : el("td", { "data-name": column.name, class: [column.num && "num", column.style].filter(Boolean).join(" ") || undefined, title: column.hint?.(row) }, column.cell(row))));
+    const cells = this.columns.map((column, place) => {
+      if (place === 0) return el("th", { scope: "row" }, toggle);
+      const content = column.cell(row), style = [column.num && "num", column.style, content === "–" && "none"].filter(Boolean).join(" ");
+      return el("td", { "data-name": column.name, class: style || undefined, title: column.hint?.(row) }, content);
+    });
     const lines = [el("tr", { id: row.id }, ...cells)];
     if (open) lines.push(el("tr", { class: "detail" }, el("td", { colspan: this.columns.length }, ...this.detail(row))));
     return lines;
@@ -76,7 +79,7 @@ class Table {
   }
 
   save() {
-    const columns = this.columns.filter((column) => column.value);
+    const columns = this.all.filter((column) => column.value);
     save(`${this.prefix === "t" ? "tensors" : "kernels"}.csv`, "text/csv", [csv([
       columns.map((column) => column.name), ...this.found.map((row) => columns.map((column) => column.value(row)))])]);
   }

@@ -1,11 +1,12 @@
 // The table of all tensors.
 
+// What all kernels move more with one tensor decided otherwise, by the planner's model.
+const otherwise = (t) => (t.ifStored === null ? null : t.stored[priced] ? t.ifInlined - t.ifStored : t.ifStored - t.ifInlined);
+
 function tensorTable() {
-  const above = (one, other) => (one === null ? "–" : one > other ? `+${size(one - other)}` : one === other ? "same" : "least");
   const recomputed = (t) => (t.stored[priced] ? 0 : t.computers[priced].length);
   const marks = (t) => el("span", { class: "marks", "aria-label": all.filter((_, p) => t.stored[p]).join(", ") || "none" },
     ...all.map((policy, p) => el(t.stored[p] ? "b" : "i", { "aria-hidden": "true", title: `${policy}: ${t.stored[p] ? "stored" : "not stored"}` }, policy[0].toUpperCase())));
-  const over = (t, one, other) => (t[one] === null ? -1 : t[one] - Math.min(t[one], t[other]));
   const table = new Table("t", "Tensors", [
     { name: "Tensor", key: (t) => t.place, cell: (t) => t.name, value: (t) => t.name, title: "FX node; sorts by program order" },
     { name: "Where", key: (t) => t.source, cell: (t) => t.source.split("/").pop() || "–", value: (t) => t.source, hint: (t) => `${t.source} ${t.module}`, style: "where" },
@@ -13,12 +14,15 @@ function tensorTable() {
     { name: "Size", num: true, key: (t) => t.bytes, cell: (t) => size(t.bytes), value: (t) => t.bytes },
     { name: "Saves", num: true, key: (t) => (t.saves === null ? 0 : Math.abs(t.saves)), cell: (t) => (t.saves === null ? "–" : size(t.saves)), value: (t) => t.saves, title: `what ${chosen} saves by it against ${first}` },
     { name: "Stored by", key: (t) => t.stored.join(""), cell: marks, value: (t) => all.filter((_, p) => t.stored[p]).join(" "), title: all.map((p) => `${p[0].toUpperCase()} ${p}`).join(", ") },
-    { name: "Recomputed", num: true, key: recomputed, cell: (t) => recomputed(t) || "–", value: recomputed, title: `kernels that compute it anew under ${chosen}` },
-    { name: "If stored", num: true, key: (t) => over(t, "ifStored", "ifInlined"), cell: (t) => above(t.ifStored, t.ifInlined), value: (t) => t.ifStored, hint: (t) => (t.ifStored === null ? "not open" : `${size(t.ifStored)} in all, estimated`) },
-    { name: "If inlined", num: true, key: (t) => over(t, "ifInlined", "ifStored"), cell: (t) => above(t.ifInlined, t.ifStored), value: (t) => t.ifInlined, hint: (t) => (t.ifInlined === null ? "not open" : `${size(t.ifInlined)} in all, estimated`) },
+    { name: "Computed again", num: true, key: recomputed, cell: (t) => recomputed(t) || "–", value: recomputed, title: `kernels that compute it under ${chosen}` },
+    { name: "If otherwise", num: true, key: (t) => otherwise(t) ?? -Infinity, cell: (t) => (otherwise(t) === null ? "–" : otherwise(t) ? `${otherwise(t) > 0 ? "+" : ""}${size(otherwise(t))}` : "same"),
+      title: "estimate: what all kernels move more with this one tensor alone decided otherwise",
+      hint: (t) => (otherwise(t) === null ? "not open" : `${size(t.ifStored)} in all if stored, ${size(t.ifInlined)} if inlined, estimated`) },
+    { name: "If stored", value: (t) => t.ifStored },
+    { name: "If inlined", value: (t) => t.ifInlined },
     { name: "Peak", num: true, key: (t) => t.peak, cell: (t) => (t.peak ? `${t.peak > 0 ? "+" : ""}${size(t.peak)}` : "–"), value: (t) => t.peak, title: "peak memory where it is stored" },
     { name: "Rounds to", key: (t) => t.rounding, cell: (t) => (t.rounding || "–") + (t.rounded ? " ●" : ""), value: (t) => t.rounding, title: "what it is rounded to where it is stored and not where it is inlined; ● its own kernel uses it rounded, too" },
-    { name: "Rule", key: (t) => t.rules[priced], cell: (t) => t.rules[priced], value: (t) => t.rules[priced], hint: (t) => data.rules[t.rules[priced]] },
+    { name: "Rule", value: (t) => t.rules[priced] },  // of the CSV alone; a row that opens says it in words
     { name: "What if", cell: flipSwitch },
   ], () => graphs[Number(table.value("graph") || 0)].tensors.filter({ open: (t) => t.ifStored !== null, differs: (t) => t.differs, all: () => true }[table.value("show")]), (t) => [
     ...t.why.split("\n").map((sentence) => el("p", {}, sentence)),

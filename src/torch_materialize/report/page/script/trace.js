@@ -124,7 +124,7 @@ const measured = {
         (sum(ran, (row) => row.whole) / 1e3).toPrecision(3)} ms a call in all${strange.length ? `; ${count(strange.length, "kernel")} of the trace ${strange.length === 1 ? "is" : "are"} not in this record` : ""}.`,
       twice ? ` ${count(twice, "name")} stand${twice === 1 ? "s" : ""} for kernels of several graphs, whose times are mixed.` : ""),
       ran.length ? el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "measured kernels" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["Kernel", "Launches", "Measured each", "Moves", `Speed${peak ? `, the line is ${(peak / 1e12).toPrecision(3)} TB/s of the data sheet` : ""}`].map((name, n) => el("th", { scope: "col", class: n ? "num" : undefined }, name)))),
-        el("tbody", {}, ...ran.slice(0, 100).map((row) => el("tr", {}, el("th", { scope: "row" }, link(row.kernels[0].id, `${row.kernels[0].family}`), " ", el("small", { class: "name", title: row.name }, row.name)),
+        el("tbody", {}, ...ran.slice(0, 100).map((row) => el("tr", {}, el("th", { scope: "row" }, link(row.kernels[0].id, `${row.kernels[0].family}`), " ", el("small", { class: "called", title: row.name }, row.name)),
           el("td", { class: "num", "data-name": "Launches" }, row.kernels.length), el("td", { class: "num", "data-name": "Measured each" }, `${row.each.toPrecision(3)} µs`), el("td", { class: "num", "data-name": "Moves" }, size(row.bytes)),
           el("td", { class: "num", "data-name": "Speed" }, bar(row), `${size(row.speed)}/s`))))))
         : nothing("None of the names agree: the trace is of another model, size, policy or torch."));

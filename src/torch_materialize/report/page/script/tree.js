@@ -92,8 +92,8 @@ class Tree {
       class: `level${level}${opens ? " opens" : ""}`,
       onclick: (event) => { if (opens && !event.target.closest("a, button, input, label")) this.toggle(node); } },
     ...this.columns.map((column, n) => (n === 0
-      ? el("th", { scope: "row", role: "rowheader" }, el("span", { class: "twist", "aria-hidden": "true" }, opens ? (open ? "▾" : "▸") : ""), el("div", { class: "title" }, ...node.title()))
-      : el("td", { role: "gridcell", class: this.style(column) }, column.cell(node)))));
+      ? el("th", { scope: "row", role: "rowheader" }, el("div", { class: "first" }, el("span", { class: "twist", "aria-hidden": "true" }, opens ? (open ? "▾" : "▸") : ""), el("div", { class: "title" }, ...node.title())))
+      : el("td", { role: "gridcell", class: this.style(column), "data-bytes": column.bytes?.(node) }, column.cell(node)))));
   }
 
   focus(id) {
@@ -140,7 +140,11 @@ class Tree {
   }
 }
 
-// A bar from a middle line: to the right what is saved, to the left what is paid.
+const footRow = (columns) => (words, amount, style) => el("tr", { class: `foot ${style}` },
+  el("th", { scope: "row" }, el("div", { class: "first" }, el("span", { class: "twist" }), el("div", { class: "title" }, words))), el("td", { class: "num saves", "data-bytes": amount }, saved(amount)),
+  ...Array.from({ length: columns - 3 }, () => el("td", { class: "wide" })), el("td", { class: "wide wider" }));
+
+// How much is saved, or paid, beside the other rows.
 function change(saves, most) {
   const share = most ? Math.min(1, Math.abs(saves) / most) : 0;
   return el("span", { class: "bar", "aria-hidden": "true" }, el("i", { class: saves < 0 ? "more" : "less", style: `width:${(100 * share).toFixed(1)}%` }));

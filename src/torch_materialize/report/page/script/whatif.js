@@ -22,7 +22,7 @@ function flipPrices() {
     parts.push(other - now);
     for (const t of group) left.delete(t);
   }
-  for (const t of left) parts.push(t.stored[priced] ? t.ifInlined - t.ifStored : t.ifStored - t.ifInlined);
+  for (const t of left) parts.push(otherwise(t));
   return parts;
 }
 
