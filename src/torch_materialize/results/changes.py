@@ -232,8 +232,8 @@ class FamilyChange:
     """One family of fused kernels (:meth:`.ExplainedGraph.families`) under both policies.
 
     Attributes:
-        changed: the pairs whose kernels differ, in launch order; of a pair whose kernels are of
-            two families, the policy's family has it.
+        changed: the pairs whose kernels differ, in launch order; a pair is of the family of its
+            kernel under the first policy.
         unchanged: number of pairs that are the same.
     """
 
@@ -252,26 +252,34 @@ class FamilyChange:
 def family_changes(explanation: Explanation, policy: str = "") -> list[FamilyChange]:
     """Every family of fused kernels, what saves or costs most first."""
     first, chosen = explanation.policies[0], policy or explanation.priced
-    sums: dict[str, list[FamilySide]] = {}
+    sums: dict[str, tuple[FamilySide, FamilySide]] = {}
     pairs: dict[str, list[KernelPair]] = {}
     for place, graph in enumerate(explanation.graphs):
         if not {first, chosen} <= set(graph.sides):
             continue
-        names = graph.families(first), graph.families(chosen)
-        for number, side in enumerate((first, chosen)):
-            for kernel, family in zip(graph.sides[side].graph.kernels, names[number], strict=True):
-                if kernel.fused:
-                    both = sums.setdefault(family, [FamilySide(), FamilySide()])
-                    both[number] = both[number].with_kernel(kernel)
+        kernels = [graph.sides[policy].graph.kernels for policy in (first, chosen)]
+        names = [graph.families(policy) for policy in (first, chosen)]
         for pair in kernel_pairs(graph, place, first, chosen):
-            family = names[0][pair.before or 0] if pair.after is None else names[1][pair.after]
+            family = _family(pair, *names)
+            before, after = sums.get(family, (FamilySide(), FamilySide()))
+            sums[family] = (
+                before if pair.before is None else before.with_kernel(kernels[0][pair.before]),
+                after if pair.after is None else after.with_kernel(kernels[1][pair.after]),
+            )
             pairs.setdefault(family, []).append(pair)
     rows = []
     for family, (before, after) in sums.items():
-        found = pairs.get(family, [])
-        changed = tuple(pair for pair in found if pair.changed)
-        rows.append(FamilyChange(family, before, after, changed, len(found) - len(changed)))
+        changed = tuple(pair for pair in pairs[family] if pair.changed)
+        rows.append(FamilyChange(family, before, after, changed, len(pairs[family]) - len(changed)))
     return sorted(rows, key=lambda row: (-abs(row.saves), -row.before.bytes, row.family))
+
+
+def _family(pair: KernelPair, before: list[str], after: list[str]) -> str:
+    """The family of a pair is that of its first kernel: what a kernel is for may be seen otherwise
+    where it computes other things, and would then be missing in one family and new in another."""
+    if pair.before is not None:
+        return before[pair.before]
+    return "" if pair.after is None else after[pair.after]
 
 
 def kernel_pairs(

@@ -23,13 +23,13 @@ from .rows import BASE, GraphRow, Job, ModelRow, Result, Settings
 from .spec import KINDS, Kind
 from .workers import results
 
-__all__ = ["OWN", "Summary", "Sweep", "jobs_for", "new_sweep", "run"]
+__all__ = ["OWN", "WORSE", "Summary", "Sweep", "geomean", "jobs_for", "new_sweep", "run"]
 
 #: The family of users' own models.
 OWN = "own"
 
 #: A graph counts as worse than stock from this ratio on: less is noise of sizes and alignment.
-_WORSE = 1.001
+WORSE = 1.001
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,18 @@ class Sweep:
         return Summary(
             policy=policy,
             graphs=len(ratios),
-            geomean=_geomean(ratios),
+            geomean=geomean(ratios),
             best=min(ratios),
             worst=max(ratios),
-            worse=sum(ratio > _WORSE for ratio in ratios),
+            worse=sum(ratio > WORSE for ratio in ratios),
             gap=_nine_of_ten(gaps) if gaps else None,
             seconds=(statistics.median(seconds), _nine_of_ten(seconds)),
         )
 
 
-def _geomean(ratios: Sequence[float]) -> float:
-    # A policy may leave a graph without a fused kernel; its logarithm has no end.
-    if min(ratios) <= 0:
+def geomean(ratios: Sequence[float]) -> float:
+    """Geometric mean; 0 of nothing, and where a policy leaves no fused kernel."""
+    if not ratios or min(ratios) <= 0:
         return 0.0
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
