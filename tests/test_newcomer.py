@@ -150,12 +150,10 @@ def test_what_cannot_be_traced_names_the_line(dynamo, builder, name, words):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [("compare", ["7+8+"]), ("explain", ["forward of 7", "backward of 8", "inference of"])],
-)
-def test_a_step_that_makes_its_own_backward_is_taken(dynamo, builder, command, words):
-    found = _said(command, f"{builder}:step", "--device", "cpu", "--policy", "stock")
+@pytest.mark.parametrize("command", ["compare", "explain"])
+def test_a_step_that_makes_its_own_backward_is_taken(dynamo, builder, command):
+    found = _said(command, f"{builder}:step", "--device", "cpu", "--policy", "stock", "--verbose")
+    words = ["forward of 7", "backward of 8", "inference of"]
     assert found.exit_code == 0, found.output
     text = " ".join(found.output.split())
     assert all(word in text for word in words), text

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from .options import file_to_write, rows, tell_left_out
+from .options import file_to_write, rows, tell_left_out, verbose
 
 __all__ = ["report_command"]
 
@@ -17,8 +17,9 @@ __all__ = ["report_command"]
 @file_to_write("--html", "Write the report as one HTML file.")
 @file_to_write("--perfetto", "Write a timeline for ui.perfetto.dev. Its durations are modelled.")
 @rows()
+@verbose("Also the bytes of every kernel family.")
 def report_command(
-    record: Path, html_path: Path | None, perfetto_path: Path | None, top: int
+    record: Path, html_path: Path | None, perfetto_path: Path | None, top: int, verbose: bool
 ) -> None:
     """Show a RECORD that `explain` or `compare` wrote, or all of a folder joined.
 
@@ -40,7 +41,7 @@ def report_command(
     if perfetto_path is not None:
         write_json(perfetto_path, timeline(explanation))
         click.echo(f"written to {perfetto_path}", err=True)
-    print_explanation(explanation, Console(), top)
+    print_explanation(explanation, Console(), top, verbose)
     tell_left_out(skipped)
     if skipped:
         click.get_current_context().exit(1)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from rich.console import Console
 from rich.table import Table
 
-from ..core.devices import DEVICES
+from ..core.devices import named
 from ..report.tables import figures, plain_table, say, show, words
 from ..results.headline import count, size_text
 from ..sweep.rows import BASE, GraphRow, ModelRow
@@ -35,7 +35,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     ):
         if table is not None:
             show(console, table)
-    device = DEVICES[sweep.settings.device]
+    device = named(sweep.settings.device)
     place = f"planned {device.title}" if device.is_gpu else "this CPU"
     ended = len({model.name for model in sweep.models})
     what = f"{count(len(sweep.graphs), 'graph')} of {count(ended, 'model')} on {place}"

@@ -41,6 +41,8 @@ def print_verdict(explanation: Explanation, console: Console) -> Verdict:
 def print_changes(explanation: Explanation, console: Console, top: int, policy: str = "") -> None:
     """Prints what the policy decides otherwise, by line of the model's code: ``top`` lines."""
     changes = changes_of(explanation, policy)
+    if changes.policy == changes.first:
+        return
     if not changes.lines:
         say(console, f"\n`{changes.policy}` stores the same tensors as {changes.first}.")
         return
@@ -95,6 +97,8 @@ def _ways(tensors: tuple[TensorChange, ...]) -> Iterator[str]:
 
 def print_families(explanation: Explanation, console: Console, top: int, policy: str = "") -> None:
     """Prints the kernel families that move other bytes, a line each, and the others in one."""
+    if (policy or explanation.priced) == explanation.policies[0]:
+        return
     rows = family_changes(explanation, policy)
     console.print()
     changed = [row for row in rows if row.saves or row.before.kernels != row.after.kernels]

@@ -152,10 +152,14 @@ class Verdict:
             if self.is_compiled:
                 found["Off"] = "TORCH_MATERIALIZE=off, or compile without the policy"
         if self.command:
-            found["Next"] = shlex.join(
-                ["torch-materialize", "explain", *self.command, "--html", "report.html"]
-            )
+            found["Next"] = shlex.join(["torch-materialize", *self._next()])
         return found
+
+    def _next(self) -> list[str]:
+        """A training step may gain where inference does not; else the report says where from."""
+        if self.state is VerdictState.NOTHING and not self.training:
+            return ["compare", *self.command, "--training"]
+        return ["explain", *self.command, "--html", "report.html"]
 
     def text(self) -> str:
         """Sentences and steps, a line for each step."""
