@@ -102,7 +102,7 @@ def unchanged() -> Explanation:
     """A plan that does what stock does."""
     base = explanation(with_code=False)
     graph = base.graphs[0]
-    sides = {policy: graph.sides["stock"] for policy in POLICIES}
+    sides = dict.fromkeys(POLICIES, graph.sides["stock"])
     return replace(base, graphs=(replace(graph, sides=sides, saves={"plan": {}}),))
 
 
@@ -111,9 +111,7 @@ def alone() -> Explanation:
     base = explanation()
     graph = base.graphs[0]
     sides = {"stock": graph.sides["stock"]}
-    choices = tuple(
-        replace(one, rules={"stock": one.rules["stock"]}) for one in graph.decisions
-    )
+    choices = tuple(replace(one, rules={"stock": one.rules["stock"]}) for one in graph.decisions)
     graphs = (replace(graph, sides=sides, saves={}, decisions=choices),)
     return replace(base, policies=("stock",), priced="stock", graphs=graphs)
 

@@ -298,6 +298,12 @@ def test_doctor_names_the_active_policy_and_who_set_it_and_a_foreign_patch(tmp_p
     row = rows["torch._inductor.ir:StorageBox.should_realize_on_reuse"]
     assert "rival" in row["replaced_by"]
     assert row["problem"]
+    assert row["owner"] == "patches_it"
+    assert {row["owner"] for row in found["objects"]} == {"", "patches_it"}
+    (problem,) = [one for one in found["problems"] if one["is_serious"]]
+    assert "module patches_it owns the replacement" in problem["what"]
+    assert "patches_it" in problem["mend"]
+    assert "another torch" not in problem["mend"] and "2.15" not in problem["mend"]
 
 
 def test_flex_attention_can_be_planned_for_a_gpu_that_is_not_here():

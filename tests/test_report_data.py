@@ -14,11 +14,12 @@ from torch_materialize.cli.main import main
 from torch_materialize.core.graph import Graph, Kernel, Tensor
 from torch_materialize.errors import RecordError
 from torch_materialize.inductor.offline.code import split
-from torch_materialize.report.pairs import difference, paired, pointers
+from torch_materialize.report.code import difference, pointers
 from torch_materialize.report.payload import payload
 from torch_materialize.report.report import Report
 from torch_materialize.report.trace import read_trace
 from torch_materialize.results.explanation import ExplainedGraph, Side
+from torch_materialize.results.pairs import kernel_pairs
 
 
 def saved(one) -> int:
@@ -44,7 +45,7 @@ def test_what_the_page_lists_as_saved_adds_up_to_what_is_saved(made):
             policy: [sum(b for _, b in k["reads"] + k["writes"]) for k in kernels]
             for policy, kernels in graph["kernels"].items()
         }
-        for before, after, _, _ in graph["pairs"]:
+        for before, after, *_ in graph["pairs"]:
             by_pair += sum(moved["stock"][i] for i in before)
             by_pair -= sum(moved["plan"][i] for i in after)
     assert by_pair == saved(one)
@@ -53,16 +54,20 @@ def test_what_the_page_lists_as_saved_adds_up_to_what_is_saved(made):
 def test_every_fused_kernel_is_in_one_pair():
     for one in (explanation(), training(), unchanged()):
         for graph in one.graphs:
-            for side, policy in (("one", "stock"), ("other", "plan")):
-                places = [p for pair in paired(graph, "stock", "plan") for p in getattr(pair, side)]
+            for side, policy in (("before", "stock"), ("after", "plan")):
+                places = [
+                    p
+                    for pair in kernel_pairs(graph, 0, "stock", "plan")
+                    for p in getattr(pair, side)
+                ]
                 kernels = enumerate(graph.sides[policy].graph.kernels)
                 assert sorted(places) == [p for p, kernel in kernels if kernel.fused]
 
 
 def test_kernels_that_do_the_same_are_not_changed():
-    pairs = paired(unchanged().graphs[0], "stock", "plan")
+    pairs = kernel_pairs(unchanged().graphs[0], 0, "stock", "plan")
     assert not any(pair.changed for pair in pairs)
-    pairs = paired(explanation().graphs[0], "stock", "plan")
+    pairs = kernel_pairs(explanation().graphs[0], 0, "stock", "plan")
     assert all(pair.changed for pair in pairs)
 
 
@@ -70,8 +75,7 @@ def graph_of(**kernels: list[Kernel]) -> ExplainedGraph:
     """A graph whose buffers hold the nodes they are called by, `bufN` what has no node."""
     names = {n for ks in kernels.values() for k in ks for n in (*k.reads, *k.writes)}
     tensors = {
-        n: Tensor(n, "" if n.startswith("buf") or n.startswith("arg") else n, SIZE, "bfloat16")
-        for n in names
+        n: Tensor(n, "" if n.startswith(("buf", "arg")) else n, SIZE, "bfloat16") for n in names
     }
     sides = {policy: Side(Graph(tuple(ks), tensors)) for policy, ks in kernels.items()}
     return ExplainedGraph("inference", 1, {}, sides, ())
@@ -88,7 +92,7 @@ def test_buffers_without_a_node_may_be_called_otherwise():
         stock=[kernel("a", "mm_1", "add", "add"), kernel("b", "mm_2", "buf2", "clone")],
         plan=[kernel("c", "mm_2", "buf1", "clone"), kernel("d", "mm_1", "add", "add")],
     )
-    assert [(p.one, p.other, p.changed) for p in paired(graph, "stock", "plan")] == [
+    assert [(p.before, p.after, p.changed) for p in kernel_pairs(graph, 0, "stock", "plan")] == [
         ((1,), (0,), False),
         ((0,), (1,), False),
     ]
@@ -100,8 +104,8 @@ def test_a_kernel_that_another_takes_in_is_beside_it():
         stock=[kernel("a", "mm_1", "add", "add"), kernel("b", "add", "buf1", "clone")],
         plan=[kernel("c", "mm_1", "buf0", "add clone")],
     )
-    (pair,) = paired(graph, "stock", "plan")
-    assert (pair.one, pair.other, pair.changed) == ((0, 1), (0,), True)
+    (pair,) = kernel_pairs(graph, 0, "stock", "plan")
+    assert (pair.before, pair.after, pair.changed) == ((0, 1), (0,), True)
 
 
 def test_a_kernel_like_no_other_is_alone():
@@ -109,7 +113,10 @@ def test_a_kernel_like_no_other_is_alone():
         stock=[kernel("a", "mm_1", "x", "x")],
         plan=[kernel("c", "mm_1", "x", "x"), kernel("d", "arg9", "y", "y")],
     )
-    assert [(p.one, p.other) for p in paired(graph, "stock", "plan")] == [((0,), (0,)), ((), (1,))]
+    assert [(p.before, p.after) for p in kernel_pairs(graph, 0, "stock", "plan")] == [
+        ((0,), (0,)),
+        ((), (1,)),
+    ]
 
 
 def test_lines_are_compared_by_what_they_load_and_not_by_numbers():
@@ -143,8 +150,8 @@ def test_what_a_pointer_in_place_is_depends_on_whether_it_is_read_or_written():
 def test_pointers_of_both_languages():
     assert pointers(SOURCES["stock"]) == ["in_ptr0", "in_ptr1", "out_ptr0"]
     cpp = (
-        '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C"  void  kernel(float* in_out_ptr0,\n'
-        "                       const bfloat16* in_ptr0,\n                       float* out_ptr1)\n{"
+        '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C"  void  kernel(float* in_out_ptr0,'
+        "\n             const bfloat16* in_ptr0,\n             float* out_ptr1)\n{"
     )
     assert pointers(cpp) == ["in_out_ptr0", "in_ptr0", "out_ptr1"]
 
@@ -162,7 +169,7 @@ def call(args):
         buf0 = empty_strided_cuda((8, 64), (64, 1), torch.bfloat16)
         extern_kernels.mm(arg0_1, arg1_1, out=buf0)
         buf1 = reinterpret_tensor(buf0, (8, 64), (64, 1), 0); del buf0  # reuse
-        triton_poi_fused_add_0.run(buf1, reinterpret_tensor(arg1_1, (8,), (1,), 0), s77, 8, stream=s0)
+        triton_poi_fused_add_0.run(buf1, reinterpret_tensor(arg1_1, (8,), (1,), 0), s77, stream=s)
     return (buf1, )
 """
 
@@ -181,7 +188,9 @@ def test_a_kernel_works_for_the_last_module_or_for_all_that_it_writes_for():
     assert graph.works_for("plan")[3] == ("Norm", "layers.3.norm")
     (first, *rest) = graph.sides["plan"].graph.kernels
     both = Kernel("op", "pointwise", {}, {"buf0": 1, "buf1": 1}, ("sum_0", "sum_1"))
-    side = replace(graph.sides["plan"], graph=Graph((both, *rest), graph.sides["plan"].graph.tensors))
+    side = replace(
+        graph.sides["plan"], graph=Graph((both, *rest), graph.sides["plan"].graph.tensors)
+    )
     changed = replace(graph, sides={**graph.sides, "plan": side})
     assert changed.works_for("plan")[0] == ("Norm", "layers")
     assert first.name
@@ -233,5 +242,5 @@ def test_report_takes_a_trace_into_the_page_alone(tmp_path):
 
 def test_one_policy_alone_changes_nothing():
     found = payload(alone())
-    assert not any(changed for _, _, changed, _ in found["graphs"][0]["pairs"])
+    assert not any(changed for _, _, changed, *_ in found["graphs"][0]["pairs"])
     assert found["changes"]["lines"] == []

@@ -390,9 +390,11 @@ def test_it_fits_and_nothing_fails(page, wide, tmp_path, made, width, scheme):
     page.media(prefers_color_scheme=scheme)
     page.open(path)
     page.run(
-        "(() => { for (const e of document.querySelectorAll('details')) e.open = true; for (let n = 0;"
-        " n < 4; n++) for (const e of document.querySelectorAll('[aria-expanded=\"false\"].opens'))"
-        " e.click(); for (const e of document.querySelectorAll('.open-row')) e.click(); })()"
+        "(() => { const all = (selector) => document.querySelectorAll(selector); "
+        "for (const e of all('details')) e.open = true; "
+        "for (let n = 0; n < 4; n++) "
+        "for (const e of all('[aria-expanded=\"false\"].opens')) e.click(); "
+        "for (const e of all('.open-row')) e.click(); })()"
     )
     assert page.run("document.scrollingElement.scrollWidth") <= width
     assert page.errors() == []

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import torch_materialize as tm
-from test_report_page import explanation
+from reported import explanation
 from torch_materialize.core.story import Refusal
 from torch_materialize.errors import RecordError
 from torch_materialize.inductor.explain import announce

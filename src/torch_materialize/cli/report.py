@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from .options import file_to_write, rows, tell_left_out
+from .options import file_to_write, rows, tell_left_out, verbose
 
 __all__ = ["report_command"]
 
@@ -22,12 +22,14 @@ __all__ = ["report_command"]
     help="A trace that torch.profiler exported: --html shows its times beside the kernels.",
 )
 @rows()
+@verbose("Also the bytes of every kernel family.")
 def report_command(
     record: Path,
     html_path: Path | None,
     perfetto_path: Path | None,
     trace: Path | None,
     top: int,
+    verbose: bool,
 ) -> None:
     """Show a RECORD that `explain` or `compare` wrote, or all of a folder joined.
 
@@ -35,8 +37,8 @@ def report_command(
 
     A folder is what a program leaves that runs with TORCH_MATERIALIZE_RECORD=FOLDER.
     """
-    from ..report.perfetto import timeline
     from ..report.html import page
+    from ..report.perfetto import timeline
     from ..report.terminal import print_explanation
     from ..report.trace import read_trace
     from ..results.base import write_json, write_whole
@@ -53,7 +55,7 @@ def report_command(
     if perfetto_path is not None:
         write_json(perfetto_path, timeline(explanation))
         click.echo(f"written to {perfetto_path}", err=True)
-    print_explanation(explanation, Console(), top)
+    print_explanation(explanation, Console(), top, verbose)
     tell_left_out(skipped)
     if skipped:
         click.get_current_context().exit(1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..core.devices import find
+from ..core.devices import HERE, find
 from ..core.limits import limits_for
 from ..core.policy import PREDICTED, STOCK, Policy, PolicyLike, parse
 from ..errors import CaptureError, MaterializeError, TargetError, brief
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from ..inductor.fx.post_grad import PostGrad
     from ..inductor.offline.compiler import Compiler
     from ..inductor.plan.outcome import Outcome
-    from ..models.targets import Built, Size
+    from ..models.names import Size
+    from ..models.targets import Built
 
-__all__ = ["Step", "beside_stock", "compare", "explain", "explain_target"]
+__all__ = ["Step", "beside_stock", "check_words", "compare", "explain", "explain_target"]
 
 #: What a job calls before each step: the step's text, steps done, steps in all.
 Step = Callable[[str, int, int], None]
@@ -85,16 +86,20 @@ def explain_target(
 ) -> Explanation:
     """:func:`explain` for what a command names: a built-in target, a user's, one of the corpus.
 
-    ``tokens``, ``batch`` and ``layers`` size the built-in models; ``tracing`` is ``dynamo``
-    (the whole pipeline of ``torch.compile``) or ``make_fx`` (straight to a post-grad graph).
+    ``device`` may be ``here``, this machine's GPU.  ``tokens``, ``batch`` and ``layers`` size the
+    built-in models; ``tracing`` is ``dynamo`` (the whole pipeline of ``torch.compile``) or
+    ``make_fx`` (straight to a post-grad graph).
 
     Raises:
-        TargetError: no such target or device, or the target does not import or build.
+        TargetError: no such target or device, or the target does not import or build.  A misspelt
+            word is refused before torch is loaded.
         CaptureError, UnknownPolicyError, UnsupportedTorchError: as for :func:`explain`.
     """
+    from ..models.names import Size
+
+    check_words(target, policies, device)
     job = _Job(policies, device, training, code, tracing, prices, step)
     job.check()
-    from ..models.targets import Size
 
     job.step(f"building {target}", 0)
     with job.clock("build"):
@@ -105,7 +110,23 @@ def explain_target(
     return job.explanation(target, graphs, built.unit_bytes, size, command)
 
 
-#: The same without prices, which take longest after the dry runs.
+def check_words(target: str, policies: Sequence[PolicyLike], device: str) -> None:
+    """Sees that all that was named is there, as far as that can be told without loading torch.
+
+    Raises:
+        TargetError: there is no such target or device.
+        UnknownPolicyError: a policy is misspelt.
+    """
+    from ..models.names import check_target
+    from ..sweep.registry import CORPUS
+
+    check_target(target, [model.name for model in CORPUS])
+    beside_stock(policies)
+    if device not in HERE:
+        find(device)
+
+
+#: :func:`explain_target` without prices, which take longest after the dry runs.
 compare = functools.partial(explain_target, prices=False)
 
 
@@ -130,7 +151,8 @@ def _size_words(size: Size, usual: Size) -> list[str]:
 def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
     """A target's model and inputs, and the mode that they are fake in."""
     from ..inductor.offline.capture import fake_mode
-    from ..models.targets import BUILT_IN, Built, load
+    from ..models.names import BUILT_IN
+    from ..models.targets import Built, load
     from ..sweep.registry import CORPUS
     from ..sweep.registry import find as find_model
 
@@ -162,7 +184,11 @@ class _Job:
     def check(self) -> None:
         """Looks at every word before torch is loaded, and at torch before it is used."""
         self.policies = beside_stock(self.asked)
-        self.device: Device = find(self.device_name)
+        if self.device_name not in HERE:
+            find(self.device_name)
+        from ..inductor.read.at_hand import device_named
+
+        self.device: Device = device_named(self.device_name)
         command = triton_to_install()
         if self.code and self.device.is_gpu and command:
             raise TargetError(

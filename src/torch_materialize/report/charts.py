@@ -1,4 +1,4 @@
-"""The chart of a notebook's cell, as SVG text: it needs no script, and carries its figures as text."""
+"""The chart of a notebook's cell, as SVG text: it needs no script and has its figures as text."""
 
 from __future__ import annotations
 

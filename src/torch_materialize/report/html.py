@@ -109,7 +109,7 @@ def _change(size: int) -> str:
 
 
 def _change_of_time(saved: float) -> str:
-    return f"{'−' if saved > 0 else '+' if saved < 0 else ''}{seconds_text(abs(saved))}"
+    return f"{'-' if saved > 0 else '+' if saved < 0 else ''}{seconds_text(abs(saved))}"
 
 
 def _code(text: str) -> Markup:

@@ -12,7 +12,8 @@ from ..core.story import RULES, TensorChoice
 from ..results.changes import changes_of
 from ..results.explanation import ExplainedGraph, Explanation, Side
 from ..results.headline import pin_line, pin_of, short_source, type_text
-from .pairs import Names, Pair, Steps, difference, paired, pointers
+from ..results.pairs import KernelPair, kernel_pairs
+from .code import Names, Steps, difference, pointers
 from .perfetto import UNKNOWN_BANDWIDTH
 from .trace import Measured
 from .why import why
@@ -96,7 +97,7 @@ def _graph(explanation: Explanation, graph: ExplainedGraph) -> dict[str, Any]:
 
 
 def _pairs(graph: ExplainedGraph, one: str, other: str) -> tuple[list[list[Any]], list[Steps]]:
-    """Rows of (places, places, changed, number of its steps or -1), and the steps.
+    """Rows of (places, places, changed, number of its steps or -1, family), and the steps.
 
     Layers that are alike call the same functions, whose difference is worked out once.
     """
@@ -105,27 +106,25 @@ def _pairs(graph: ExplainedGraph, one: str, other: str) -> tuple[list[list[Any]]
     known: dict[tuple[tuple[str, ...], ...], int] = {}
     steps: list[Steps] = []
     rows: list[list[Any]] = []
-    for pair in paired(graph, one, other):
+    for pair in kernel_pairs(graph, 0, one, other):
         found = -1
         names = tuple(
             tuple(side.source_of(number[place])[0] for place in places)
-            for side, number, places in zip(sides, numbers, (pair.one, pair.other), strict=True)
+            for side, number, places in zip(sides, numbers, (pair.before, pair.after), strict=True)
         )
         if pair.changed and all(names) and all(map(all, names)):
             if names not in known:
                 known[names] = len(steps)
                 steps.append(_difference(sides, numbers, pair))
             found = known[names]
-        rows.append([list(pair.one), list(pair.other), int(pair.changed), found])
+        rows.append([list(pair.before), list(pair.after), int(pair.changed), found, pair.family])
     return rows, steps
 
 
-def _difference(
-    sides: tuple[Side, Side], numbers: list[dict[int, int]], pair: Pair
-) -> Steps:
+def _difference(sides: tuple[Side, Side], numbers: list[dict[int, int]], pair: KernelPair) -> Steps:
     lines: list[list[str]] = []
     named: list[Names] = []
-    for side, number, places in zip(sides, numbers, (pair.one, pair.other), strict=True):
+    for side, number, places in zip(sides, numbers, (pair.before, pair.after), strict=True):
         texts: list[str] = []
         names: Names = {}
         for place in places:

@@ -10,6 +10,7 @@ from ..errors import TargetError
 from ..results.explanation import ExplainedGraph, Explanation, Node
 from ..results.headline import (
     NOT_PRICED,
+    count,
     pin_line,
     pin_of,
     short_source,
@@ -81,7 +82,7 @@ def _decided(
     readers = side.readers.get(node, [])
     computers = side.computers.get(node, [])
     if node in side.stored:
-        read = f" and read by {_count(len(readers), 'kernel')}" if readers else ""
+        read = f" and read by {count(len(readers), 'kernel')}" if readers else ""
         return f"Under {policy} it is written to memory{read}, because {reason}."
     if len(computers) > 1:
         return f"Under {policy} {len(computers)} kernels compute it anew, because {reason}."
@@ -193,7 +194,3 @@ def _pin(explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice
 def _some(names: Sequence[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

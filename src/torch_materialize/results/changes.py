@@ -6,24 +6,23 @@ The savings of :func:`changes_of` add up to what is saved in all, and so do the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..core.graph import Kernel
-from .explanation import ExplainedGraph, Explanation, Side
+from .explanation import ExplainedGraph, Explanation
+from .pairs import KernelPair, kernel_pairs
 
 __all__ = [
     "Changes",
     "FamilyChange",
     "FamilySide",
-    "KernelPair",
     "LineChange",
     "ModuleChange",
     "TensorChange",
     "changes_of",
     "collapsed",
     "family_changes",
-    "kernel_pairs",
 ]
 
 # A tensor and its graph's place in the explanation.
@@ -189,23 +188,6 @@ def collapsed(modules: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class KernelPair:
-    """A fused kernel under both policies, or one that only one of them has.
-
-    Attributes:
-        place: the graph's place in the explanation.
-        before, after: places in the launch order of the first policy and of this one; None where
-            that one has no such kernel.
-        changed: whether it reads, writes or computes anything else.
-    """
-
-    place: int
-    before: int | None
-    after: int | None
-    changed: bool
-
-
-@dataclass(frozen=True)
 class FamilySide:
     """The fused kernels of one family under one policy: how many, and bytes in one call."""
 
@@ -218,12 +200,13 @@ class FamilySide:
         """Bytes read and written."""
         return self.read_bytes + self.write_bytes
 
-    def with_kernel(self, kernel: Kernel) -> FamilySide:
-        """The same and one more kernel."""
+    def with_kernels(self, kernels: Iterable[Kernel]) -> FamilySide:
+        """The same and these kernels."""
+        found = list(kernels)
         return FamilySide(
-            self.kernels + 1,
-            self.read_bytes + kernel.read_bytes,
-            self.write_bytes + kernel.write_bytes,
+            self.kernels + len(found),
+            self.read_bytes + sum(kernel.read_bytes for kernel in found),
+            self.write_bytes + sum(kernel.write_bytes for kernel in found),
         )
 
 
@@ -232,8 +215,7 @@ class FamilyChange:
     """One family of fused kernels (:meth:`.ExplainedGraph.families`) under both policies.
 
     Attributes:
-        changed: the pairs whose kernels differ, in launch order; of a pair whose kernels are of
-            two families, the policy's family has it.
+        changed: the pairs whose kernels differ, in launch order.
         unchanged: number of pairs that are the same.
     """
 
@@ -252,116 +234,21 @@ class FamilyChange:
 def family_changes(explanation: Explanation, policy: str = "") -> list[FamilyChange]:
     """Every family of fused kernels, what saves or costs most first."""
     first, chosen = explanation.policies[0], policy or explanation.priced
-    sums: dict[str, list[FamilySide]] = {}
+    sums: dict[str, tuple[FamilySide, FamilySide]] = {}
     pairs: dict[str, list[KernelPair]] = {}
     for place, graph in enumerate(explanation.graphs):
         if not {first, chosen} <= set(graph.sides):
             continue
-        names = graph.families(first), graph.families(chosen)
-        for number, side in enumerate((first, chosen)):
-            for kernel, family in zip(graph.sides[side].graph.kernels, names[number], strict=True):
-                if kernel.fused:
-                    both = sums.setdefault(family, [FamilySide(), FamilySide()])
-                    both[number] = both[number].with_kernel(kernel)
+        kernels = [graph.sides[policy].graph.kernels for policy in (first, chosen)]
         for pair in kernel_pairs(graph, place, first, chosen):
-            family = names[0][pair.before or 0] if pair.after is None else names[1][pair.after]
-            pairs.setdefault(family, []).append(pair)
+            before, after = sums.get(pair.family, (FamilySide(), FamilySide()))
+            sums[pair.family] = (
+                before.with_kernels(kernels[0][i] for i in pair.before),
+                after.with_kernels(kernels[1][i] for i in pair.after),
+            )
+            pairs.setdefault(pair.family, []).append(pair)
     rows = []
     for family, (before, after) in sums.items():
-        found = pairs.get(family, [])
-        changed = tuple(pair for pair in found if pair.changed)
-        rows.append(FamilyChange(family, before, after, changed, len(found) - len(changed)))
+        changed = tuple(pair for pair in pairs[family] if pair.changed)
+        rows.append(FamilyChange(family, before, after, changed, len(pairs[family]) - len(changed)))
     return sorted(rows, key=lambda row: (-abs(row.saves), -row.before.bytes, row.family))
-
-
-def kernel_pairs(
-    graph: ExplainedGraph, place: int, first: str, policy: str
-) -> tuple[KernelPair, ...]:
-    """Which fused kernel of one policy does the work of which of the other's, in launch order.
-
-    Kernels that move and compute the same are the same.  Of the others those belong together that
-    have most in common of what one kernel alone makes (reductions, and what is written), and of
-    equals the most of what they compute.
-    """
-    sides = graph.sides[first], graph.sides[policy]
-    left, right = (
-        {i: _work(k, side) for i, k in enumerate(side.graph.kernels) if k.fused} for side in sides
-    )
-    pairs: dict[int, int] = {}
-    waiting: dict[_Work, list[int]] = {}
-    for i, work in left.items():
-        waiting.setdefault(work, []).append(i)
-    for j, work in right.items():
-        if waiting.get(work):
-            pairs[j] = waiting[work].pop(0)
-    same = set(pairs)
-    pairs |= _alike(graph, left, right, pairs)
-    found = [KernelPair(place, pairs.get(j), j, j not in same) for j in right]
-    gone = set(left) - set(pairs.values())
-    found += [KernelPair(place, i, None, True) for i in sorted(gone)]
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a kernel reads, writes and computes, by FX node: the same work has the same code."""
-
-    reads: frozenset[tuple[str, int]]
-    writes: frozenset[tuple[str, int]]
-    computes: frozenset[str]
-
-    @property
-    def nodes(self) -> frozenset[str]:
-        """What it computes or writes."""
-        return self.computes | {node for node, _ in self.writes}
-
-
-def _work(kernel: Kernel, side: Side) -> _Work:
-    def labelled(sizes: Mapping[str, int]) -> frozenset[tuple[str, int]]:
-        return frozenset((side.label(name), size) for name, size in sizes.items())
-
-    return _Work(labelled(kernel.reads), labelled(kernel.writes), frozenset(kernel.computes))
-
-
-def _alike(
-    graph: ExplainedGraph,
-    left: Mapping[int, _Work],
-    right: Mapping[int, _Work],
-    paired: Mapping[int, int],
-) -> dict[int, int]:
-    """Pairs of what is not paired yet, those that have most in common first."""
-    free = {i: work for i, work in left.items() if i not in set(paired.values())}
-    makers: dict[str, list[int]] = {}
-    for i, work in free.items():
-        for node in work.nodes:
-            makers.setdefault(node, []).append(i)
-    near = {
-        (i, j)
-        for j, work in right.items()
-        if j not in paired
-        for node in work.nodes
-        for i in makers.get(node, ())
-    }
-    made = {i: _made(graph, work) for i, work in free.items()}
-    made_now = {j: _made(graph, work) for j, work in right.items()}
-    found: dict[int, int] = {}
-    taken: set[int] = set()
-
-    def key(pair: tuple[int, int]) -> tuple[float, ...]:
-        i, j = pair
-        one, other = left[i].computes, right[j].computes
-        common = len(one & other) / max(len(one | other), 1)
-        return -len(made[i] & made_now[j]), -common, j, i
-
-    for i, j in sorted(near, key=key):
-        if i not in taken and j not in found:
-            found[j] = i
-            taken.add(i)
-    return found
-
-
-def _made(graph: ExplainedGraph, work: _Work) -> set[str]:
-    """What only one kernel makes: reductions that it computes, and what it writes."""
-    facts = graph.facts
-    reductions = {n for n in work.computes if n in facts and facts[n].kind == "reduction"}
-    return reductions | {node for node, _ in work.writes}

@@ -16,6 +16,7 @@ __all__ = [
     "Growth",
     "Headline",
     "Saving",
+    "count",
     "decision_rows",
     "families",
     "growth",
@@ -48,6 +49,14 @@ def size_text(size: int) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} TB"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 kernel``, ``2 kernels``, ``3 families``."""
+    if number == 1:
+        return f"1 {noun}"
+    ends = noun.endswith("y") and not noun.endswith(("ay", "ey", "oy"))
+    return f"{number} {noun[:-1]}ies" if ends else f"{number} {noun}s"
 
 
 @dataclass(frozen=True)

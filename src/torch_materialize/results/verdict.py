@@ -12,7 +12,7 @@ from ..core.devices import named
 from ..core.fits import FITS
 from ..core.policy import parse
 from .explanation import ExplainedGraph, Explanation
-from .headline import place_text, refusals, signed_text, size_text
+from .headline import count, place_text, refusals, signed_text, size_text
 
 __all__ = ["TimeState", "Verdict", "VerdictState", "rounding_changes", "seconds_text", "verdict_of"]
 
@@ -116,7 +116,7 @@ class Verdict:
         if self.state is VerdictState.ALONE:
             return [
                 f"`{self.policy}` moves {size_text(self.bytes_after)} in "
-                f"{_count(self.kernels_after, 'fused kernel')} on {self.place}; there is no other "
+                f"{count(self.kernels_after, 'fused kernel')} on {self.place}; there is no other "
                 "policy here to hold it against."
             ]
         first = {
@@ -152,10 +152,14 @@ class Verdict:
             if self.is_compiled:
                 found["Off"] = "TORCH_MATERIALIZE=off, or compile without the policy"
         if self.command:
-            found["Next"] = shlex.join(
-                ["torch-materialize", "explain", *self.command, "--html", "report.html"]
-            )
+            found["Next"] = shlex.join(["torch-materialize", *self._next()])
         return found
+
+    def _next(self) -> list[str]:
+        """A training step may gain where inference does not; else the report says where from."""
+        if self.state is VerdictState.NOTHING and not self.training:
+            return ["compare", *self.command, "--training"]
+        return ["explain", *self.command, "--html", "report.html"]
 
     def text(self) -> str:
         """Sentences and steps, a line for each step."""
@@ -192,13 +196,13 @@ class Verdict:
             what = f"`{self.policy}` keeps to what {self.first} moves"
         return (
             f"{what}: both move {size_text(self.bytes_before)} in "
-            f"{_count(self.kernels_before, 'fused kernel')} on {self.place}."
+            f"{count(self.kernels_before, 'fused kernel')} on {self.place}."
         )
 
     def _kernels(self) -> str:
         if self.kernels_before == self.kernels_after:
             return f"in as many fused kernels ({self.kernels_after})"
-        return f"in {self.kernels_after} fused kernels, not {self.kernels_before}"
+        return f"in {self.kernels_after} fused kernels instead of {self.kernels_before}"
 
     def _time(self) -> str:
         saved, error = self.saved_seconds, self.time_error
@@ -224,7 +228,7 @@ class Verdict:
             return "every cast rounds as in eager"
         if self.rounding == 0:
             return "no tensor is rounded otherwise"
-        return f"rounding changes in {_count(self.rounding, 'tensor')}"
+        return f"rounding changes in {count(self.rounding, 'tensor')}"
 
     def _peak(self) -> str:
         change = self.peak_change
@@ -336,7 +340,3 @@ def _sentence(words: str) -> str:
 
 def _percent(share: float) -> str:
     return "less than 0.1%" if share < 0.0005 else f"{share:.1%}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -17,13 +17,13 @@ const graphs = data.graphs.map((graph, g) => {
     });
   })]));
   const named = new Map(tensors.map((t) => [t.name, t]));
-  const pairs = graph.pairs.map(([one, other, changed, steps], n) => {
+  const pairs = graph.pairs.map(([one, other, changed, steps, family], n) => {
     const before = one.map((place) => kernels[first][place]), after = other.map((place) => kernels[chosen][place]);
     const kernel = after[0] ?? before[0];
     const files = kernel.computes.map((name) => named.get(name)?.source ?? "");
     return {
       n, g, id: `p/${g}/${n}`, before, after, changed: Boolean(changed), steps: steps < 0 ? null : graph.steps[steps],
-      family: kernel.family, module: kernel.module, was: sum(before, (k) => k.bytes), is: sum(after, (k) => k.bytes),
+      family, module: kernel.module, was: sum(before, (k) => k.bytes), is: sum(after, (k) => k.bytes),
       text: [...before.map((k) => k.text), ...after.map((k) => k.text), ...new Set(files)].join(" ").toLowerCase(),
     };
   });
@@ -31,10 +31,6 @@ const graphs = data.graphs.map((graph, g) => {
   return { ...graph, g, tensors, kernels, pairs, named, policies: Object.keys(kernels) };
 });
 const allPairs = graphs.flatMap((graph) => graph.pairs);
-const pairName = (pair) => {
-  const place = (side) => side.map((k) => k.place + 1).join(", ");
-  return `${pair.module || pair.family}${pair.after.length ? ` · ${chosen} ${place(pair.after)}` : ` · ${first} ${place(pair.before)}`}`;
-};
 
 // The search field: each word has to be somewhere in a row.
 const words = () => state.get("q").toLowerCase().split(/\s+/).filter(Boolean);

@@ -1,4 +1,4 @@
-"""Which kernels of one policy do the work of which kernels of another, and how they differ.
+"""Which kernels of one policy do the work of which kernels of another.
 
 A kernel's name says nothing across policies: the scheduler and the code generator number anew.
 What it writes, reads and computes does, as FX nodes.
@@ -6,54 +6,54 @@ What it writes, reads and computes does, as FX nodes.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..results.explanation import ExplainedGraph, Side
+from .explanation import ExplainedGraph, Side
 
-__all__ = ["Names", "Pair", "Steps", "difference", "paired", "pointers"]
+__all__ = ["KernelPair", "kernel_pairs"]
 
 # A tensor that more kernels than this have in common tells none of them apart.
 _RARE = 8
-# From here on `difflib` may pass over lines that repeat, which keeps it from being quadratic.
-_LONG = 1000
-
-#: How one list of lines becomes another: (tag, i1, i2, j1, j2) as `difflib` has them.
-Steps = list[tuple[str, int, int, int, int]]
-#: Pointer -> the tensors that it is while it is read, and once it was written.
-Names = dict[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Kernels that do the same work, by their places in the two launch orders.
+class KernelPair:
+    """Fused kernels that do the same work under two policies.
 
     Attributes:
-        one, other: places in the first and in the second policy's launches; several where one
-            side fuses what the other does in several launches, empty where a side has nothing.
+        place: the graph's place in the explanation.
+        before, after: places in the launch order of the first policy and of the other; several
+            where one side does in several launches what the other fuses, empty where that side
+            has no such kernel.
         changed: they do not read, write and compute the same.
+        family: that of the first kernel under the first policy, if it has one: what a kernel is
+            for may be seen otherwise where it computes other things, and would then be missing
+            in one family and new in another.
     """
 
-    one: tuple[int, ...]
-    other: tuple[int, ...]
+    place: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
     changed: bool
+    family: str
 
 
-def paired(graph: ExplainedGraph, one: str, other: str) -> list[Pair]:
-    """The fused kernels of two policies, each in one pair, in the second's launch order.
+def kernel_pairs(
+    graph: ExplainedGraph, place: int, first: str, policy: str
+) -> tuple[KernelPair, ...]:
+    """The fused kernels of two policies, each in one pair, in the other's launch order.
 
     First those that write one and the same tensor, then those that have most in common of what
     they read and compute, and of the rest those of one family in order.  What is left is joined
     to whoever computes the same.
     """
-    matching = _Matching(_Kernels(graph, one), _Kernels(graph, other))
+    matching = _Matching(_Kernels(graph, first), _Kernels(graph, policy))
     matching.by_writes()
     matching.by_common()
     matching.by_family()
-    return matching.joined()
+    return tuple(matching.joined(place))
 
 
 class _Kernels:
@@ -138,7 +138,7 @@ class _Matching:
             if waiting[key]:
                 self._match(waiting[key].pop(), place)
 
-    def joined(self) -> list[Pair]:
+    def joined(self, place: int) -> list[KernelPair]:
         """Every kernel in one pair; what has no match goes to whom it has most in common with.
 
         That is the kernel that computes what the other reads or writes, where there is one: it
@@ -154,7 +154,7 @@ class _Matching:
             others.remove(b)
         pairs = [*groups.values(), *(([a], []) for a in free), *(([], [b]) for b in others)]
         pairs.sort(key=lambda pair: (pair[1] or pair[0])[0])
-        return [self._pair(tuple(sorted(a)), tuple(sorted(b))) for a, b in pairs]
+        return [self._pair(place, tuple(sorted(a)), tuple(sorted(b))) for a, b in pairs]
 
     @staticmethod
     def _nearest(
@@ -167,9 +167,10 @@ class _Matching:
             best[a] = max(best.get(a, (0.0, 0)), (share + took_in, -b))
         return {a: -b for a, (share, b) in best.items() if share}
 
-    def _pair(self, one: tuple[int, ...], other: tuple[int, ...]) -> Pair:
-        same = list(map(self._one.work, one)) == list(map(self._other.work, other))
-        return Pair(one, other, not same)
+    def _pair(self, place: int, before: tuple[int, ...], after: tuple[int, ...]) -> KernelPair:
+        same = list(map(self._one.work, before)) == list(map(self._other.work, after))
+        families = self._one.families[before[0]] if before else self._other.families[after[0]]
+        return KernelPair(place, before, after, not same, families[0])
 
 
 def _alike(
@@ -186,39 +187,3 @@ def _alike(
         for b in sorted(found):
             both = theirs.common[b]
             yield place, b, len(nodes & both) / len(nodes | both)
-
-
-_POINTER = re.compile(r"\b(?:in_out_ptr|in_ptr|out_ptr)\d+\b")
-_SIGNATURE = re.compile(r"^(?:@triton\.jit\s+def|.*\bkernel)\s*\w*\s*\((.*?)\)", re.M | re.S)
-# A store in Triton, a vector's or a number's in C++.
-_STORE = re.compile(r"\bstore\(|ptr\d+\[[^=]*\]\s*=[^=]")
-_TEMPORARY = re.compile(r"\b(_?)tmp\d+\b")
-
-
-def pointers(source: str) -> list[str]:
-    """The pointers that a generated function takes, in order: ``in_ptr0``, ``out_ptr1``."""
-    found = _SIGNATURE.search(source)
-    return list(dict.fromkeys(_POINTER.findall(found[1]))) if found else []
-
-
-def difference(one: Sequence[str], other: Sequence[str], named: tuple[Names, Names]) -> Steps:
-    """How the lines of one kernel become those of another.
-
-    Lines are the same where they do the same with the same tensors: numbers of temporaries and
-    of pointers are another in each kernel, so pointers are compared by the tensors that
-    ``named`` says they are.
-    """
-    ones = [_essence(line, named[0]) for line in one]
-    others = [_essence(line, named[1]) for line in other]
-    long = max(len(one), len(other)) > _LONG
-    return difflib.SequenceMatcher(None, ones, others, autojunk=long).get_opcodes()
-
-
-def _essence(line: str, named: Names) -> str:
-    stores = int(bool(_STORE.search(line)))
-
-    def tensor(found: re.Match[str]) -> str:
-        return named[found[0]][stores] if found[0] in named else found[0]
-
-    line = _TEMPORARY.sub(r"\1tmp", _POINTER.sub(tensor, line))
-    return re.sub(r"^def \w+\(.*", "def kernel(", line).strip()
