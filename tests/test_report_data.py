@@ -207,13 +207,14 @@ def test_of_a_trace_the_times_on_the_gpu_count(tmp_path):
         ("triton_norm_fused_1", "cpu_op", 90),
         ("triton_norm_fused_1", "kernel", 2),
         ("triton_norm_fused_1", "kernel", 3.5),
+        ("triton_norm_fused_1", "kernel", 900),
         ("graph_0_cpp_fused_add_0", "cpu_op", 7),
         ("aten::mm", "cpu_op", 9),
     )
     path.write_bytes(gzip.compress(json.dumps(trace).encode()))
     assert read_trace(path).kernels == {
         "cpp_fused_add_0": (1, 7),
-        "triton_norm_fused_1": (2, 5.5),
+        "triton_norm_fused_1": (3, 3.5),
     }
 
 

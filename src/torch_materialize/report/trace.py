@@ -6,6 +6,7 @@ Only names and durations are taken out of it; the page joins them with the kerne
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,10 @@ _KERNEL = re.compile(r"(?:triton_|cpp_)\w*fused\w*")
 
 @dataclass(frozen=True)
 class Measured:
-    """Kernel function -> how often it ran and for how many microseconds in all."""
+    """Kernel function -> how often it ran, and the median of its microseconds.
+
+    The first launches of a run and whatever else the machine does pull a mean far up.
+    """
 
     name: str
     kernels: dict[str, tuple[int, float]]
@@ -53,14 +57,14 @@ def read_trace(path: Path) -> Measured:
 
 def _kernels(events: Iterable[Any]) -> dict[str, tuple[int, float]]:
     """By name; where a GPU ran it, without the events of its launch on the CPU."""
-    found: dict[bool, dict[str, tuple[int, float]]] = {True: {}, False: {}}
+    found: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
     for event in events:
         if not isinstance(event, dict) or event.get("ph") != "X":
             continue
         name = _KERNEL.search(str(event.get("name", "")))
         if name is None:
             continue
-        of_device = found[event.get("cat") == "kernel"]
-        count, total = of_device.get(name[0], (0, 0.0))
-        of_device[name[0]] = count + 1, total + float(event.get("dur", 0))
-    return {**found[False], **found[True]}
+        times = found[event.get("cat") == "kernel"].setdefault(name[0], [])
+        times.append(float(event.get("dur", 0)))
+    both = {**found[False], **found[True]}
+    return {name: (len(times), statistics.median(times)) for name, times in both.items()}

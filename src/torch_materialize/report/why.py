@@ -104,11 +104,10 @@ def _share(
         f"That saves {signed_text(saved)} against {first}: its share of the "
         f"{signed_text(graph.saved(priced))} that {priced} saves in all."
     )
-    group = graph.group_of.get(decision.node)
-    alike = [node for node in group.nodes if node in shares] if group else []
-    if len(alike) > 1:
-        together = signed_text(sum(shares[node] for node in alike))
-        yield f"It is one of {len(alike)} that are decided alike; they save {together} together."
+    alike, together = graph.saved_together.get(priced, {}).get(decision.node, (0, 0))
+    if alike > 1:
+        saved = signed_text(together)
+        yield f"It is one of {alike} that are decided alike; they save {saved} together."
 
 
 def _price(

@@ -90,6 +90,11 @@ class Side:
         return tensor.node if tensor is not None and tensor.node else buffer
 
     @functools.cached_property
+    def bytes(self) -> int:
+        """Bytes that the fused kernels move."""
+        return traffic(self.graph).bytes
+
+    @functools.cached_property
     def stored(self) -> frozenset[str]:
         """FX nodes that some fused kernel writes to memory."""
         return frozenset(self.graph.materialized())
@@ -164,7 +169,7 @@ class ExplainedGraph:
     def saved(self, policy: str) -> int:
         """Bytes that a policy saves against the first one."""
         first = next(iter(self.sides.values()))
-        return traffic(first.graph).bytes - traffic(self.sides[policy].graph).bytes
+        return first.bytes - self.sides[policy].bytes
 
     def rest(self, policy: str) -> int:
         """What of them no decision explains: kernels that are fused in another way."""
@@ -178,6 +183,17 @@ class ExplainedGraph:
     def group_of(self) -> dict[str, Group]:
         """FX node -> the group that it is decided with."""
         return {node: group for group in self.groups for node in group.nodes}
+
+    @functools.cached_property
+    def saved_together(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Policy -> FX node -> how many of its group differ, and what those save together."""
+        found: dict[str, dict[str, tuple[int, int]]] = {}
+        for policy, shares in self.saves.items():
+            for group in self.groups:
+                alike = [node for node in group.nodes if node in shares]
+                together = len(alike), sum(shares[node] for node in alike)
+                found.setdefault(policy, {}).update(dict.fromkeys(alike, together))
+        return found
 
     def families(self, policy: str) -> list[str]:
         """What the kernels of a policy are grouped by, in launch order.

@@ -42,7 +42,7 @@ function changeTree() {
       { name: "Line, module, tensor", sort: (n) => n.name },
       { name: "Saves", num: true, style: "saves", sort: (n) => Math.abs(n.saves), bytes: (n) => n.saves, cell: (n) => (shares ? [change(n.saves, most), saved(n.saves)] : "unknown") },
       { name: "Tensors", num: true, style: "wide", sort: (n) => n.leaves.length, cell: (n) => number.format(n.leaves.length) },
-      { name: `${first} → ${chosen}`, style: "wide", sort: states, cell: states },
+      { name: `${first} → ${chosen}`, style: "wide ways", sort: states, cell: states },
       { name: "Rounds to", style: "wide wider", sort: rounding, cell: rounding },
       { name: "What if", style: "wide", cell: (n) => (n.whatIf ? n.whatIf() : "") },
     ],

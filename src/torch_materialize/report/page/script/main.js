@@ -35,7 +35,7 @@ for (const button of document.querySelectorAll("[data-copy]")) button.addEventLi
 function follow(place) {
   const [what, g, ...rest] = place.split("/");
   const graph = graphs[Number(g)];
-  if (!graph || !["t", "k", "p"].includes(what)) { if (place && location.hash.includes("?")) $(place)?.scrollIntoView(); return; }
+  if (!graph || !["t", "k", "p"].includes(what)) { if (place) $(place)?.scrollIntoView(); return; }
   const select = $(`${what}-graph`);
   if (select) select.value = g;
   if (what === "t") {

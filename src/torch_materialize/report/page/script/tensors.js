@@ -3,18 +3,21 @@
 // What all kernels move more with one tensor decided otherwise, by the planner's model.
 const otherwise = (t) => (t.ifStored === null ? null : t.stored[priced] ? t.ifInlined - t.ifStored : t.ifStored - t.ifInlined);
 
+// A file's name with its line, which is what counts of it.
+const brief = (name) => (name.length > 24 ? `${name.slice(0, 11)}…${name.slice(-12)}` : name);
+
 function tensorTable() {
   const recomputed = (t) => (t.stored[priced] ? 0 : t.computers[priced].length);
   const marks = (t) => el("span", { class: "marks", "aria-label": all.filter((_, p) => t.stored[p]).join(", ") || "none" },
     ...all.map((policy, p) => el(t.stored[p] ? "b" : "i", { "aria-hidden": "true", title: `${policy}: ${t.stored[p] ? "stored" : "not stored"}` }, policy[0].toUpperCase())));
   const table = new Table("t", "Tensors", [
     { name: "Tensor", key: (t) => t.place, cell: (t) => t.name, value: (t) => t.name, title: "FX node; sorts by program order" },
-    { name: "Where", key: (t) => t.source, cell: (t) => t.source.split("/").pop() || "–", value: (t) => t.source, hint: (t) => `${t.source} ${t.module}`, style: "where" },
+    { name: "Where", key: (t) => t.source, cell: (t) => brief(t.source.split("/").pop()) || "–", value: (t) => t.source, hint: (t) => `${t.source} ${t.module}`, style: "where" },
     { name: "Type", key: (t) => t.type, cell: (t) => t.type, value: (t) => t.type, style: "mono" },
     { name: "Size", num: true, key: (t) => t.bytes, cell: (t) => size(t.bytes), value: (t) => t.bytes },
     { name: "Saves", num: true, key: (t) => (t.saves === null ? 0 : Math.abs(t.saves)), cell: (t) => (t.saves === null ? "–" : size(t.saves)), value: (t) => t.saves, title: `what ${chosen} saves by it against ${first}` },
     { name: "Stored by", key: (t) => t.stored.join(""), cell: marks, value: (t) => all.filter((_, p) => t.stored[p]).join(" "), title: all.map((p) => `${p[0].toUpperCase()} ${p}`).join(", ") },
-    { name: "Computed again", num: true, key: recomputed, cell: (t) => recomputed(t) || "–", value: recomputed, title: `kernels that compute it under ${chosen}` },
+    { name: "Recomputed", num: true, key: recomputed, cell: (t) => recomputed(t) || "–", value: recomputed, title: `kernels that compute it under ${chosen}` },
     { name: "If otherwise", num: true, key: (t) => otherwise(t) ?? -Infinity, cell: (t) => (otherwise(t) === null ? "–" : otherwise(t) ? `${otherwise(t) > 0 ? "+" : ""}${size(otherwise(t))}` : "same"),
       title: "estimate: what all kernels move more with this one tensor alone decided otherwise",
       hint: (t) => (otherwise(t) === null ? "not open" : `${size(t.ifStored)} in all if stored, ${size(t.ifInlined)} if inlined, estimated`) },

@@ -52,7 +52,7 @@ function openPerfetto() {
   addEventListener("message", answer);
 }
 
-// Name -> how often and how many microseconds; of what a GPU ran, without its launch on the CPU.
+// Name -> how often, and the median of its microseconds; of what a GPU ran, without its launch on the CPU.
 function kernelsOf(trace) {
   const events = Array.isArray(trace) ? trace : trace?.traceEvents;
   if (!Array.isArray(events)) throw new Error("there are no traceEvents in it; prof.export_chrome_trace(FILE) writes them");
@@ -60,10 +60,12 @@ function kernelsOf(trace) {
   for (const event of events) {
     const name = event?.ph === "X" && /(?:triton_|cpp_)\w*fused\w*/.exec(String(event.name))?.[0];
     if (!name) continue;
-    const side = sides[Number(event.cat === "kernel")], [times, total] = side.get(name) ?? [0, 0];
-    side.set(name, [times + 1, total + Number(event.dur ?? 0)]);
+    const side = sides[Number(event.cat === "kernel")];
+    if (!side.has(name)) side.set(name, []);
+    side.get(name).push(Number(event.dur ?? 0));
   }
-  const found = Object.fromEntries([...sides[0], ...sides[1]]);
+  const median = (times) => { const sorted = [...times].sort((a, b) => a - b), half = sorted.length >> 1; return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2; };
+  const found = Object.fromEntries([...sides[0], ...sides[1]].map(([name, times]) => [name, [times.length, median(times)]]));
   if (!Object.keys(found).length) throw new Error(`none of its ${events.length} events is a kernel of Inductor (triton_…, cpp_fused_…)`);
   return found;
 }
@@ -90,7 +92,8 @@ const measured = {
       $("measured").replaceChildren(nothing(`${name} has ${count(this.kernels.size, "kernel")}, but this record does not know the names of its own: make it with `, mono("torch-materialize explain … --code"), "."));
       return;
     }
-    this.policy = all[having.indexOf(Math.max(...having))];
+    const most = Math.max(...having);
+    this.policy = having[priced] === most ? chosen : all[having.indexOf(most)];
     this.render();
   },
 
@@ -104,8 +107,8 @@ const measured = {
       found.set(kernel.function, row);
     }
     return [...found.values()].map((row) => {
-      const [times, total] = this.kernels.get(row.name) ?? [0, 0];
-      const bytes = sum(row.kernels, (k) => k.bytes) / row.kernels.length, each = times ? total / times : null;
+      const [times, each] = this.kernels.get(row.name) ?? [0, null];
+      const bytes = sum(row.kernels, (k) => k.bytes) / row.kernels.length;
       return { ...row, ran: times, each, bytes, speed: each ? bytes / (each * 1e-6) : null, whole: each ? each * row.kernels.length : 0 };
     });
   },
@@ -123,7 +126,7 @@ const measured = {
       el("p", {}, el("b", {}, "Measured: "), `${this.name}, held against `, choice, `: ${ran.length} of its ${count(rows.length, "generated function")} ran in the trace, ${
         (sum(ran, (row) => row.whole) / 1e3).toPrecision(3)} ms a call in all${strange.length ? `; ${count(strange.length, "kernel")} of the trace ${strange.length === 1 ? "is" : "are"} not in this record` : ""}.`,
       twice ? ` ${count(twice, "name")} stand${twice === 1 ? "s" : ""} for kernels of several graphs, whose times are mixed.` : ""),
-      ran.length ? el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "measured kernels" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["Kernel", "Launches", "Measured each", "Moves", `Speed${peak ? `, the line is ${(peak / 1e12).toPrecision(3)} TB/s of the data sheet` : ""}`].map((name, n) => el("th", { scope: "col", class: n ? "num" : undefined }, name)))),
+      ran.length ? el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "measured kernels" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["Kernel", "Launches", "Measured each, median", "Moves", `Speed${peak ? `, the line is ${(peak / 1e12).toPrecision(3)} TB/s of the data sheet` : ""}`].map((name, n) => el("th", { scope: "col", class: n ? "num" : undefined }, name)))),
         el("tbody", {}, ...ran.slice(0, 100).map((row) => el("tr", {}, el("th", { scope: "row" }, link(row.kernels[0].id, `${row.kernels[0].family}`), " ", el("small", { class: "called", title: row.name }, row.name)),
           el("td", { class: "num", "data-name": "Launches" }, row.kernels.length), el("td", { class: "num", "data-name": "Measured each" }, `${row.each.toPrecision(3)} µs`), el("td", { class: "num", "data-name": "Moves" }, size(row.bytes)),
           el("td", { class: "num", "data-name": "Speed" }, bar(row), `${size(row.speed)}/s`))))))
