@@ -14,7 +14,7 @@ from rich.console import Console
 
 from test_report_page import explanation as layers
 from test_sweep import _row, _sweep
-from test_verdict import with_times, without_gain
+from test_verdict import with_shares, with_times, without_gain
 from torch_materialize.cli.doctor import print_checkup
 from torch_materialize.cli.main import main
 from torch_materialize.cli.sweep_tables import print_corpus, print_sweep
@@ -33,7 +33,8 @@ from torch_materialize.results.record import EXPLANATION
 from torch_materialize.sweep.registry import CORPUS
 from torch_materialize.sweep.rows import ModelRow, Result
 
-WIDTHS = (60, 80, 120)
+# At 40 figures are folded, too; nothing is cut there either.
+WIDTHS = (40, 60, 80, 120)
 
 
 def long_names(explanation: Explanation) -> Explanation:
@@ -52,12 +53,13 @@ def long_names(explanation: Explanation) -> Explanation:
     sides = {"stock": graph.sides["stock"], name: graph.sides["plan"]}
     text = "hidden_states = " + " + ".join(f"self.projections[{i}](x)" for i in range(12))
     choices = tuple(replace(one, rules={"stock": "stock", name: "plan"}) for one in graph.decisions)
+    saves = {name: graph.saves["plan"]}
     return replace(
         explanation,
         target="a/very/long/path/to/somebodys/own/project/models/benchmarks.py:build_everything",
         policies=tuple(sides),
         priced=name,
-        graphs=(replace(graph, facts=facts, sides=sides, decisions=choices),),
+        graphs=(replace(graph, facts=facts, sides=sides, decisions=choices, saves=saves),),
         lines={fact.source: text for fact in facts.values()},
         command=("x.py:f", "--device", "h200"),
         unit_bytes=0,
@@ -77,12 +79,12 @@ def alone(explanation: Explanation) -> Explanation:
 
 
 RECORDS: dict[str, Callable[[], Explanation]] = {
-    "layers": layers,
+    "layers": lambda: with_shares(layers()),
     "one": lambda: layers(layers=1, per_layer=1),
     "training": lambda: replace(layers(), graphs=layers().graphs * 2, unit_bytes=0),
     "nothing": lambda: without_gain(layers()),
     "refused": lambda: refused(layers()),
-    "long": lambda: long_names(layers(layers=20)),
+    "long": lambda: long_names(with_shares(layers(layers=20))),
     "times": lambda: with_times(layers(), stock=1.234567e-3, plan=1.1e-3),
     "without-prices": lambda: replace(layers(), prices=False),
     "alone": lambda: alone(layers()),

@@ -158,8 +158,9 @@ def jobs_for(
     if not wanted:
         raise TargetError(
             f"no model is left to sweep: found {plural(len(jobs), 'job')} of the names and "
-            f"families given, expected one with graphs of kind "
-            f"{' or '.join(sorted(kinds)) or 'any'}. `torch-materialize sweep --list` shows what each model has."
+            "families given, expected one with graphs of kind "
+            f"{' or '.join(sorted(kinds)) or 'any'}. `torch-materialize sweep --list` shows what "
+            "each model has."
         )
     return wanted
 
