@@ -206,7 +206,20 @@ def test_command_prints_and_writes(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert "Fused kernels" in done.output
-    assert EXPLANATION.load(out).policies[:2] == ("stock", "traffic")
+    found = EXPLANATION.load(out)
+    assert found.policies[:2] == ("stock", "traffic")
+    # What each tensor saves is known without prices, and how to make it anew.
+    assert not found.prices
+    assert all({"traffic", "plan"} == set(graph.saves) for graph in found.graphs)
+    assert found.command == (
+        "fused-add-rmsnorm",
+        "--device",
+        "h200",
+        "--tokens",
+        "256",
+        "--layers",
+        "2",
+    )
 
 
 def test_command_takes_a_users_function(tmp_path):

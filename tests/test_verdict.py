@@ -44,7 +44,7 @@ class Block(torch.nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = torch.nn.RMSNorm(width)
+        self.norm = torch.nn.LayerNorm(width)
         self.linear = torch.nn.Linear(width, width, bias=False)
 
     def forward(self, x):
@@ -53,8 +53,8 @@ class Block(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def training() -> Explanation:
-    model = torch.nn.Sequential(*(Block(512) for _ in range(4))).bfloat16()
-    x = torch.zeros(1024, 512, dtype=torch.bfloat16, requires_grad=True)
+    model = torch.nn.Sequential(*(Block(1024) for _ in range(4)), torch.nn.LayerNorm(1024))
+    x = torch.zeros(4096, 1024, requires_grad=True)
     return tm.explain(model, x, training=True).explanation
 
 
@@ -62,16 +62,34 @@ def training() -> Explanation:
 def test_lines_modules_tensors_and_families_add_up(training):
     assert {graph.kind for graph in training.graphs} == {"forward", "backward"}
     add_up(training)
-    lines = [line for line in changes_of(training, "plan").lines if line.source]
-    for line in lines:
-        assert line.source.rpartition("/")[2].startswith("test_verdict.py:")
-        assert line.text == "return x + self.linear(self.norm(x)).relu()"
+    found = changes_of(training, "plan")
+    assert found.saved > 0
+    (line,) = [line for line in found.lines if line.source]
+    assert line.source.rpartition("/")[2].startswith("test_verdict.py:")
+    assert line.text == "return x + self.linear(self.norm(x)).relu()"
+    (module,) = line.modules
+    assert (module.module, module.layer) == ("*", "Block")
+    assert module.modules == len(module.tensors) > 1
+
+
+def with_shares(explanation: Explanation) -> Explanation:
+    """As a policy that saves what its tensors save, and something besides."""
+    (graph,) = explanation.graphs
+    names = [name for name in graph.facts if name.startswith("sum_")]
+    saved = graph.saved("plan")
+    each = dict.fromkeys(names, saved // len(names) // 2) | {names[0]: -1000}
+    return replace(explanation, graphs=(replace(graph, saves={"plan": each}),))
 
 
 def test_built_records_add_up():
-    add_up(layers())
-    one = layers()
+    one = with_shares(layers())
+    add_up(one)
     add_up(replace(one, graphs=one.graphs * 3))
+    add_up(layers())  # a record without shares: nothing is known of any tensor
+    found = changes_of(one)
+    assert found.has_shares and not changes_of(layers()).has_shares
+    assert found.fused_otherwise not in (0, found.saved)
+    assert found.lines[0].modules[0].tensors[-1].saves == -1000
 
 
 def test_equal_kernels_are_unchanged_and_others_are_paired():

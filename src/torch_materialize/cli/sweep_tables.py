@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..core.devices import named
 from ..report.tables import figures, plain_table, say, show, words
-from ..results.headline import count, size_text
+from ..results.headline import plural, size_text
 from ..sweep.rows import BASE, GraphRow, ModelRow
 from ..sweep.run import Sweep
 from ..sweep.spec import Model
@@ -38,7 +38,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     device = named(sweep.settings.device)
     place = f"planned {device.title}" if device.is_gpu else "this CPU"
     ended = len({model.name for model in sweep.models})
-    what = f"{count(len(sweep.graphs), 'graph')} of {count(ended, 'model')} on {place}"
+    what = f"{plural(len(sweep.graphs), 'graph')} of {plural(ended, 'model')} on {place}"
     versions = ", ".join(f"{name} {version}" for name, version in sweep.versions.items())
     console.print()
     say(console, f"{what}, begun on {sweep.date}. {versions}.", "dim")
@@ -110,7 +110,7 @@ def _percent(value: float | None) -> str:
 def ended_text(model: ModelRow, graphs: int) -> str:
     """One line of progress."""
     failed = f"{model.status}: {model.message}"
-    what = count(graphs, "graph") if model.status == "ok" else failed
+    what = plural(graphs, "graph") if model.status == "ok" else failed
     return f"{model.name} {model.mode}: {what}, {model.seconds:.0f} s"
 
 

@@ -13,7 +13,7 @@ from ..core.policy import STOCK, parse
 from ..environment import VARIABLE, asked
 from ..errors import UnknownPolicyError, brief
 from ..results import tuned
-from ..results.headline import count
+from ..results.headline import plural
 from ..versions import installed_versions, triton_to_install
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _upstream(found: Diagnosis) -> Iterator[Problem]:
         by_owner.setdefault(one.owner, []).append(one)
     for owner, ones in by_owner.items():
         paths = ", ".join(one.seam.path for one in ones[:3])
-        more = f" and {count(len(ones) - 3, 'more object')}" if len(ones) > 3 else ""
+        more = f" and {plural(len(ones) - 3, 'more object')}" if len(ones) > 3 else ""
         if owner:
             yield Problem(
                 f"Something in this process replaced {paths}{more}: module {owner} owns the "
@@ -201,7 +201,7 @@ def _caches() -> Iterator[Problem]:
     damaged = list(tuned.damaged())
     if damaged:
         yield Problem(
-            f"{count(len(damaged), 'file')} in {folder} cannot be read as choices of `tune`.",
+            f"{plural(len(damaged), 'file')} in {folder} cannot be read as choices of `tune`.",
             "They are made anew when they are needed; torch-materialize tuned clear removes them.",
             False,
         )

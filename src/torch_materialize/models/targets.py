@@ -149,4 +149,4 @@ def _checked(target: str, result: Any) -> Built:
 def _short(value: Any) -> str:
     text = repr(value)
     kind = type(value).__name__
-    return f"{kind} {text[:60]}…" if len(text) > 60 else f"{kind} {text}"
+    return f"{kind} {text[:60]}..." if len(text) > 60 else f"{kind} {text}"

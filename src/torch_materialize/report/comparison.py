@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..core.traffic import most_read
 from ..results.explanation import Explanation
-from ..results.headline import place_text, size_text
+from ..results.headline import place_text, plural, size_text
 from .summary import print_changes, print_families, print_verdict
 from .tables import figures, plain_table, say, show, totals_table, words
 
@@ -61,7 +61,7 @@ def _how(comparison: Explanation) -> str:
     }[comparison.tracing]
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in comparison.seconds.items())
-    graphs = ", ".join(f"{g.kind} of {g.nodes} nodes" for g in comparison.graphs)
+    graphs = ", ".join(f"{g.kind} of {plural(g.nodes, 'node')}" for g in comparison.graphs)
     unit = comparison.unit_bytes
     activation = f" One activation is {size_text(unit)}." if unit else ""
     return (

@@ -17,7 +17,7 @@ from ..results.changes import (
     family_changes,
 )
 from ..results.explanation import Explanation
-from ..results.headline import count, short_source, signed_text, size_text
+from ..results.headline import plural, short_source, signed_text, size_text
 from ..results.verdict import Verdict, verdict_of
 from .tables import figures, plain_table, say, show, words
 
@@ -61,7 +61,7 @@ def _table(changes: Changes, top: int) -> Table:
     left = changes.lines[top:]
     if left and changes.has_shares:
         saves = sum(line.saves for line in left)
-        _row(table, changes, count(len(left), "more line"), "", saves)
+        _row(table, changes, plural(len(left), "more line"), "", saves)
     if changes.has_shares:
         if changes.fused_otherwise:
             _row(table, changes, "kernels fused otherwise", "", changes.fused_otherwise)
@@ -107,11 +107,11 @@ def print_families(explanation: Explanation, console: Console, top: int, policy:
     if len(changed) > top:
         left = changed[top:]
         change = _signed(-sum(row.saves for row in left))
-        say(console, f"{count(len(left), 'more kernel family')}: {change}")
+        say(console, f"{plural(len(left), 'more kernel family')}: {change}")
     same = [row for row in rows if row not in changed]
     if same:
         names = [_named(row.family, row.after.kernels) for row in same[:3]]
-        names += [count(len(same) - 3, "more family")] if len(same) > 3 else []
+        names += [plural(len(same) - 3, "more family")] if len(same) > 3 else []
         moved = size_text(sum(row.after.bytes for row in same))
         say(console, f"Unchanged kernels: {', '.join(names)}; {moved}.")
 
@@ -119,7 +119,8 @@ def print_families(explanation: Explanation, console: Console, top: int, policy:
 def _family(row: FamilyChange, explanation: Explanation) -> str:
     change = _signed(-row.saves)
     if row.before.kernels != row.after.kernels:
-        return f"{row.family}: {row.before.kernels} to {row.after.kernels} kernels, {change}"
+        after = plural(row.after.kernels, "kernel")
+        return f"{row.family}: {row.before.kernels} to {after}, {change}"
     kernels = row.before.kernels
     parts = [
         f"{verb} {_each(before, kernels, explanation)} to {_each(after, kernels, explanation)}"

@@ -27,7 +27,12 @@ def plain_table(title: str) -> Table:
 
 
 def show(console: Console, table: Table) -> None:
-    """Prints a table with its title above and its caption below, which may be wider than it."""
+    """Prints a table with its title above and its caption below, which may be wider than it.
+
+    One without rows is not printed.
+    """
+    if not table.row_count:
+        return
     title, caption = table.title, table.caption
     table.title = table.caption = None
     console.print()

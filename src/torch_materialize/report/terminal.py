@@ -18,6 +18,7 @@ from ..results.headline import (
     has_shares,
     headline,
     place_text,
+    plural,
     refusals,
     size_text,
     sum_rows,
@@ -51,7 +52,7 @@ def print_explanation(
         if table is not None:
             show(console, table)
     console.print()
-    graphs = ", ".join(f"{g.kind} of {g.nodes} nodes" for g in explanation.graphs)
+    graphs = ", ".join(f"{g.kind} of {plural(g.nodes, 'node')}" for g in explanation.graphs)
     versions = ", ".join(f"{name} {version}" for name, version in explanation.versions.items())
     where = f"On {place_text(explanation)}: {graphs}."
     say(console, f"{where} {versions}. Numerics: {explanation.numerics}.", "dim")

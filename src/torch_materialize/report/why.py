@@ -10,9 +10,9 @@ from ..errors import TargetError
 from ..results.explanation import ExplainedGraph, Explanation, Node
 from ..results.headline import (
     NOT_PRICED,
-    count,
     pin_line,
     pin_of,
+    plural,
     short_source,
     signed_text,
     size_text,
@@ -82,7 +82,7 @@ def _decided(
     readers = side.readers.get(node, [])
     computers = side.computers.get(node, [])
     if node in side.stored:
-        read = f" and read by {count(len(readers), 'kernel')}" if readers else ""
+        read = f" and read by {plural(len(readers), 'kernel')}" if readers else ""
         return f"Under {policy} it is written to memory{read}, because {reason}."
     if len(computers) > 1:
         return f"Under {policy} {len(computers)} kernels compute it anew, because {reason}."

@@ -16,7 +16,6 @@ __all__ = [
     "Growth",
     "Headline",
     "Saving",
-    "count",
     "decision_rows",
     "families",
     "growth",
@@ -25,6 +24,7 @@ __all__ = [
     "pin_line",
     "pin_of",
     "place_text",
+    "plural",
     "refusals",
     "short_source",
     "signed_text",
@@ -51,7 +51,7 @@ def size_text(size: int) -> str:
     return f"{amount:.3g} TB"
 
 
-def count(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """``1 kernel``, ``2 kernels``, ``3 families``."""
     if number == 1:
         return f"1 {noun}"

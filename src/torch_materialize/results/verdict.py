@@ -12,7 +12,7 @@ from ..core.devices import named
 from ..core.fits import FITS
 from ..core.policy import parse
 from .explanation import ExplainedGraph, Explanation
-from .headline import count, place_text, refusals, signed_text, size_text
+from .headline import place_text, plural, refusals, signed_text, size_text
 
 __all__ = ["TimeState", "Verdict", "VerdictState", "rounding_changes", "seconds_text", "verdict_of"]
 
@@ -116,7 +116,7 @@ class Verdict:
         if self.state is VerdictState.ALONE:
             return [
                 f"`{self.policy}` moves {size_text(self.bytes_after)} in "
-                f"{count(self.kernels_after, 'fused kernel')} on {self.place}; there is no other "
+                f"{plural(self.kernels_after, 'fused kernel')} on {self.place}; there is no other "
                 "policy here to hold it against."
             ]
         first = {
@@ -196,7 +196,7 @@ class Verdict:
             what = f"`{self.policy}` keeps to what {self.first} moves"
         return (
             f"{what}: both move {size_text(self.bytes_before)} in "
-            f"{count(self.kernels_before, 'fused kernel')} on {self.place}."
+            f"{plural(self.kernels_before, 'fused kernel')} on {self.place}."
         )
 
     def _kernels(self) -> str:
@@ -228,7 +228,7 @@ class Verdict:
             return "every cast rounds as in eager"
         if self.rounding == 0:
             return "no tensor is rounded otherwise"
-        return f"rounding changes in {count(self.rounding, 'tensor')}"
+        return f"rounding changes in {plural(self.rounding, 'tensor')}"
 
     def _peak(self) -> str:
         change = self.peak_change

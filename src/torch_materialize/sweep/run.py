@@ -19,6 +19,7 @@ from ..core.devices import find as find_device
 from ..core.policy import PREDICTED, parse
 from ..errors import TargetError
 from ..models.names import check_target
+from ..results.headline import plural
 from ..versions import implementation, installed_versions
 from .registry import CORPUS, select
 from .rows import BASE, GraphRow, Job, ModelRow, Result, Settings
@@ -156,9 +157,10 @@ def jobs_for(
     wanted = [job for job in jobs if not kinds or set(KINDS[job.mode]) & set(kinds)]
     if not wanted:
         raise TargetError(
-            f"no model is left to sweep: found {len(jobs)} jobs of the names and families "
-            f"given, expected one with graphs of kind {' or '.join(sorted(kinds)) or 'any'}. "
-            "`torch-materialize sweep --list` shows what each model has."
+            f"no model is left to sweep: found {plural(len(jobs), 'job')} of the names and "
+            "families given, expected one with graphs of kind "
+            f"{' or '.join(sorted(kinds)) or 'any'}. `torch-materialize sweep --list` shows what "
+            "each model has."
         )
     return wanted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ..results.headline import count
+from ..results.headline import plural
 from .rows import BASE
 from .run import WORSE, Sweep, geomean
 
@@ -53,14 +53,14 @@ class SweepVerdict:
             share = f"{self.gaining / self.models:.0%}"
             said = [
                 f"`{self.policy}` moves less than {BASE} for {self.gaining} of "
-                f"{count(self.models, 'model')} ({share}) on {self.device}, in the geometric mean "
+                f"{plural(self.models, 'model')} ({share}) on {self.device}, in the geometric mean "
                 f"x{self.geomean:.3f} of its bytes.",
                 f"Best: x{self.best[1]:.3f} ({self.best[0]}); worst: x{self.worst[1]:.3f} "
-                f"({self.worst[0]}); {count(self.worse, 'model') if self.worse else 'none'} worse "
+                f"({self.worst[0]}); {plural(self.worse, 'model') if self.worse else 'none'} worse "
                 f"than {BASE}.",
             ]
         if self.failed:
-            said.append(f"{count(self.failed, 'job')} ended without all of its figures.")
+            said.append(f"{plural(self.failed, 'job')} ended without all of its figures.")
         return said
 
     def next_command(self) -> str:

@@ -25,7 +25,7 @@ from ...core.policy import STOCK, Policy
 from ...core.traffic import traffic
 from ...events import count, detailed, log, once, strict
 from ...results.explanation import Explanation
-from ...results.headline import decision_rows, sum_rows
+from ...results.headline import decision_rows, plural, sum_rows
 from ...results.record import EXPLANATION, SUFFIX
 from ...results.source_text import lines_of
 from ...versions import installed_versions
@@ -134,7 +134,7 @@ def _choice(found: Found) -> str:
     """Whose choice it is, and what is materialized besides: all, where it is a plan's."""
     if found.store is None and not found.marked:
         return "stock kept"
-    more = f"{len(found.marked)} tensors materialized"
+    more = f"{plural(len(found.marked), 'tensor')} materialized"
     return more if found.store is not None else f"stock's choice, and {more}"
 
 

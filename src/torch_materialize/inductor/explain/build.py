@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -151,12 +152,13 @@ def _layer(node: torch.fx.Node) -> tuple[str, str]:
     return _plain(path), name.rpartition(".")[2]
 
 
+# How Dynamo names what a module was reached from: the local variable of some frame, of ours too.
+_LOCAL = re.compile(r"^L\['\w+'\](\[\d+\])?\.?")
+
+
 def _plain(path: str) -> str:
     """``L['self'].layers.3.mlp`` -> ``layers.3.mlp``."""
-    for prefix in ("L['self']", "L['args'][0]"):
-        if path.startswith(prefix):
-            return path.removeprefix(prefix).lstrip(".")
-    return path
+    return _LOCAL.sub("", path)
 
 
 # Decisions.
