@@ -7,14 +7,17 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+import torch._inductor.config
 from click.testing import CliRunner
 
+import torch_materialize as tm
 from reported import SIZE, SOURCES, alone, explanation, training, unchanged
 from torch_materialize.cli.main import main
 from torch_materialize.core.graph import Graph, Kernel, Tensor
 from torch_materialize.errors import RecordError
 from torch_materialize.inductor.offline.code import split
-from torch_materialize.report.code import difference, pointers
+from torch_materialize.report.code import difference, name_pointers, pointers
 from torch_materialize.report.payload import payload
 from torch_materialize.report.report import Report
 from torch_materialize.report.trace import read_trace
@@ -139,12 +142,19 @@ def test_lines_are_compared_by_what_they_load_and_not_by_numbers():
     assert difference(*lines, elsewhere) != difference(*lines, named)
 
 
-def test_what_a_pointer_in_place_is_depends_on_whether_it_is_read_or_written():
+def test_what_a_pointer_in_place_is_depends_on_whether_it_was_written():
     load, store = "tmp0 = tl.load(in_out_ptr0 + (x0))", "tl.store(in_out_ptr0 + (x0), tmp0)"
     one = {"in_out_ptr0": ("mm", "sum")}
     other = {"in_out_ptr0": ("add", "sum")}
-    tags = [tag for tag, *_ in difference([load, store], [load, store], (one, other))]
+    lines = [load, store, load]
+    tags = [tag for tag, *_ in difference(lines, lines, (one, other))]
     assert tags == ["replace", "equal"]
+
+
+def test_what_the_memory_of_an_input_held_before_is_nothing_to_a_kernel():
+    source = "@triton.jit\ndef triton_x(in_out_ptr0, in_ptr0, XBLOCK : tl.constexpr):"
+    named = name_pointers(source, [("mm", "sum"), ("mul", "mm_2")])
+    assert named == {"in_out_ptr0": ("mm", "sum"), "in_ptr0": ("mm_2", "mm_2")}
 
 
 def test_pointers_of_both_languages():
@@ -245,3 +255,34 @@ def test_one_policy_alone_changes_nothing():
     found = payload(alone())
     assert not any(changed for _, _, changed, *_ in found["graphs"][0]["pairs"])
     assert found["changes"]["lines"] == []
+
+
+class _Block(torch.nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.RMSNorm(width)
+        self.linear = torch.nn.Linear(width, width, bias=False)
+
+    def forward(self, x):
+        return x + self.linear(self.norm(x)).relu()
+
+
+@pytest.mark.full
+@pytest.mark.e2e
+def test_the_profiler_calls_kernels_what_the_record_calls_them(tmp_path):
+    """A compile under the plan that is profiled, beside the record of a dry run."""
+    model = torch.nn.Sequential(_Block(256), _Block(256)).bfloat16()
+    x = torch.randn(512, 256, dtype=torch.bfloat16)
+    settings = {"cpp.enable_kernel_profile": True, "force_disable_caches": True}
+    with torch.no_grad(), torch._inductor.config.patch(settings):
+        record = tm.explain(model, x, device="cpu", code=True).explanation
+        compiled = torch.compile(model, options=tm.options("plan"))
+        compiled(x)
+        with torch.profiler.profile() as profiled:
+            compiled(x)
+    path = tmp_path / "trace.json"
+    profiled.export_chrome_trace(str(path))
+    (graph,) = record.graphs
+    code = graph.sides["plan"].code
+    assert code is not None and code.launches
+    assert set(code.launches) == set(read_trace(path).kernels)

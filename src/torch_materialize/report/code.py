@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Names", "Steps", "difference", "pointers"]
+__all__ = ["Names", "Steps", "difference", "name_pointers", "pointers"]
 
 # From here on `difflib` may pass over lines that repeat, which keeps it from being quadratic.
 _LONG = 1000
 
 #: How one list of lines becomes another: (tag, i1, i2, j1, j2) as `difflib` has them.
 Steps = Sequence[tuple[str, int, int, int, int]]
-#: Pointer -> the tensors that it is while it is read, and once it was written.
+#: Pointer -> the tensors that it is before and after it is written.
 Names = dict[str, tuple[str, str]]
 
 _POINTER = re.compile(r"\b(?:in_out_ptr|in_ptr|out_ptr)\d+\b")
@@ -36,17 +36,32 @@ def difference(one: Sequence[str], other: Sequence[str], named: tuple[Names, Nam
     of pointers are another in each kernel, so pointers are compared by the tensors that
     ``named`` says they are.
     """
-    ones = [_essence(line, named[0]) for line in one]
-    others = [_essence(line, named[1]) for line in other]
+    ones, others = list(_essence(one, named[0])), list(_essence(other, named[1]))
     long = max(len(one), len(other)) > _LONG
     return difflib.SequenceMatcher(None, ones, others, autojunk=long).get_opcodes()
 
 
-def _essence(line: str, named: Names) -> str:
-    stores = int(bool(_STORE.search(line)))
+def name_pointers(source: str, tensors: Iterable[tuple[str, str]]) -> Names:
+    """What the pointers of a function are, of (held before, holds then) of its arguments.
 
-    def tensor(found: re.Match[str]) -> str:
-        return named[found[0]][stores] if found[0] in named else found[0]
+    What an input's or an output's memory held before is nothing to the kernel.
+    """
+    return {
+        pointer: (before if pointer.startswith("in_out") else then, then)
+        for pointer, (before, then) in zip(pointers(source), tensors, strict=False)
+    }
 
-    line = _TEMPORARY.sub(r"\1tmp", _POINTER.sub(tensor, line))
-    return re.sub(r"^def \w+\(.*", "def kernel(", line).strip()
+
+def _essence(lines: Iterable[str], named: Names) -> Iterator[str]:
+    written: set[str] = set()
+    for line in lines:
+        found = _POINTER.findall(line)
+        if _STORE.search(line):
+            written.update(found)
+        essence = _POINTER.sub(lambda f: _tensor(f[0], named, written), line)
+        essence = _TEMPORARY.sub(r"\1tmp", essence)
+        yield re.sub(r"^def \w+\(.*", "def kernel(", essence).strip()
+
+
+def _tensor(pointer: str, named: Names, written: set[str]) -> str:
+    return named[pointer][pointer in written] if pointer in named else pointer

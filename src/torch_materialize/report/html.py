@@ -60,7 +60,12 @@ def page(explanation: Explanation, measured: Measured | None = None) -> str:
         device=named(explanation.device),
         verdict=verdict,
         sentences=verdict.sentences(),
-        steps=verdict.steps(),
+        # Who reads the page of `explain` has done the next step.
+        steps={
+            word: what
+            for word, what in verdict.steps().items()
+            if word != "Next" or not explanation.prices
+        },
         left=_left(figures),
         # The verdict has the first of them.
         refused=refusals(explanation)[1:],

@@ -13,7 +13,7 @@ from ..results.changes import changes_of
 from ..results.explanation import ExplainedGraph, Explanation, Side
 from ..results.headline import pin_line, pin_of, short_source, type_text
 from ..results.pairs import KernelPair, kernel_pairs
-from .code import Names, Steps, difference, pointers
+from .code import Names, Steps, difference, name_pointers
 from .perfetto import UNKNOWN_BANDWIDTH
 from .trace import Measured
 from .why import why
@@ -130,9 +130,8 @@ def _difference(sides: tuple[Side, Side], numbers: list[dict[int, int]], pair: K
         for place in places:
             _, source = side.source_of(number[place])
             texts.append(source)
-            arguments = zip(pointers(source), side.arguments_of(number[place]), strict=False)
             # Of several kernels the pointers of the first win: they only steer what is alike.
-            names = {**dict(arguments), **names}
+            names = {**name_pointers(source, side.arguments_of(number[place])), **names}
         lines.append("\n\n".join(texts).split("\n"))
         named.append(names)
     return difference(lines[0], lines[1], (named[0], named[1]))
@@ -209,8 +208,8 @@ def _kernels(graph: ExplainedGraph, policy: str) -> list[dict[str, Any]]:
         function, arguments = "", []
         if kernel.fused:
             function, source = side.source_of(numbers[place])
-            tensors = side.arguments_of(numbers[place])
-            arguments = [[p, *pair] for p, pair in zip(pointers(source), tensors, strict=False)]
+            names = name_pointers(source, side.arguments_of(numbers[place]))
+            arguments = [[pointer, *tensors] for pointer, tensors in names.items()]
         rows.append(
             {
                 "name": kernel.name,

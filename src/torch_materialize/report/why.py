@@ -106,8 +106,8 @@ def _share(
     )
     alike, together = graph.saved_together.get(priced, {}).get(decision.node, (0, 0))
     if alike > 1:
-        saved = signed_text(together)
-        yield f"It is one of {alike} that are decided alike; they save {saved} together."
+        all_save = signed_text(together)
+        yield f"It is one of {alike} that are decided alike; they save {all_save} together."
 
 
 def _price(

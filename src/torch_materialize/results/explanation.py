@@ -109,8 +109,8 @@ class Side:
     def arguments_of(self, place: int) -> list[tuple[str, str]]:
         """What the fused kernel launched at ``place`` is called with, as FX nodes.
 
-        Of each argument what its memory held before, which the kernel may read, and what it
-        holds then; the two are the same where it takes over no other buffer's memory.
+        Of each argument what its memory held before, which a kernel reads that works in place,
+        and what it holds then; the two are the same where no other buffer's memory is taken over.
         """
         if self.code is None or place >= len(self.code.arguments):
             return []

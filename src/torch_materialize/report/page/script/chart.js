@@ -13,7 +13,7 @@ const chart = {
     const start = (along[0] ?? sorted[0])[0];
     $("chart-family").append(...sorted.map(([name, pairs]) => el("option", { value: name, selected: name === start }, `${name} (${pairs.length})`)), el("option", { value: "*" }, `all kernels (${allPairs.length})`));
     // Of many kernels those that change first: in the order of launch they may be far to the right.
-    if (families.get(start).length > 60 && worth(families.get(start))) $("chart-order").value = "change";
+    if (families.get(start).length * 9 > this.host.clientWidth && worth(families.get(start))) $("chart-order").value = "change";
     for (const id of ["family", "what", "order"]) state.bind($(`chart-${id}`), `chart${id}`, () => this.render());
     tip.on(this.host, (target) => { const mark = target.closest("[data-n]"); return mark && { lines: this.lines(this.shown[Number(mark.dataset.n)]) }; });
     const open = (event) => { const mark = event.target.closest("[data-n]"); if (mark) { tip.hide(); kernelsView.show(this.shown[Number(mark.dataset.n)]); } };
