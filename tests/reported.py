@@ -26,6 +26,8 @@ def triton_norm_7(in_ptr0, out_ptr0, xnumel, XBLOCK : tl.constexpr):
     tmp1 = tl.load(in_ptr0 + (x0), None)
     tl.store(out_ptr0 + (x0), tmp1, None)""",
 }
+_LONG = f"x0 = xindex  # {'a long line ' * 30}"
+SOURCES = {policy: source.replace("x0 = xindex", _LONG) for policy, source in SOURCES.items()}
 
 
 def explanation(layers: int = 6, per_layer: int = 4, with_code: bool = True) -> Explanation:
@@ -104,6 +106,18 @@ def unchanged() -> Explanation:
     graph = base.graphs[0]
     sides = dict.fromkeys(POLICIES, graph.sides["stock"])
     return replace(base, graphs=(replace(graph, sides=sides, saves={"plan": {}}),))
+
+
+def compared() -> Explanation:
+    """A record of an older `compare`: no prices, and what a tensor saves is unknown."""
+    full = explanation(with_code=False)
+    (graph,) = full.graphs
+    plain = tuple(
+        replace(one, stored_bytes=None, inlined_bytes=None, alone_saves=None, peak_change=0)
+        for one in graph.decisions
+    )
+    graphs = (replace(graph, decisions=plain, groups=(), saves={}),)
+    return replace(full, graphs=graphs, prices=False)
 
 
 def alone() -> Explanation:

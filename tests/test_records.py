@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import torch_materialize as tm
-from reported import explanation
+from reported import compared, explanation
 from torch_materialize.cli.main import main
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.report.report import Report
@@ -175,16 +175,8 @@ def test_every_further_field_of_a_record_has_a_default():
 
 @pytest.fixture
 def unpriced(tmp_path):
-    """A record as `compare` writes it."""
-    full = explanation()
-    (graph,) = full.graphs
-    plain = tuple(
-        replace(one, stored_bytes=None, inlined_bytes=None, alone_saves=None, peak_change=0)
-        for one in graph.decisions
-    )
-    graphs = (replace(graph, decisions=plain, groups=(), saves={}),)
     path = tmp_path / "compared.json"
-    EXPLANATION.save(replace(full, graphs=graphs, prices=False), path)
+    EXPLANATION.save(compared(), path)
     return path
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import browser
-from reported import PATH, SIZE, alone, explanation, training, unchanged
+from reported import PATH, SIZE, alone, compared, explanation, training, unchanged
 from torch_materialize.report.html import page as html
 from torch_materialize.report.perfetto import timeline
 from torch_materialize.report.report import Report
@@ -289,9 +289,16 @@ def test_what_if_says_that_it_estimates_and_how_to_verify(page, report):
 
 
 def test_tensors_alike_that_are_turned_over_together_have_the_groups_price(page, report):
-    flips = "~".join(f"t/0/sum_{i}" for i in range(6))
-    page.open(report, f"#tensors?flips={flips}")
-    assert f"+ {10.5} MB" in page.run("document.getElementById('whatif').innerText")
+    page.open(report)
+    click(page, "#changes-tree tr.level1")
+    click(page, "#changes-tree tr.level2 [data-flips]")
+    said = page.run("document.getElementById('whatif').innerText")
+    assert "17.8 MB + 10.5 MB = 28.3 MB" in said
+    assert said.count("tm.inline") == 1  # one line of the model makes them all
+    assert "Each was priced alone" not in said
+    click(page, '#t-table [data-flip="t/0/sum_3"]')
+    said = page.run("document.getElementById('whatif').innerText")
+    assert "Each was priced alone" in said
 
 
 # Time.
@@ -383,7 +390,7 @@ def test_a_file_that_is_no_trace_is_refused_in_words(page, report, tmp_path):
 
 @pytest.mark.parametrize("width", [390, 768, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("made", [explanation, training, unchanged, alone])
+@pytest.mark.parametrize("made", [explanation, training, unchanged, alone, compared])
 def test_it_fits_and_nothing_fails(page, wide, tmp_path, made, width, scheme):
     path = tmp_path / "report.html"
     Report(made()).save(path)
@@ -398,6 +405,10 @@ def test_it_fits_and_nothing_fails(page, wide, tmp_path, made, width, scheme):
         "for (const e of all('.open-row')) e.click(); })()"
     )
     assert page.run("document.scrollingElement.scrollWidth") <= width
+    # Flat tables of many columns may be scrolled between the two widths.
+    tables = ["#changes-tree", "#pairs-tree"] + ["#t-table", "#k-table"] * (width != 768)
+    over = "(e => e.scrollWidth - e.clientWidth)(document.querySelector('{}'))"
+    assert {table: page.run(over.format(table)) for table in tables} == dict.fromkeys(tables, 0)
     assert page.errors() == []
 
 

@@ -22,6 +22,7 @@ function changeTree() {
       name: module.module, opensInSearch: false,
       title: () => [el("span", {}, module.module || "module unknown"), module.modules > 1 ? el("b", { class: "times" }, ` ×${module.modules}`) : "", " ", el("small", {}, module.layer)],
       children: () => leaves.map(tensorNode),
+      whatIf: () => flipAlike(leaves.map((leaf) => leaf.t)),
     });
   };
   const lineNode = (leaves) => {

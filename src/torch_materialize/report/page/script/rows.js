@@ -28,7 +28,9 @@ const graphs = data.graphs.map((graph, g) => {
     };
   });
   for (const pair of pairs) for (const kernel of [...pair.before, ...pair.after]) kernel.pair = pair;
-  return { ...graph, g, tensors, kernels, pairs, named, policies: Object.keys(kernels) };
+  const groups = graph.groups.map(([names, stored, inlined]) => [names.map((name) => named.get(name)), stored, inlined]);
+  const groupOf = new Map(groups.flatMap(([group]) => group.map((t) => [t, group])));
+  return { ...graph, g, groups, groupOf, tensors, kernels, pairs, named, policies: Object.keys(kernels) };
 });
 const allPairs = graphs.flatMap((graph) => graph.pairs);
 
