@@ -82,7 +82,7 @@ def alone(explanation: Explanation) -> Explanation:
 
 RECORDS: dict[str, Callable[[], Explanation]] = {
     "layers": lambda: with_shares(layers()),
-    "one": lambda: layers(layers=1, per_layer=1),
+    "one": lambda: with_shares(layers(layers=1)),
     "training": lambda: replace(layers(), graphs=layers().graphs * 2, unit_bytes=0),
     "nothing": lambda: without_gain(layers()),
     "refused": lambda: refused(layers()),
