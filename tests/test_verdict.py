@@ -177,6 +177,14 @@ def test_a_time_is_told_only_where_it_is_predicted(device, seconds, time):
         assert "no difference in time can be told" in found.text()
 
 
+@pytest.mark.parametrize("origin", ["model", "compile"])
+def test_what_turns_it_off_is_what_turned_it_on(origin):
+    """Options win over the environment, which only what opts in by itself reads."""
+    steps = verdict_of(replace(layers(), origin=origin)).steps()
+    assert ("Switch on" in steps) == (origin == "model")
+    assert ("TORCH_MATERIALIZE" in steps["Off"]) == (origin == "compile")
+
+
 def test_rounding_is_counted_where_a_choice_changes_it():
     explanation = layers(layers=5)
     # Each layer's sum loses digits where it is stored, which only the plan does.
