@@ -239,9 +239,11 @@ def test_command_takes_a_users_function(tmp_path):
     [
         (None, "f", "there is no file"),
         ("def f(: pass", "f", "SyntaxError"),
-        ("import nowhere_at_all", "f", "ModuleNotFoundError"),
+        ("import nowhere_at_all\ndef f(): pass", "f", "ModuleNotFoundError"),
         ("def model(): pass", "modle", "Did you mean 'model'"),
         ("def f(): raise ValueError('no weights')", "f", "no weights"),
+        ("import sys\ndef f(): sys.exit(3)", "f", "SystemExit"),
+        ("import sys\nsys.exit(3)\ndef f(): pass", "f", "SystemExit"),
         ("def f(): return 3", "f", "returned int 3"),
         ("def f(): return (len, 3)", "f", "returned inputs int 3"),
     ],

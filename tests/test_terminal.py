@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from torch_materialize.core.story import Refusal
 from torch_materialize.jobs.checkup import checkup
 from torch_materialize.report.comparison import print_comparison
 from torch_materialize.report.difference import print_difference
+from torch_materialize.report.report import Report
 from torch_materialize.report.tables import say
 from torch_materialize.report.terminal import print_explanation
 from torch_materialize.report.why import why
@@ -80,7 +82,7 @@ def alone(explanation: Explanation) -> Explanation:
 
 RECORDS: dict[str, Callable[[], Explanation]] = {
     "layers": lambda: with_shares(layers()),
-    "one": lambda: layers(layers=1, per_layer=1),
+    "one": lambda: with_shares(layers(layers=1)),
     "training": lambda: replace(layers(), graphs=layers().graphs * 2, unit_bytes=0),
     "nothing": lambda: without_gain(layers()),
     "refused": lambda: refused(layers()),
@@ -166,6 +168,26 @@ def test_the_first_words_are_the_verdict(tmp_path):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0
         assert done.output.startswith("net: `plan` moves ")
+
+
+def test_a_report_prints_the_same(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    report = Report(layers())
+    report.print()
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert printed == str(report).splitlines()
+    assert report.verdict.text().startswith("`plan` moves ")
+
+
+def test_a_terminal_without_the_characters_shows_a_record_all_the_same(tmp_path):
+    path, one = tmp_path / "r.json", with_shares(layers())
+    sources = {fact.source for fact in one.graphs[0].facts.values()}
+    EXPLANATION.save(replace(one, lines=dict.fromkeys(sources, "größe = a + b")), path)
+    words = [sys.executable, "-m", "torch_materialize", "report", str(path)]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "gr??e = a + b" in done.stdout
 
 
 @pytest.mark.parametrize(

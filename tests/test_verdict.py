@@ -81,13 +81,20 @@ def with_shares(explanation: Explanation) -> Explanation:
     return replace(explanation, graphs=(replace(graph, saves={"plan": each}),))
 
 
+def without_shares(explanation: Explanation) -> Explanation:
+    """As a record of `compare` was before it said what each tensor saves."""
+    graphs = tuple(replace(graph, saves={}) for graph in explanation.graphs)
+    return replace(explanation, graphs=graphs)
+
+
 def test_built_records_add_up():
     one = with_shares(layers())
     add_up(one)
     add_up(replace(one, graphs=one.graphs * 3))
-    add_up(layers())  # a record without shares: nothing is known of any tensor
+    old = without_shares(layers())
+    add_up(old)
     found = changes_of(one)
-    assert found.has_shares and not changes_of(layers()).has_shares
+    assert found.has_shares and not changes_of(old).has_shares
     assert found.fused_otherwise not in (0, found.saved)
     assert found.lines[0].modules[0].tensors[-1].saves == -1000
 
@@ -169,6 +176,14 @@ def test_a_time_is_told_only_where_it_is_predicted(device, seconds, time):
         assert found.seconds_before is found.time_error is None
     if time is TimeState.WITHIN_ERROR:
         assert "no difference in time can be told" in found.text()
+
+
+@pytest.mark.parametrize("origin", ["model", "compile"])
+def test_what_turns_it_off_is_what_turned_it_on(origin):
+    """Options win over the environment, which only what opts in by itself reads."""
+    steps = verdict_of(replace(layers(), origin=origin)).steps()
+    assert ("Switch on" in steps) == (origin == "model")
+    assert ("TORCH_MATERIALIZE" in steps["Off"]) == (origin == "compile")
 
 
 def test_rounding_is_counted_where_a_choice_changes_it():

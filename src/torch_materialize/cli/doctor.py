@@ -41,7 +41,7 @@ def doctor_command(
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise click.ClickException(
                 f"--import {module}: {type(error).__name__}: {error}"
             ) from error

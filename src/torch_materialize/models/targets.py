@@ -92,7 +92,7 @@ def _called(path: Path, name: str, target: str) -> Built:
         raise TargetError(f"{path} has no function {name!r}.{hint}")
     try:
         result = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TargetError(
             f"{target} raised {type(error).__name__}{place_in(error, path)}: {error}. It is "
             "called without arguments on fake tensors and must return (model, inputs); weights "
@@ -120,7 +120,7 @@ def _import_file(path: Path, target: str) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TargetError(
             f"target {target!r}: importing {path} raised {type(error).__name__}"
             f"{place_in(error, path)}: {error}"

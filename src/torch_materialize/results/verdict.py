@@ -148,9 +148,13 @@ class Verdict:
                     f'model = torch.compile(model, options=tm.options("{self.policy}"))'
                 )
             found["Check"] = "TORCH_LOGS=torch_materialize python your_program.py"
-            found["Off"] = "TORCH_MATERIALIZE=off, or leave the options out"
-            if self.is_compiled:
-                found["Off"] = "TORCH_MATERIALIZE=off, or compile without the policy"
+            # The variable is read by what opts in by itself (vLLM, auto, the backend), not by options.
+            found["Off"] = (
+                "TORCH_MATERIALIZE=off for vLLM and torch_materialize.auto; else leave out what "
+                "put the policy on"
+                if self.is_compiled
+                else 'leave the options out, or tm.options("stock")'
+            )
         if self.command:
             found["Next"] = shlex.join(["torch-materialize", *self._next()])
         return found

@@ -61,15 +61,23 @@ def explained(
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
         refused=found.refused if found is not None else (),
-        saves=dict(_saves(outcomes)),
+        saves=dict(_saves(outcomes, facts)),
     )
 
 
-def _saves(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, dict[str, int]]]:
+def _saves(
+    outcomes: Mapping[str, Outcome], facts: Mapping[str, Node]
+) -> Iterator[tuple[str, dict[str, int]]]:
+    """What each decision of a policy saves against the first one's.
+
+    Numerics may make a graph of other nodes: of one that the priced policy's does not have nothing
+    is known, and its share belongs to what no decision explains.
+    """
     (_, first), *others = outcomes.items()
     for policy, other in others:
         stored = first.graph.materialized(), other.graph.materialized()
-        yield policy, saved_by(first.dag, other.dag, (frozenset(stored[0]), frozenset(stored[1])))
+        found = saved_by(first.dag, other.dag, (frozenset(stored[0]), frozenset(stored[1])))
+        yield policy, {node: size for node, size in found.items() if node in facts}
 
 
 def kind_of(graph: PostGrad) -> str:
