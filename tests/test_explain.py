@@ -257,7 +257,7 @@ def test_what_is_avoidable_is_unknown_without_a_plan():
         assert headline.headline(found.explanation).avoidable is None
         text = found.text()
         assert "unknown" in text and "0 B of" not in text
-        assert "<b>unknown</b>" in found.html()
+        assert "<dt>Least possible</dt><dd>unknown</dd>" in found.html()
         assert "0 B of it avoidable" not in found._repr_html_()
 
 
