@@ -48,6 +48,11 @@ function follow(place) {
   } else if (graph.pairs[Number(rest[0])]) kernelsView.show(graph.pairs[Number(rest[0])]);
 }
 addEventListener("hashchange", () => follow(state.here()));
+// A link to where the address is already changes nothing in it.
+addEventListener("click", (event) => {
+  const place = event.target.closest?.('a[href^="#"]')?.getAttribute("href").slice(1);
+  if (place && place === state.here()) { event.preventDefault(); follow(place); }
+});
 follow(state.start);
 // A sheet of paper has no buttons: lines open to their modules there.
 addEventListener("beforeprint", () => { for (const root of changes.roots) changes.opened.add(root.id); changes.update(); });
