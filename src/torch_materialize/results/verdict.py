@@ -148,9 +148,9 @@ class Verdict:
                     f'model = torch.compile(model, options=tm.options("{self.policy}"))'
                 )
             found["Check"] = "TORCH_LOGS=torch_materialize python your_program.py"
-            # The variable is read by what opts in by itself (vLLM, auto, the backend), not by options.
+            # Options do not read the variable; vLLM, `auto` and the backend do.
             found["Off"] = (
-                "TORCH_MATERIALIZE=off for vLLM and torch_materialize.auto; else leave out what "
+                "TORCH_MATERIALIZE=off for vLLM, auto and the backend; else leave out what "
                 "put the policy on"
                 if self.is_compiled
                 else 'leave the options out, or tm.options("stock")'
