@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from torch_materialize.results.explanation import EXPLANATION
+from torch_materialize.results.record import EXPLANATION
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 from torch_materialize.jobs.explain import compare
-from torch_materialize.models.vllm import CONFIGS, CUTS
+from torch_materialize.models.published import CONFIGS, CUTS
 from torch_materialize.results.base import write_json
 
 POLICIES = ("stock", "traffic", "plan")
