@@ -26,7 +26,7 @@ from ...core.policy import Policy
 from ...events import detailed, log, surprise
 from ..explain.announce import announce, has_readers
 from ..fx.decision import GIVEN_UP, STOCKS, Decision, give_back, prepare, rounds_casts
-from ..fx.policy_mark import MARK
+from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad
 from ..lower.cpp_casts import keep_casts
 from ..lower.outer_loops import keep_outer_loops_apart
@@ -59,7 +59,7 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
     def __init__(self: GraphLowering, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        policy = getattr(bound.arguments["gm"], "meta", {}).get(MARK)
+        policy = getattr(bound.arguments["gm"], "meta", {}).get(POLICY_KEY)
         found: Decision | None = STOCKS
         if policy is not None and policy.plans:
             found = _applied(type(self), bound.arguments, policy)

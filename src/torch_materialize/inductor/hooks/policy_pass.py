@@ -16,7 +16,7 @@ from ...core.policy import STOCK, Policy
 from ...events import surprise
 from ...versions import implementation
 from ..fx.decision import give_back
-from ..fx.policy_mark import MARK
+from ..fx.policy_mark import POLICY_KEY
 from ..plan.job import job
 from ..read import at_hand
 from .chained import ChainedPass, uuids
@@ -57,7 +57,7 @@ class PolicyPass(ChainedPass):
         # A graph may be lowered where the hook is not installed: a backward that is compiled
         # after undo(), a model compiled with options() alone.
         hold_for_lowering(graph.owning_module)
-        graph.owning_module.meta[MARK] = self.policy
+        graph.owning_module.meta[POLICY_KEY] = self.policy
 
     def uuid(self) -> Any | None:
         """What enters the key; None (do not cache) where a chained pass wants no caching, or

@@ -24,7 +24,7 @@ from ...core.graph import Graph
 from ...core.policy import STOCK, Policy
 from ...errors import brief
 from ..fx.decision import STOCKS, Decision, prepare
-from ..fx.policy_mark import MARK
+from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad, ungoverned_copy
 from ..read.dag import read_dag
 from ..read.kernels import read_scheduled
@@ -95,7 +95,7 @@ def lowered(
     """
     module = ungoverned_copy(graph.module)
     if not policy.is_stock:
-        module.meta[MARK] = policy
+        module.meta[POLICY_KEY] = policy
     prepare(module, decision, numerics)
     settings = {k: v for k, v in _QUIET.items() if k in config._config}
     with (
