@@ -27,7 +27,7 @@ _MIB = 1 << 20
 # Drivers keep some of the memory for themselves.
 _MEMORY_SHARE = 0.1
 # The CPU's rates were fitted on the first of these and checked on the other (shares of stock's
-# time off by 2.6% and 4.7%, docs/figures.md), each a virtual machine of two threads.
+# time off by 2.6% and 4.2%, docs/results/predicted.md), each a virtual machine of two threads.
 _MEASURED_CPUS = ("Intel(R) Xeon(R)", "AMD EPYC")
 _MEASURED_THREADS = 2
 
