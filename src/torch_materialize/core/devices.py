@@ -163,7 +163,7 @@ def named(name: str) -> Device:
 
 
 def identify(properties: Any) -> Device:
-    """The GPU that ``torch.cuda.get_device_properties`` tells of.
+    """The GPU that ``torch.cuda.get_device_properties`` describes.
 
     The table's where name, processors and memory agree; a part of one (MIG), a variant (PCIe,
     NVL, Laptop) and a relative (GH200, GB200) are others, with the bandwidth that their own
@@ -195,7 +195,7 @@ def _bandwidth(properties: Any) -> float:
     """Bytes per second of an NVIDIA GPU; 0 where its driver does not say.
 
     The memory's clock is in kHz, its bus in bits, and both edges of the clock count (CUDA's
-    `deviceQuery` computes it so).  What ROCm says of HBM3 is half of it, so it is not asked.
+    `deviceQuery` computes it so).  What ROCm says of HBM3 is half of it, so it is not used.
     """
     clock = getattr(properties, "memory_clock_rate", None) or 0
     bus = getattr(properties, "memory_bus_width", None) or 0

@@ -70,14 +70,14 @@ OFFLINE_SEAMS: tuple[Seam, ...] = (
         "torch._C:_conv_determine_backend_memory_format",
         Use.ANSWERED,
         "layout of convolutions on a GPU that is not there",
-        "Inductor's layout of convolutions can be asked by device",
+        "Inductor's layout of convolutions takes the device as an argument",
         _COMPARE,
     ),
     Seam(
         "torch._C:_select_conv_backend",
         Use.ANSWERED,
         "layout of convolutions on a GPU that is not there",
-        "Inductor's layout of convolutions can be asked by device",
+        "Inductor's layout of convolutions takes the device as an argument",
         _COMPARE,
     ),
     Seam(
@@ -90,7 +90,7 @@ OFFLINE_SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch.utils._triton:has_triton",
         Use.ANSWERED,
-        "its remembered answer is dropped around a dry run",
+        "its remembered answer is dropped around a trial lowering",
         "has_triton takes a device",
         _COMPARE,
     ),

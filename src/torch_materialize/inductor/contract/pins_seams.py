@@ -16,7 +16,7 @@ PINS_SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.lowering:register_lowering",
         Use.CALLED,
-        "tells Inductor what `keep`, `inline` and a rounding mean",
+        "registers what `keep`, `inline` and a rounding mean",
         _PINS_KNOWN,
         ("policy", "pins"),
         {"dc356cbb16c4245f": "2.11 to 2.15"},
@@ -32,7 +32,7 @@ PINS_SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.lowering:fallbacks",
         Use.SETTING,
-        "which operators are kernels of others; which read copies, for the report of a pin",
+        "which operators are extern kernels; which read copies, for the report of a pin",
         _PINS_KNOWN,
         ("policy", "pins"),
     ),

@@ -122,7 +122,7 @@ POLICY_SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.fx_passes.joint_graph:pointless_convert",
         Use.REPLACED,
-        "tells whether narrowing casts must be held back from it (`plan`, torch 2.11, 2.12)",
+        "says whether narrowing casts must be held back from it (`plan`, torch 2.11, 2.12)",
         "no supported torch folds a cast that narrows and widens again",
         _POLICY,
         {"eccba58e28deacd0": "2.11 to 2.12", "2aec89eb062d96eb": "2.13 to 2.15"},
@@ -144,14 +144,14 @@ POLICY_SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.compile_fx:fx_compile_mode",
         Use.SETTING,
-        "tells out-of-process compiles, which the policy does not reach",
+        "recognizes out-of-process compiles, which the policy does not reach",
         "custom passes travel to out-of-process compiles",
         _POLICY,
     ),
     Seam(
         "torch._inductor.graph:SubgraphLowering.__init__",
         Use.CALLED,
-        "its attribute `parent` tells the subgraph of a planned graph, which stays stock's",
+        "its attribute `parent` marks the subgraph of a planned graph, which stays stock's",
         "the counting rules can be set for one graph",
         _POLICY,
         {"ff5088fd91f112ec": "2.11 to 2.15"},
@@ -274,7 +274,7 @@ POLICY_SEAMS: tuple[Seam, ...] = (
     Seam(
         "vllm.envs:compile_factors",
         Use.SETTING,
-        "asked whether the entry is in the keys",
+        "says whether the entry is in the keys",
         "vLLM's keys see the uuids of Inductor's custom passes",
         ("vllm",),
         optional=True,

@@ -110,7 +110,7 @@ def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision 
             found = _planned(kind, arguments, policy, failed)
             prepare(module, found, policy.numerics)
         except LoweringError as error:
-            # Stock may well fail where its dry run did, and that is not ours to report.
+            # Stock may well fail where its trial lowering did, and that is not ours to report.
             give_back(module)
             suspect(_SEAM, error)
             return None
@@ -158,10 +158,12 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
             return chosen
     usual = policy.limits == "usual" and not has_readers()
     if usual and nothing_to_gain(graph, limits, policy.numerics):
-        log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
+        log.info(
+            "plan: %d nodes: stock kept without a trial lowering: nothing to gain", graph.nodes
+        )
         return STOCKS
     # The bound is only for people to read; without a reader it is not worth its solve, and
-    # of repeated layers, not its dry runs.
+    # of repeated layers, not its trial lowerings.
     try:
         return search(graph, limits, policy, certify=detailed())
     except OutOfTime as error:
@@ -178,7 +180,7 @@ def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
     if failed := failed_pass():
         return f"config.{failed} failed"
     fuses = any(_is_lowered(node) for node in arguments["gm"].graph.nodes)
-    return "" if fuses else "it calls kernels of others only"
+    return "" if fuses else "it calls extern kernels only"
 
 
 def _is_lowered(node: torch.fx.Node) -> bool:

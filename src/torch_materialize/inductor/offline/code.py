@@ -35,7 +35,7 @@ _TRITON = "@triton.jit"
 
 
 def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -> Code:
-    """The kernels that ``policy`` has printed for ``graph``; ``outcome`` is its dry run.
+    """The kernels that ``policy`` has printed for ``graph``; ``outcome`` is its trial lowering.
 
     Raises:
         Exception: whatever Inductor raises while lowering or generating code.

@@ -1,13 +1,13 @@
-"""Whether a plan could save anything at all, told from a post-grad graph without lowering it.
+"""Whether a plan could save anything at all, seen in a post-grad graph without lowering it.
 
-A dry run is as dear as Inductor's own lowering, and a step of an optimizer is hundreds of nodes
-that no plan can improve.  What a plan decides is whether a value that nobody has to see is written
-or computed again, so it can only save bytes where such a value is needed in more than one place,
-or where Inductor writes one that is not fused with what reads it.  Here the first is bounded, and
-graphs for which the second cannot be ruled out are not judged: the only ones that are consist of
-pointwise operators, on tensors or on lists of them, between tensors of one shape and layout
-wherever they meet.  A graph with matmuls or reductions is not: what is between them is written
-or computed again for each, and a plan moves 15% less than stock in a step of Muon on a CPU.
+A trial lowering is as dear as Inductor's own lowering, and a step of an optimizer is hundreds of
+nodes that no plan can improve.  What a plan decides is whether a value that nobody has to see is
+written or computed again, so it can only save bytes where such a value is needed in more than one
+place, or where Inductor writes one that is not fused with what reads it.  Here the first is
+bounded, and graphs for which the second cannot be ruled out are not judged: the only ones that are
+consist of pointwise operators, on tensors or on lists of them, between tensors of one shape and
+layout wherever they meet.  A graph with matmuls or reductions is not: what is between them is
+written or computed again for each, and a plan moves 15% less than stock in a step of Muon on a CPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SavingBound:
 
 
 def nothing_to_gain(graph: PostGrad, limits: Limits, numerics: str = "stored") -> bool:
-    """Whether no plan for ``graph`` can promise what would be worth its dry run.
+    """Whether no plan for ``graph`` can promise what would be worth its trial lowering.
 
     Then nothing has to be rounded either: what is written with fewer digits is computed for
     nobody else.  Where every cast rounds (``numerics`` "eager") no such value may be there at all.
@@ -51,7 +51,7 @@ def nothing_to_gain(graph: PostGrad, limits: Limits, numerics: str = "stored") -
 
 
 def most_saved(graph: torch.fx.Graph) -> SavingBound | None:
-    """What plans could save at most; None where that cannot be told, or something is rounded."""
+    """What plans could save at most; None where that is not known, or something is rounded."""
     values = unrolled(graph)
     if values is None or _may_be_rounded(values) or not _fuse(values):
         return None
@@ -123,7 +123,7 @@ def _lists_fuse(values: TracedTensors) -> bool:
     """Whether the kernels that Inductor makes of lists are certainly fused with one another.
 
     It fuses lists of one length, place by place.  So each has as many, none of them unused, every
-    value comes from its own place of the others, and nothing else is a kernel.
+    value comes from its own place of the other lists, and nothing else is a kernel.
     """
     lists = [made for made in values.lists if not all(value.is_small for value in made)]
     if not lists:

@@ -1,6 +1,6 @@
 """The policy `tune`: plan, its variants, traffic and stock, timed where they will run.
 
-Every candidate is compiled for real and run on made-up inputs, interleaved with the others;
+Every candidate is compiled for real and run on made-up inputs, interleaved with the rest;
 stock twice in each round, which shows the noise.  What is kept is never slower than stock
 beyond that noise, and it is remembered (:mod:`torch_materialize.results.tuned`), so that a graph is
 timed once for each device and versions.
@@ -112,7 +112,7 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
 
 
 def graph_key(graph: PostGrad, policy: Policy) -> str:
-    """Digest of all that the fastest choice depends on, as far as one can tell."""
+    """Digest of all that the fastest choice depends on, as far as that is known."""
     digest = hashlib.sha256()
     for part in (
         policy.fingerprint(implementation()),
