@@ -25,7 +25,7 @@ from ...core.limits import Limits, limits_for
 from ...core.policy import Policy
 from ...events import detailed, log, surprise
 from ..explain.announce import announce, has_readers
-from ..fx.decision import GIVEN_UP, STOCKS, Decision, give_back, prepare, rounds_casts
+from ..fx.decision import GIVEN_UP, NO_CHANGE, Decision, give_back, prepare, rounds_casts
 from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad
 from ..lower.cpp_casts import keep_casts
@@ -60,7 +60,7 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         policy = getattr(bound.arguments["gm"], "meta", {}).get(POLICY_KEY)
-        found: Decision | None = STOCKS
+        found: Decision | None = NO_CHANGE
         if policy is not None and policy.plans:
             found = _applied(type(self), bound.arguments, policy)
         upstream(self, *args, **kwargs)
@@ -129,7 +129,7 @@ def _planned(
     reason = _out_of_reach(kind, arguments)
     if reason:
         log.info("plan: left to stock: %s", reason)
-        return STOCKS
+        return NO_CHANGE
     inputs = tuple(arguments["example_inputs"] or ())
     graph = PostGrad(
         arguments["gm"],
@@ -144,7 +144,7 @@ def _planned(
     found = agreed(graph, policy, functools.partial(_decided, graph, limits, policy))
     if failed:
         log.info("plan: left to stock: a pin could not be lowered")
-        return STOCKS
+        return NO_CHANGE
     if isinstance(found, Found):
         announce(graph, policy, found, limits.balance)
     return found
@@ -161,7 +161,7 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
         log.info(
             "plan: %d nodes: stock kept without a trial lowering: nothing to gain", graph.nodes
         )
-        return STOCKS
+        return NO_CHANGE
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its trial lowerings.
     try:

@@ -3,8 +3,8 @@
 Lowering compares sizes through a graph's ShapeEnv, and each answer may add a guard, replace a
 symbol by another or by a number, narrow a range, or make a new symbol.  A trial lowering that did
 so would take the guard away from the lowering that counts: that one is answered from what is
-known already, and the code that ships holds for the first size only.  So a trial lowering works on a copy of
-everything that the ShapeEnv knows, and with caches of its own.
+known already, and the code that ships holds for the first size only.  So a trial lowering works
+on a copy of everything that the ShapeEnv knows, and with caches of its own.
 
 The object stays the same, since every symbolic size of the graph points to it.
 """

@@ -23,7 +23,7 @@ from ...core.dag import Dag
 from ...core.graph import Graph
 from ...core.policy import STOCK, Policy
 from ...errors import brief
-from ..fx.decision import STOCKS, Decision, prepare
+from ..fx.decision import NO_CHANGE, Decision, prepare
 from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad, ungoverned_copy
 from ..read.dag import read_dag
@@ -64,7 +64,7 @@ class LoweringError(Exception):
 
 
 def trial(
-    graph: PostGrad, decision: Decision = STOCKS, *, numerics: str = "", policy: Policy = STOCK
+    graph: PostGrad, decision: Decision = NO_CHANGE, *, numerics: str = "", policy: Policy = STOCK
 ) -> tuple[Graph, Dag]:
     """Lowers and schedules a copy of ``graph``, prepared for ``decision``.
 

@@ -40,7 +40,7 @@ from ...core.devices import CPU, Device
 from ...core.policy import STOCK, Policy, parse
 from ...errors import CaptureError, MaterializeError, brief
 from ...events import log
-from ..fx.decision import STOCKS
+from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad, copy_graph
 from ..fx.rounding import emulation
 from ..hooks.cast_passes import hold_options
@@ -279,7 +279,7 @@ def _report_strides(graph: PostGrad, device: Device) -> None:
     context = TracingContext.try_get()
     if context is None or context.output_strides is None:
         return
-    with planned_device(device), lowered(graph, STOCKS, "", STOCK, GraphLowering) as lowering:
+    with planned_device(device), lowered(graph, NO_CHANGE, "", STOCK, GraphLowering) as lowering:
         context.output_strides.extend(_strides(output) for output in lowering.graph_outputs)
 
 

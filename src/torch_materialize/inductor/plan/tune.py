@@ -31,7 +31,7 @@ from ...errors import brief
 from ...events import log, once, strict, surprise
 from ...results import tuned as store
 from ...versions import implementation, installed_versions
-from ..fx.decision import Decision, names_of, of_names
+from ..fx.decision import NO_CHANGE, Decision, names_of, of_names
 from ..fx.post_grad import PostGrad
 from ..lower.trial import trial
 from ..read.at_hand import device_text
@@ -42,7 +42,6 @@ from .timed import clock, compiled, made_up, outside, sizes, why_not
 __all__ = ["graph_key", "tuned", "variants"]
 
 STOCK, AGAIN = "stock", "stock again"
-_NOTHING = Decision()
 
 # Rounds of timing: a sign test needs some, and a graph of seconds should not take minutes.
 _MOST_ROUNDS, _LEAST_ROUNDS, _WARM = 41, 11, 3
@@ -129,8 +128,8 @@ def graph_key(graph: PostGrad, policy: Policy) -> str:
 
 def _candidates(graph: PostGrad, limits: Limits, policy: Policy) -> Iterator[tuple[str, Decision]]:
     """Stock, and every variant that is another decision than those before it."""
-    yield STOCK, _NOTHING
-    seen = {_NOTHING}
+    yield STOCK, NO_CHANGE
+    seen = {NO_CHANGE}
     ways: dict[str, Callable[[], Decision]] = {
         name: partial(_planned, graph, *how) for name, how in variants(limits, policy).items()
     }
@@ -163,10 +162,10 @@ def _by_traffic(graph: PostGrad) -> Decision:
 
 def _timed(graph: PostGrad, candidates: dict[str, Decision], numerics: str) -> _Chosen:
     if len(candidates) == 1:
-        return _Chosen(STOCK, _NOTHING, {}, 0.0)
+        return _Chosen(STOCK, NO_CHANGE, {}, 0.0)
     runs = dict(_running(graph, candidates, numerics))
     if len(runs) == 1:
-        return _Chosen(STOCK, _NOTHING, {}, 0.0)
+        return _Chosen(STOCK, NO_CHANGE, {}, 0.0)
     with outside(graph):
         times = _rounds({**runs, AGAIN: runs[STOCK]})
     name = faster(times, STOCK, AGAIN)
