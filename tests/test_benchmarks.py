@@ -344,5 +344,6 @@ def test_a_way_is_a_policy_or_stock_with_a_setting():
     assert chosen["emulate_precision_casts"] is True
     assert ways.options("plan") != ways.options("stock")
     assert ways.policy_of("stock, emulate_precision_casts=True") == "stock"
-    assert [way for way in ways.WAYS if ways.is_predicted(way)] == ["stock", "traffic", "plan"]
+    every = (ways.EAGER, ways.STOCK, ways.AGAIN, "traffic", "plan", "tune")
+    assert [way for way in every if ways.is_predicted(way)] == ["stock", "traffic", "plan"]
     assert not ways.is_predicted("stock, emulate_precision_casts=True")

@@ -19,10 +19,9 @@ from .cases import Made
 from .opaque import Opaque
 
 EAGER = "eager"
-#: Everything that is timed by default; ``again`` is stock a second time, and shows the noise.
+#: Stock, and stock a second time, which shows the noise.
 #: A way "stock, SETTING=VALUE" is stock with one of Inductor's own settings.
 STOCK, AGAIN = "stock", "stock again"
-WAYS = (EAGER, STOCK, AGAIN, "traffic", "plan")
 # Versions of one function that Dynamo may keep: ways, by the times that a graph of theirs breaks.
 _MOST_VERSIONS = 256
 
