@@ -35,7 +35,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/compile_overhead.py $(ARGS)
+	$(BIN)/python benchmarks/run.py compile $(ARGS)
 
 # Real vLLM engines on a CPU: make vllm-test VLLM=0.24.0 for torch 2.11
 VLLM ?= 0.28.0

@@ -10,10 +10,10 @@ from torch._inductor.virtualized import V
 
 from ...core.policy import Policy
 
-__all__ = ["MARK", "governing_policy", "local_rule_compared", "otherwise_by_local_rule"]
+__all__ = ["POLICY_KEY", "governing_policy", "local_rule_compared", "otherwise_by_local_rule"]
 
 #: Key in ``GraphModule.meta`` under which our graph pass leaves the graph's policy.
-MARK = "torch_materialize_policy"
+POLICY_KEY = "torch_materialize_policy"
 
 # Reused tensors that the local rule decides otherwise than stock; None: nobody compares them.
 _otherwise: ContextVar[list[str] | None] = ContextVar("torch_materialize_otherwise", default=None)
@@ -26,7 +26,7 @@ def governing_policy() -> Policy | None:
     """
     graph = V.graph
     while graph is not None:
-        policy = getattr(graph.module, "meta", {}).get(MARK)
+        policy = getattr(graph.module, "meta", {}).get(POLICY_KEY)
         if policy is not None:
             return policy
         graph = getattr(graph, "parent", None) or getattr(graph, "root_graph", None)

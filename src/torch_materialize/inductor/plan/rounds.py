@@ -15,7 +15,7 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 4. Where the best needs other roundings than it was lowered with, it is lowered with those; on a CPU
    also with what crosses an opaque operator written (:mod:`.settle`).
 
-What each of these gains is in ``results/ablation-*.json`` (``benchmarks/ablation.py``).
+What each of these gains is in ``docs/results/search.md``.
 """
 
 from __future__ import annotations
