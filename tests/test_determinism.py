@@ -55,7 +55,7 @@ def test_a_busy_machine_decides_alike(monkeypatch):
     with mode:
         inputs = [torch.empty(shape) for shape in shapes]
     (graph,) = capturing.capture(function, inputs, {}, device, mode)
-    limits = replace(limits_for(device), emergency=math.inf)
+    limits = replace(limits_for(device).strong, emergency=math.inf)
     with planned_device(device):
         idle = search(graph, limits, certify=False)
         clock, start = time.monotonic, time.monotonic()

@@ -50,7 +50,8 @@ class Trials:
         self.deadline = Deadline(limits.emergency)
         self.steps: list[Step] = []
         self._limits = limits
-        self._tried: dict[frozenset[str], State | None] = {}
+        self._tried: set[Decision] = set()
+        self._made: dict[Decision, State | None] = {}
         module = short.graph.module
         casts = held_names(short.graph)
         with local_rule_compared() as self._by_local_rule:
@@ -110,17 +111,15 @@ class Trials:
         that the plan is measured as it would ship (:mod:`.settle`).  ``promised`` are the bytes
         that they should move.
         """
-        if store not in self._tried:
-            decision = self.decision(store)
-            if like is not None and self.numerics == "stored":
-                decision = with_rounding(self.short.graph.module, decision, like)
-            after = self.attempt(why, decision)
-            if after is not None:
-                after = replace(after, promised=promised)
-            self._tried[store] = after
-            if after is not None:
-                self.candidates.offer(after)
-        return self._tried[store]
+        decision = self.decision(store)
+        if like is not None and self.numerics == "stored":
+            decision = with_rounding(self.short.graph.module, decision, like)
+        known = decision in self._made
+        self._tried.add(decision)
+        after = self.attempt(why, decision, promised)
+        if after is not None and not known:
+            self.candidates.offer(after)
+        return after
 
     @functools.cached_property
     def local(self) -> Dag:
@@ -140,13 +139,16 @@ class Trials:
             return frozenset()
         return self.short.spread(state.dag.nodes(state.dag.chosen()) - state.store)
 
-    def attempt(self, why: str, decision: Decision) -> State | None:
-        """:meth:`lowered`; None where Inductor cannot lower the graph so."""
-        try:
-            return self.lowered(why, decision)
-        except LoweringError as error:
-            log.info("plan: a plan is dropped, since Inductor cannot lower it: %s", error)
-            return None
+    def attempt(self, why: str, decision: Decision, promised: int = 0) -> State | None:
+        """:meth:`lowered`, made once; None where Inductor cannot lower the graph so."""
+        if decision not in self._made:
+            try:
+                after = replace(self.lowered(why, decision), promised=promised)
+            except LoweringError as error:
+                log.info("plan: a plan is dropped, since Inductor cannot lower it: %s", error)
+                after = None
+            self._made[decision] = after
+        return self._made[decision]
 
     def lowered(
         self,
