@@ -196,12 +196,13 @@ def _words(command: str) -> list[str]:
     words = shlex.split(command.replace("…", "X").rstrip(":"))
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words.pop(0)
-    return words
+    return ["torch-materialize", *words] if words[0] in main.commands else words
 
 
 def _is_ours(command: str) -> bool:
-    first = re.match(r"(?:[A-Z_]+=\S* )*(torch-materialize|make|python|bash) ", command)
-    return first is not None
+    short = "|".join(main.commands)  # `sweep --list`
+    ours = rf"(?:[A-Z_]+=\S* )*(?:(?:torch-materialize|make|python|bash) |(?:{short}) .*--)"
+    return re.match(ours, command) is not None
 
 
 def _lacks(command: str) -> str:
