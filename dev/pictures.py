@@ -8,7 +8,7 @@ reads of Llama's norms against a dry run, and that no text meets another or leav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -67,17 +67,21 @@ class Canvas:
     shapes: list[str] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
 
-    def box(self, x: float, y: float, width: float, height: float, colour: str = "") -> None:
+    def box(
+        self, x: float, y: float, width: float, height: float, colour: str = "", line: str = ""
+    ) -> None:
         """A rectangle, in a policy's colour where one is given."""
-        fill, line = (colour, colour) if colour else (self.colours.box, self.colours.line)
         self.shapes.append(
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="3" '
-            f'fill="{fill}" stroke="{line}"/>'
+            f'fill="{colour or self.colours.box}" stroke="{line or colour or self.colours.line}" '
+            f'stroke-width="{2 if line else 1}"/>'
         )
 
-    def label(self, x: float, y: float, width: float, height: float, words: str) -> None:
-        """A rectangle with a name in its middle."""
-        self.box(x, y, width, height)
+    def label(
+        self, x: float, y: float, width: float, height: float, words: str, line: str = ""
+    ) -> None:
+        """A rectangle with a name in its middle; ``line`` is the colour of its border."""
+        self.box(x, y, width, height, line=line)
         self.text(x + width / 2, y + height / 2 + 4.5, words, anchor="middle")
 
     def text(
@@ -101,6 +105,11 @@ class Canvas:
             f'fill="{colour or self.colours.ink}">{escape(words)}</text>'
         )
 
+    def lines(self, x: float, y: float, words: Sequence[str]) -> None:
+        """A caption of several lines."""
+        for number, line in enumerate(words):
+            self.text(x, y + 20 * number, line, colour=self.colours.dim)
+
     def arrow(self, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
         """A line that ends in a point."""
         self.shapes.append(
@@ -123,6 +132,7 @@ class Canvas:
         inner = "\n".join(f"  {shape}" for shape in self.shapes)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
+            f'width="{self.width}" height="{self.height}" '
             f'font-family="system-ui, sans-serif" role="img" aria-label="{escape(self.about)}">\n'
             f"{inner}\n</svg>\n"
         )
@@ -131,106 +141,95 @@ class Canvas:
 def reads(colours: Palette) -> Canvas:
     """What each norm kernel of Llama reads, under stock and under plan."""
     spoken = "; ".join(f"{name} {' '.join(map(str, row))}" for name, row in READS.items())
-    canvas = Canvas(720, 288, colours, f"Activations read by each norm kernel: {spoken}.")
-    canvas.text(16, 26, "Activations that each norm kernel of Llama-3.1-8B reads", bold=True)
-    top, step, unit = 44, 44, 14
-    for row, (name, colour) in enumerate((("stock", colours.again), ("plan", colours.stored))):
-        base = top + 90 + row * 112
+    canvas = Canvas(456, 312, colours, f"Activations read by each norm kernel: {spoken}.")
+    canvas.text(16, 26, "Activations read by each norm of Llama-3.1-8B", bold=True)
+    first, step, wide, high = 70, 27, 19, 14
+    for base, (name, colour) in zip(
+        (134, 232), (("stock", colours.again), ("plan", colours.stored)), strict=True
+    ):
         canvas.text(16, base - 6, name, bold=True, colour=colour)
         for place, count in enumerate(READS[name]):
-            left = 96 + place * step
-            for level in range(count):
-                canvas.box(left, base - (level + 1) * (unit + 2), 28, unit, colour)
-            canvas.text(
-                left + 14, base - count * (unit + 2) - 5, str(count), anchor="middle", bold=True
-            )
-        canvas.text(96 + len(READS[name]) * step, base - 6, f"sum {sum(READS[name])}")
-    _numbered(canvas, (f"{place + 1}" for place in range(len(READS["stock"]))), 96, step, 262)
-    canvas.text(16, 262, "norm", colour=colours.dim)
-    canvas.text(
-        16,
-        282,
-        "stock inlines a sum into every kernel that needs it; plan writes it once",
-        colour=colours.dim,
+            left = first + place * step
+            for level in range(1, count + 1):
+                canvas.box(left, base - level * (high + 2), wide, high, colour)
+            top = base - count * (high + 2) - 5
+            canvas.text(left + wide / 2, top, str(count), anchor="middle", bold=True)
+        canvas.text(first + len(READS[name]) * step, base - 6, f"sum {sum(READS[name])}")
+    canvas.text(16, 254, "norm", colour=colours.dim)
+    for place in range(len(READS["stock"])):
+        middle = first + place * step + wide / 2
+        canvas.text(middle, 254, str(place + 1), anchor="middle", colour=colours.dim)
+    canvas.lines(
+        16, 280, ["stock inlines a sum into every kernel that needs it,", "plan writes it once"]
     )
     return canvas
 
 
-def _numbered(canvas: Canvas, words: Iterable[str], left: float, step: float, y: float) -> None:
-    for place, word in enumerate(words):
-        canvas.text(left + place * step + 14, y, word, anchor="middle", colour=canvas.colours.dim)
-
-
-def _count(moved: Sequence[tuple[str, int]]) -> tuple[str, str]:
+def _count(moved: Sequence[tuple[str, int]]) -> list[str]:
     parts = ", ".join(words for words, _ in moved)
     numbers = " + ".join(str(number) for _, number in moved)
-    return f"{parts}:", f"{numbers} = {sum(number for _, number in moved)}"
+    return [f"{parts}:", f"{numbers} = {sum(number for _, number in moved)}"]
 
 
 def stored_or_inlined(colours: Palette) -> Canvas:
     """One sum that three norms need: written once, or computed by each of them."""
     norms = 3
-    stored = [("read x and a", 2), ("write h", 1), ("read h twice", norms - 1)]
-    inlined = f"read x and a {norms} times: {norms} x 2 = {norms * 2}"
-    deeper = f"where x is such a sum itself: {norms} x 3 = {norms * 3}"
-    canvas = Canvas(
-        720,
-        236,
-        colours,
-        f"h = x + a, needed by three norms. Stored: {' '.join(_count(stored))}. "
-        f"Inlined: {inlined}.",
-    )
-    for left, title, colour, keeps in (
-        (16, "h = x + a, stored", colours.stored, True),
-        (376, "h = x + a, inlined", colours.again, False),
-    ):
-        canvas.text(left, 24, title, bold=True, colour=colour)
-        canvas.label(left, 56, 52, 30, "x")
-        canvas.label(left, 116, 52, 30, "a")
-        for number in range(norms):
-            middle = 56 + number * 45
-            words = "x + a, norm" if number == 0 or not keeps else "norm"
-            canvas.label(left + 200, middle - 15, 116, 30, f"{words} {number + 1}")
-            if number == 0 or not keeps:
-                canvas.arrow((left + 52, 71), (left + 200, middle - 4), colour)
-                canvas.arrow((left + 52, 131), (left + 200, middle + 6), colour)
-        if keeps:
-            canvas.label(left + 96, 131, 48, 30, "h")
-            canvas.arrow((left + 210, 71), (left + 132, 131), colour)
-            canvas.arrow((left + 144, 140), (left + 200, 104), colour)
-            canvas.arrow((left + 144, 148), (left + 200, 148), colour)
-    for line, words in enumerate(_count(stored)):
-        canvas.text(16, 204 + 20 * line, words, colour=colours.dim)
-    canvas.text(376, 204, inlined, colour=colours.dim)
-    canvas.text(376, 224, deeper, colour=colours.dim)
+    stored = _count([("read x and a", 2), ("write h", 1), ("read h twice", norms - 1)])
+    inlined = [
+        f"read x and a {norms} times: {norms} x 2 = {norms * 2}",
+        f"where x is such a sum itself: {norms} x 3 = {norms * 3}",
+    ]
+    about = f"h = x + a, needed by three norms. Stored: {' '.join(stored)}. Inlined: {inlined[0]}."
+    canvas = Canvas(368, 456, colours, about)
+    _norms(canvas, 0, norms, keeps=True)
+    canvas.lines(16, 196, stored)
+    _norms(canvas, 232, norms, keeps=False)
+    canvas.lines(16, 428, inlined)
     return canvas
+
+
+def _norms(canvas: Canvas, top: int, norms: int, *, keeps: bool) -> None:
+    """x and a, and the kernels that need their sum; the first writes it where one ``keeps`` it."""
+    colour = canvas.colours.stored if keeps else canvas.colours.again
+    title = f"h = x + a, {'stored' if keeps else 'inlined'}"
+    canvas.text(16, top + 24, title, bold=True, colour=colour)
+    canvas.label(16, top + 56, 52, 30, "x")
+    canvas.label(16, top + 116, 52, 30, "a")
+    for number in range(norms):
+        middle = top + 56 + number * 45
+        adds = number == 0 or not keeps
+        words = f"{'x + a, ' if adds else ''}norm {number + 1}"
+        canvas.label(216, middle - 15, 136, 30, words)
+        if adds:
+            canvas.arrow((68, top + 71), (216, middle - 4), colour)
+            canvas.arrow((68, top + 131), (216, middle + 6), colour)
+    if keeps:
+        canvas.label(112, top + 131, 48, 30, "h")
+        canvas.arrow((226, top + 71), (148, top + 131), colour)
+        canvas.arrow((160, top + 140), (216, top + 104), colour)
+        canvas.arrow((160, top + 148), (216, top + 148), colour)
 
 
 def narrow_cut(colours: Palette) -> Canvas:
     """The fp32 sum and the bf16 residual that rounds it."""
     canvas = Canvas(
-        720,
-        190,
+        444,
+        244,
         colours,
         "An fp32 sum of four bytes an element feeds the norm; its bf16 rounding of two bytes "
         "goes to the next layer. The narrow one is cheaper to store.",
     )
-    canvas.label(16, 58, 168, 36, "x.float() + r.float()")
-    canvas.label(240, 24, 190, 36, "sum: fp32, 4 bytes")
-    canvas.box(240, 100, 190, 36, colours.stored)
-    canvas.shapes[-1] = canvas.shapes[-1].replace("/>", ' fill-opacity="0.25"/>')
-    canvas.text(335, 122.5, "residual: bf16, 2 bytes", anchor="middle")
-    canvas.label(490, 24, 214, 36, "this norm, in registers")
-    canvas.label(490, 100, 214, 36, "next layer, from memory")
-    canvas.arrow((184, 70), (240, 46), colours.dim)
-    canvas.arrow((335, 60), (335, 100), colours.stored)
-    canvas.arrow((430, 42), (490, 42), colours.dim)
-    canvas.arrow((430, 118), (490, 118), colours.stored)
-    canvas.text(
-        16,
-        172,
-        "Store the narrow tensor: half the bytes, and the number that eager hands on.",
-        colour=colours.dim,
+    canvas.label(16, 16, 192, 32, "x.float() + r.float()")
+    canvas.label(16, 80, 192, 32, "sum: fp32, 4 bytes")
+    canvas.label(16, 144, 192, 32, "residual: bf16, 2 bytes", colours.stored)
+    canvas.label(236, 80, 192, 32, "this norm, in registers")
+    canvas.label(236, 144, 192, 32, "next layer, from memory")
+    canvas.arrow((112, 48), (112, 80), colours.dim)
+    canvas.arrow((208, 96), (236, 96), colours.dim)
+    canvas.arrow((112, 112), (112, 144), colours.stored)
+    canvas.arrow((208, 160), (236, 160), colours.stored)
+    canvas.lines(
+        16, 208, ["Store the narrow tensor: half the bytes,", "and the number that eager hands on."]
     )
     return canvas
 
