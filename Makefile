@@ -37,7 +37,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/compile_overhead.py $(ARGS)
+	$(BIN)/python benchmarks/run.py compile $(ARGS)
 
 # Fails where a link, an anchor or a page of the navigation is missing.
 docs: $(VENV)/.docs-ready

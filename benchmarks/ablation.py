@@ -1,23 +1,18 @@
 """What each mechanism of the search is worth: models of the corpus planned without it.
 
-    python benchmarks/ablation.py --json FILE NAME...
-    python benchmarks/ablation.py --table FILE...
+    python benchmarks/run.py ablation --json FILE NAME...
 
-Each graph is planned as it ships and once more without each mechanism.  Dry runs are remembered
-from one search to the next, so that a search costs only the dry runs that no other made.  A search
-decides by counts alone, so that what is remembered does not change what it finds.  In the table: a
-mechanism's graphs that move other bytes without it, by at least 0.2%, and what all graphs move.
+Each graph is planned as it ships and once more without each mechanism.  Trial lowerings
+are remembered from one search to the next, so that a search costs only those that no other made.
+A search decides by counts alone, so that what is remembered does not change what it finds.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -38,8 +33,6 @@ from torch_materialize.sweep.measure import captured
 from torch_materialize.sweep.rows import Job, Settings
 
 _PLAN = parse("plan")
-# Share of a graph's bytes from which on a mechanism counts as having gained them.
-_GAIN = 0.002
 
 
 def _nothing(*_args: Any) -> None:
@@ -116,12 +109,16 @@ def _ablated(graph: Any, device: Any) -> dict[str, dict[str, float]]:
     return found
 
 
-def _measure(names: list[str], modes: list[str], device: str, path: Path) -> None:
+def main(chosen: Any) -> int:
+    """Adds rows to the file; models that it has are not planned again."""
+    modes, device, path = chosen.mode or ["inference", "training"], chosen.device, chosen.json
+    if path is None:
+        raise SystemExit("ablation needs --json FILE")
     settings = Settings(device, ("plan",), ("inference", "forward", "backward"))
     data = read_json(path) if path.exists() else {"rows": []}
     done = {(row["name"], row["mode"]) for row in data["rows"]}
     torch.set_num_threads(1)
-    for name in names:
+    for name in chosen.names:
         for mode in modes:
             if (name, mode) in done:
                 continue
@@ -135,50 +132,4 @@ def _measure(names: list[str], modes: list[str], device: str, path: Path) -> Non
                 sys.stdout.write(f"{name} {mode} {index}: {graph.nodes} nodes\n")
                 sys.stdout.flush()
             write_json(path, data)
-
-
-def _table(paths: list[Path]) -> None:
-    rows = [row for path in paths for row in read_json(path)["rows"]]
-    whole = [row["found"][""] for row in rows]
-    ratio = _geomean([one["bytes"] / one["stock"] for one in whole])
-    sys.stdout.write(f"{len(rows)} graphs, x{ratio:.4f} of stock's bytes, ")
-    sys.stdout.write(f"{sum(one['rounds'] for one in whole)} dry runs\n\n")
-    sys.stdout.write("| without | geomean | dry runs | graphs that move more | that move less |\n")
-    sys.stdout.write("|---|---|---|---|---|\n")
-    for name in dict.fromkeys(name for row in rows for name in row["found"] if name):
-        tried = [row for row in rows if name in row["found"]]
-        ratio = _geomean([r["found"][name]["bytes"] / r["found"][name]["stock"] for r in tried])
-        changes = {
-            f"{r['name']} {r['mode']} {r['index']}": r["found"][name]["bytes"]
-            / r["found"][""]["bytes"]
-            for r in tried
-        }
-        more = [f"{k} x{v:.3f}" for k, v in changes.items() if v > 1 + _GAIN]
-        less = [f"{k} x{v:.3f}" for k, v in changes.items() if v < 1 - _GAIN]
-        rounds = sum(r["found"][name]["rounds"] for r in tried)
-        sys.stdout.write(
-            f"| {name} | {ratio:.4f} | {rounds} | {'; '.join(more)} | {'; '.join(less)} |\n"
-        )
-
-
-def _geomean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def main() -> None:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--mode", action="append", choices=["inference", "training"])
-    parser.add_argument("--device", default="h200")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--table", action="store_true", help="NAMES are files of --json")
-    given = parser.parse_args()
-    if given.table:
-        _table([Path(name) for name in given.names])
-    else:
-        _measure(given.names, given.mode or ["inference", "training"], given.device, given.json)
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,176 +1,314 @@
-"""Times stock, traffic, plan, eager and piecewise compiles of many models, paired in one run.
+"""The one runner of measurements; each writes a result file, and the tables of it to stdout.
 
-    python benchmarks/run.py --device cpu --json results/bench-cpu-YYYY-MM-DD.json
-    python benchmarks/run.py --list
-    python benchmarks/run.py "vllm-style decoder" --part fused --way plan --way tune
+    python benchmarks/run.py gpu --json FILE      # all that needs a GPU, in ten minutes
+    python benchmarks/run.py gpu --json FILE --device cpu --quick   # the same path, on a CPU
+    python benchmarks/run.py time "vllm-style decoder" --part fused --json FILE
+    python benchmarks/run.py --help                                 # what else there is
 
-``fused`` times the kernels that Inductor fuses and writes itself, with matmuls, convolutions and
-attention replaced by a stand-in (paired/opaque.py); ``whole`` times everything.  All ways of one
-case run interleaved in one process; stock is timed twice, and what lies between the two is noise.
-The file is rewritten after every case, so that a run that is cut short leaves what it has.
+``time`` runs all ways of a case interleaved in one process; stock is timed twice, and what lies
+between the two is noise.  ``fused`` is the kernels that Inductor fuses and writes itself, with
+matmuls, convolutions and attention replaced by a stand-in (paired/opaque.py).  On a GPU, steps are
+replayed from CUDA graphs.  Cases are compiled side by side, each in a process of its own, and timed
+one at a time, meanwhile.  A file is rewritten after every case: what is cut short leaves what it
+has.  On a CPU bytes are predicted at once; on a GPU by ``predict FILE``, later and anywhere.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import importlib
+import importlib.util
+import os
 import sys
+import tempfile
 import time
-import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from paired.apart import Measurement
+    from paired.cases import Case
 
-from paired.cases import TOKENS, Case, cases
-from paired.machine import describe
-from paired.measure import EAGER, Effort, measure
-from paired.opaque import Spent
-from paired.pages import keep_pages
-from paired.ways import WAYS, beside_stock
-from saving import save
-
-
-def main() -> None:
-    chosen = _arguments()
-    console = Console()
-    logging.getLogger("torch_materialize").addHandler(logging.StreamHandler())
-    warnings.filterwarnings("ignore", message="dynamo_pgo")
-    wanted = list(select(chosen))
-    if chosen.list:
-        for case in wanted:
-            sys.stdout.write(f"{case.label} ({case.note})\n")
-        return
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
-    if chosen.clock == "processor":
-        if torch.get_num_threads() != 1 or chosen.device != "cpu":
-            raise SystemExit("--clock processor needs --device cpu and --threads 1")
-        Spent.clock = staticmethod(time.thread_time)
-    kept = chosen.device == "cpu" and not chosen.fresh_pages and keep_pages()
-    effort = Effort(chosen.rounds, min(5, chosen.rounds), chosen.case_seconds)
-    ways = tuple(chosen.way or WAYS)
-    run(
-        wanted,
-        ways,
-        chosen.device,
-        effort,
-        chosen.seconds,
-        chosen.json,
-        clock=chosen.clock,
-        pages_kept=kept,
-    )
-    console.print("done")
-
-
-def _arguments() -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("names", nargs="*", help="cases whose name begins so; default: all")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--part", choices=("fused", "whole"), help="default: both")
-    parser.add_argument("--tokens", type=int, action="append", help=f"default: {TOKENS}")
-    parser.add_argument("--way", action="append", help=f"default: {', '.join(WAYS)}")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--case-seconds", type=float, default=20.0, help="of timing, for a case")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="for the whole run")
-    parser.add_argument("--threads", type=int, help="of a CPU; default: torch's own choice")
-    parser.add_argument(
-        "--clock", choices=("wall", "processor"), default="wall", help="see paired/opaque.py"
-    )
-    parser.add_argument(
-        "--fresh-pages", action="store_true", help="do not keep freed memory, see paired/pages.py"
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--list", action="store_true")
-    return parser.parse_args()
-
-
-def select(chosen: argparse.Namespace) -> list[Case]:
-    every = cases(chosen.device, tuple(chosen.tokens or TOKENS))
-    return [
-        case
-        for case in every
-        if (not chosen.part or case.part == chosen.part)
-        and (not chosen.names or any(case.name.startswith(name) for name in chosen.names))
-    ]
-
-
-class Kept:
-    """Rows as they are made: shown, and always on disk."""
-
-    def __init__(self, path: Path | None, device: str, ways: tuple[str, ...], labels: list[str]):
-        self.rows: list[dict[str, Any]] = []
-        self._path = path
-        self._here = describe(device)
-        self._ways = ways
-        self._left = labels
-
-    def add(self, label: str, row: dict[str, Any], **more: Any) -> None:
-        """One more row, of the case ``label``; ``more`` goes into the file beside the rows."""
-        self.rows.append(row)
-        self._left.remove(label)
-        show(label, row)
-        if self._path is not None:
-            figures = {"machine": self._here, "ways": self._ways, "rows": self.rows}
-            save(self._path, **figures, not_reached=self._left, **more)
+_SOURCE = Path(__file__).resolve().parents[1] / "src"
+_NEEDED = ("torch", "triton", "numpy", "scipy", "msgspec", "packaging")
+_POLICIES = ("traffic", "plan")
+_ROUNDED = ("plan:numerics=eager", "plan:numerics=stock", "tune")
+# How many cases the memory of one GPU holds; each that is compiled takes a core.
+_MOST_AT_ONCE = 14
+_TEXTS = {"action": "append"}
+_FILE = {"type": Path}
+#: Other commands: name -> the module whose ``main`` it is, its help, its arguments.
+_COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
+    "compile": (
+        "compiling",
+        "what a policy adds to a cold compile on a CPU, paired with stock",
+        {
+            "cases": {"nargs": "*", "help": "default: all"},
+            "--policy": {"default": "plan"},
+            "--pairs": {"type": int, "default": 5},
+        },
+    ),
+    "ablation": (
+        "ablation",
+        "what each part of the search is worth: models of the corpus planned without it",
+        {
+            "names": {"nargs": "+", "help": "models of the corpus"},
+            "--mode": {**_TEXTS, "choices": ["inference", "training"]},
+            "--device": {"default": "h200"},
+        },
+    ),
+    "fuzz": (
+        "fuzz",
+        "random programs under every policy, or random graphs for the planner alone",
+        {
+            "what": {"choices": ["compiled", "planner"]},
+            "--examples": {"type": int, "default": 100},
+            "--seed": {"type": int, "default": 0},
+            "--minutes": {"type": float, "default": float("inf")},
+            "--lines": {"type": int, "default": 14, "help": "most lines of a program"},
+            "--device": {"default": "cpu", "help": "that programs run on"},
+            "--limits": {
+                "choices": ["mixed", "strong", "random", "usual"],
+                "default": "mixed",
+                "help": "when a plan acts: where it saves a byte, at random, either, or as usual",
+            },
+            "--policy": {**_TEXTS, "help": "compared with stock; default: all"},
+        },
+    ),
+    "vllm-bytes": (
+        "vllm_cpu",
+        "bytes and kernels of what vLLM would compile, on a GPU that is not here",
+        {
+            "--model": _TEXTS,
+            "--cut": _TEXTS,
+            "--tokens": {**_TEXTS, "type": int},
+            "--layers": {"type": int},
+            "--device": {"default": "h200"},
+        },
+    ),
+    "vllm-start": (
+        "vllm_cpu",
+        "cold starts of a tiny engine, in pairs, on a machine that does nothing else",
+        {
+            "--pairs": {"type": int, "default": 3},
+            "--load": {"type": float, "default": 1.5, "help": "wait until it is below"},
+        },
+    ),
+    "vllm-answers": (
+        "vllm_cpu",
+        "what the engines of VLLM_TEST_FOLDER=FOLDER make vllm-test agree in",
+        {"folder": _FILE},
+    ),
+    "vllm-gpu": (
+        "vllm_gpu",
+        "latency, serving and accuracy of vLLM on a GPU, two hours",
+        {
+            "--folder": {**_FILE, "required": True, "help": "for results and compile caches"},
+            "--model": {"default": "meta-llama/Llama-3.1-8B"},
+            "--build": _TEXTS,
+            "--port": {"type": int, "default": 8321},
+            "--dry": {"action": "store_true", "help": "only print the commands"},
+            "--table": {"action": "store_true", "help": "only print the table"},
+        },
+    ),
+}
 
 
-def run(
-    wanted: list[Case],
-    ways: tuple[str, ...],
-    device: str,
-    effort: Effort,
-    seconds: float,
-    path: Path | None,
-    **more: Any,
-) -> list[dict[str, Any]]:
-    """Measures cases until there is no time left; the rows so far are always on disk."""
-    ways = beside_stock(ways)
-    deadline = time.monotonic() + seconds
-    kept = Kept(path, device, ways, [case.label for case in wanted])
-    for case in wanted:
-        if time.monotonic() > deadline:
-            break
-        start = time.monotonic()
-        try:
-            row = measure(case, ways, device, effort)
-        except Exception as error:  # noqa: BLE001 - the other cases are worth having
-            row = {**case.about, "error": f"{type(error).__name__}: {error}"}
-        row["took"] = round(time.monotonic() - start, 1)
-        kept.add(case.label, row, **more)
-    return kept.rows
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; none of them is imported."""
+    raw = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    commands = made.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("predict", help="bytes beside the times of a file, in its place")
+    one.add_argument("json", type=Path)
+    for name, text in (
+        ("time", "paired times of cases"),
+        ("answers", "errors of cases against fp64, and how much equals eager"),
+        ("gpu", "answers, for a quarter of the seconds, then times, on a GPU"),
+    ):
+        one = commands.add_parser(name, help=text)
+        one.add_argument("names", nargs="*", help="cases whose label begins so; default: all")
+        one.add_argument("--json", type=Path, required=True, help="where the results go")
+        usual = "cuda" if name == "gpu" else "cpu"
+        one.add_argument("--device", choices=("cpu", "cuda"), default=usual)
+        one.add_argument("--part", choices=("fused", "whole"), help="default: both")
+        one.add_argument("--tokens", type=int, action="append")
+        one.add_argument("--way", action="append", help="beside stock; default: traffic, plan, ...")
+        one.add_argument("--rounds", type=int, default=25)
+        one.add_argument("--case-seconds", type=float, help="of timing, for a case")
+        one.add_argument("--seconds", type=float, default=540.0 if name == "gpu" else 3600.0)
+        one.add_argument("--threads", type=int, help="of a CPU; default: torch's own choice")
+        one.add_argument("--quick", action="store_true", help="few and small cases")
+        one.add_argument("--list", action="store_true", help="only name the cases")
+    for name, (_, text, arguments) in _COMMANDS.items():
+        one = commands.add_parser(name, help=text)
+        for flag, how in arguments.items():
+            one.add_argument(flag, **how)
+        one.add_argument("--json", type=Path, help="where the results go")
+    return made
 
 
-def show(label: str, row: dict[str, Any]) -> None:
-    """One case as a table."""
-    took = f", {row['took']:.0f} s" if "took" in row else ""
-    table = Table(title=f"{label} ({row['note']}){took}", title_justify="left")
-    for heading in ("way", "ms", "of stock", "interval", "kernels", "MB", "GB/s", "of copy"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    for way, found in row.get("ways", {}).items():
-        ratio = found["of_stock"]
-        said = row.get("predicted", {}).get(way, {})
-        speed = said.get("achieved_bandwidth")
-        table.add_row(
-            way,
-            f"{1e3 * found['seconds']:.3f}",
-            f"x{ratio['median']:.3f}",
-            f"{ratio['low']:.3f} to {ratio['high']:.3f}",
-            str(said.get("kernels", "")),
-            f"{said['bytes'] / 1e6:.1f}" if said else "",
-            f"{speed / 1e9:.1f}" if speed else "",
-            f"{speed / row['copy_bandwidth']:.2f}" if speed else "",
+def main(arguments: list[str] | None = None) -> int:
+    chosen = parser().parse_args(arguments)
+    path = chosen.json
+    if path and not path.resolve().parent.is_dir():
+        raise SystemExit(f"--json: there is no folder {path.resolve().parent}")
+    require("cuda" if getattr(chosen, "device", "") == "cuda" else "cpu")
+    if chosen.command in _COMMANDS:
+        status: int = importlib.import_module(_COMMANDS[chosen.command][0]).main(chosen)
+    elif chosen.command == "predict":
+        status = predict(chosen.json)
+    else:
+        status = measure(chosen)
+    if path and path.is_file():
+        from tables import tables
+
+        sys.stdout.write("\n".join(tables([path.resolve()])) + "\n")
+    return status
+
+
+def require(device: str) -> None:
+    """Says in one line what is missing, before minutes are spent."""
+    if importlib.util.find_spec("torch_materialize") is None:
+        sys.path.insert(0, str(_SOURCE))
+    needed = [name for name in _NEEDED if name != "triton" or device == "cuda"]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(
+            f"missing: {', '.join(missing)}. Download wheels where there is a network "
+            f"(pip download {' '.join(missing)} -d wheels) and install them here "
+            "(pip install --no-index --target site wheels/*; export PYTHONPATH=site)."
         )
-    Console().print(table)
-    for key in ("error", "not_predicted", "missing"):
-        if row.get(key):
-            sys.stdout.write(f"{key}: {row[key]}\n")
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "no CUDA device is visible to torch "
+            f"{torch.__version__}; to try the script without one: --device cpu --quick"
+        )
 
 
-__all__ = ["EAGER", "Kept", "run", "select"]
+def measure(chosen: argparse.Namespace) -> int:
+    deadline = time.monotonic() + chosen.seconds
+    if chosen.threads:
+        os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
+    # Each case has a process; a pool of compile workers for each would only be in the way.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    what = ("answers", "times") if chosen.command == "gpu" else (chosen.command.rstrip("s") + "s",)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
+        kept: dict[str, Any] = {}
+        if "answers" in what:
+            until = deadline - (0.75 * chosen.seconds if "times" in what else 0)
+            kept["correctness"] = _rows("correctness", kept, answers(chosen), until, chosen)
+        if "times" in what:
+            _rows("rows", kept, timings(chosen), deadline, chosen)
+    if "times" in what and chosen.device == "cpu" and not chosen.list:
+        return predict(chosen.json)
+    return 0
+
+
+def answers(chosen: argparse.Namespace) -> Iterator[Measurement]:
+    """Whole models of a few tokens, narrow enough for fp64."""
+    tokens, divisor = tuple(chosen.tokens or (64,)), 16 if chosen.quick else 8
+    ways = tuple(chosen.way or (_POLICIES if chosen.quick else (*_POLICIES, *_ROUNDED)))
+    yield from _wanted(chosen, tokens, divisor, lambda part: ways, None, "whole")
+
+
+def timings(chosen: argparse.Namespace) -> Iterator[Measurement]:
+    """Cases to be timed, the most telling first."""
+    from paired.cases import TOKENS
+    from paired.measure import Effort
+    from paired.ways import EAGER, beside_stock
+
+    seconds = chosen.case_seconds or (20.0 if chosen.device == "cpu" else 0.5)
+    effort = Effort(chosen.rounds, min(5, chosen.rounds), seconds)
+    tokens, divisor = tuple(chosen.tokens or TOKENS), 0
+    if chosen.quick:
+        tokens, divisor, effort = (1, 64), 16, Effort(rounds=5, least=3, seconds=2.0)
+
+    def ways(part: str) -> tuple[str, ...]:
+        usual = _POLICIES if part == "fused" or chosen.quick else (*_POLICIES, EAGER)
+        return beside_stock(tuple(chosen.way or usual))
+
+    yield from _wanted(chosen, tokens, divisor, ways, effort, chosen.part)
+
+
+def _wanted(
+    chosen: argparse.Namespace, tokens: Any, divisor: int, ways: Any, effort: Any, part: str | None
+) -> Iterator[Measurement]:
+    from paired.apart import Measurement
+    from paired.cases import cases
+
+    every: list[Case] = [
+        case
+        for case in cases(chosen.device, tokens, divisor)
+        if part in (None, case.part) and (not chosen.quick or case.tokens in tokens)
+    ]
+    order = chosen.names or [""]
+    found = dict.fromkeys(c for name in order for c in every if c.label.startswith(name))
+    for case in found:
+        yield Measurement(case.label, chosen.device, tokens, divisor, ways(case.part), effort)
+
+
+def _rows(
+    key: str,
+    kept: dict[str, Any],
+    wanted: Iterable[Measurement],
+    deadline: float,
+    chosen: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Measures until ``deadline``; the rows so far are on disk under ``key``, beside ``kept``."""
+    from paired.apart import rows
+    from paired.machine import describe, save
+
+    every = list(wanted)
+    if chosen.list:
+        sys.stdout.write("".join(f"{one.label} ({one.case().note})\n" for one in every))
+        return []
+    cores = len(os.sched_getaffinity(0))
+    at_once = max(1, min(_MOST_AT_ONCE, cores - 1)) if chosen.device == "cuda" else 1
+    ways = list(dict.fromkeys(way for one in every for way in one.ways))
+    left, found = [one.label for one in every], []
+    for one, row in rows(every, at_once, deadline):
+        found.append(row)
+        left.remove(one.label)
+        sys.stderr.write(f"{one.label}: {row.get('error') or row.get('wrong') or 'done'}\n")
+        content = {**kept, "machine": describe(chosen.device), key: found, "not_reached": left}
+        save(chosen.json, **content, ways=ways, pages_kept=chosen.device == "cpu")
+    return found
+
+
+def predict(path: Path) -> int:
+    """Bytes, kernels and peak memory beside times, by this checkout; rows that have them keep them.
+
+    The device that was measured need not be here.
+    """
+    from paired.cases import cases
+    from paired.machine import commit, of_table
+    from paired.measure import predicted
+    from torch_materialize.core.devices import CPU
+    from torch_materialize.results.base import read_json, write_json
+
+    data = read_json(path)
+    here = data["machine"]
+    kind = "cuda" if "cuda" in here else "cpu"
+    device = CPU if kind == "cpu" else of_table(here["device"])
+    if device is None:
+        raise SystemExit(f"{path}: {here['device']} is not a device of our table")
+    for row in data["rows"]:
+        about = row["name"], row["part"], row["tokens"], row["note"]
+        every = [c for d in (0, 8, 16) for c in cases(kind, (row["tokens"],), d)]
+        case = next((c for c in every if (c.name, c.part, c.tokens, c.note) == about), None)
+        if "ways" not in row or "predicted" in row or case is None:
+            continue
+        row.pop("not_predicted", None)
+        row.update(predicted(case, device, here["cache_bytes"], row))
+        sys.stderr.write(f"{case.label}: {row.get('not_predicted', 'predicted')}\n")
+        write_json(path, {**data, "predicted_by": commit()})
+    return 0
+
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

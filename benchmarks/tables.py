@@ -1,61 +1,164 @@
-"""Makes the tables (Markdown) and plots (SVG) of the documents from result files.
+"""The one table maker: result files to Markdown, and the pages of docs/results/ from their index.
 
-    python benchmarks/tables.py results/bench-*.json
-    python benchmarks/tables.py results/bench-cpu-*.json --plots docs/plots   # needs matplotlib
+    python benchmarks/tables.py results/bench-*.json   # the tables of these files
+    python benchmarks/tables.py --pages                # docs/results/*.md, from results/index.toml
 
-Every figure is one that `run.py` or `gpu.py` measured; what was not measured has no cell.
+Every figure stands in a result file; what was not measured has no cell.  Of files of one kind that
+are named together, a row that several have counts as in the last of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch_materialize.results.base import read_json
+from torch_materialize.sweep.file import SWEEP
+from torch_materialize.sweep.rows import GraphRow
+from torch_materialize.sweep.run import Sweep
+from torch_materialize.sweep.spec import KINDS
 
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
 _STOCK, _AGAIN = "stock", "stock again"
+#: Ways that a table of times shows; a file may have more, which were variants of a day.
+_WAYS = ("traffic", "plan", "plan:numerics=stock", "plan:numerics=eager", "tune", "eager")
+_SMALL_GAP = 2.0  # percent above the bound
+# Share of a graph's bytes from which on a mechanism of the search counts as having gained them.
+_GAIN = 0.002
+
+Files = Mapping[str, Any]  # name -> its content
+Lines = Iterator[str]
 
 
-def main() -> None:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--plots", type=Path, help="a folder for one SVG for each file and part")
-    chosen = parser.parse_args()
-    for path in chosen.files:
-        data = read_json(path)
-        sys.stdout.write("\n".join(table(path.name, data)) + "\n\n")
-        if chosen.plots:
-            for name in plots(path.stem, data, chosen.plots):
-                sys.stdout.write(f"plot written to {name}\n")
+def line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
-def table(name: str, data: Mapping[str, Any]) -> Iterator[str]:
-    """One file as lines of Markdown, what failed or was not reached included."""
-    here, versions = data["machine"], data["versions"]
-    yield (
-        f"`{name}`, {data['date']}: {here['device']}, {here['threads']} threads, load "
-        f"{here['load'][0]:.1f}, torch {versions['torch']}, Triton {versions['triton']}, commit "
-        f"{here['commit']}, {data.get('clock', 'wall')} clock."
-    )
-    yield ""
-    rows = measured(data)
-    ways = _ways(rows)
-    heading = ["case", "stock ms", *ways, "noise", "MB stock / plan", "of copy", "peak MB"]
-    yield line(heading)
-    yield "|" + "---|" * len(heading)
+def head(*titles: str) -> Lines:
+    yield line(titles)
+    yield "|" + "---|" * len(titles)
+
+
+def short(torch: str) -> str:
+    """A version of torch without what follows its plus."""
+    return torch.partition("+")[0]
+
+
+def geomean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+# Bytes -------------------------------------------------------------------------------------------
+
+
+def sweeps(files: Files, wanted: str = "") -> Lines:
+    """Graphs of the corpus by torch and kind; ``wanted`` is one of the kinds."""
+    every = [
+        SWEEP.load(RESULTS / name if not Path(name).exists() else Path(name)) for name in files
+    ]
+    yield from head(
+        "torch", "graphs", "policy", "geomean", "best", "worst", "worse than stock",
+        f"gap to the bound at most {_SMALL_GAP:.0f}%",
+    )  # fmt: skip
+    for torch in sorted({short(sweep.versions["torch"]) for sweep in every}):
+        own = [sweep for sweep in every if short(sweep.versions["torch"]) == torch]
+        rows = {(r.name, r.kind, r.index): r for sweep in own for r in sweep.graphs}
+        for name, kinds in {**KINDS, "all": sum(KINDS.values(), ())}.items():
+            if not wanted or name == wanted:
+                some = tuple(row for row in rows.values() if row.kind in kinds)
+                policies = max((sweep.settings.policies for sweep in own), key=len)
+                merged = replace(own[0], graphs=some)
+                yield from _of_policies(torch, f"{name}, {len(some)}", merged, policies[1:])
+
+
+def _of_policies(torch: str, graphs: str, sweep: Sweep, policies: Sequence[Any]) -> Lines:
+    for policy in policies:
+        rows = tuple(row for row in sweep.graphs if str(policy) in map(str, row.bytes))
+        found = replace(sweep, graphs=rows).summary(policy) if rows else None
+        if found is not None:
+            ratios = [f"x{x:.3f}" for x in (found.geomean, found.best, found.worst)]
+            yield line([torch, graphs, str(policy), *ratios, str(found.worse), _gaps(rows, policy)])
+            torch = graphs = ""
+
+
+def _gaps(rows: Sequence[GraphRow], policy: Any) -> str:
+    gaps = [gap for row in rows if (gap := row.gap_percent(policy)) is not None]
+    small = sum(gap <= _SMALL_GAP for gap in gaps)
+    return f"on {small} of {len(gaps)} ({small / len(gaps):.1%})" if gaps else ""
+
+
+def comparisons(files: Files) -> Lines:
+    """Targets of ``compare``, in units of one activation."""
+    yield from head("target", "traced by", "torch", "stock", "traffic", "plan", "least", "kernels")
+    for one in (one for data in files.values() for one in data):
+        total = one["totals"]
+        least = total["plan"]["bound_bytes"]
+        kernels = " / ".join(str(total[policy]["fused_kernels"]) for policy in (_STOCK, "plan"))
+        yield line(
+            [one["target"], one["tracing"], short(one["versions"]["torch"])]
+            + [f"{total[policy]['units']:.1f}" for policy in one["policies"]]
+            + [f"{least / one['unit_bytes']:.1f}" if least else "", kernels]
+        )
+
+
+def vllm_bytes(files: Files) -> Lines:
+    """What vLLM would compile, for the most tokens: activations, fused kernels."""
+    rows = [row for data in files.values() for row in data.get("models", data.get("rows", ()))]
+    yield from head("model", "cut", "tokens", "stock", "traffic", "plan")
     for row in rows:
-        yield line(cells(row, ways))
-    for row in data.get("rows", ()):
-        if "error" in row:
-            yield f"\n{_title(row)} failed: {row['error']}"
-        if "withdrawn" in row:
-            yield f"\n{_title(row)} is withdrawn: {row['withdrawn']}"
-    if data.get("not_reached"):
-        yield f"\nNot reached in time: {', '.join(data['not_reached'])}."
+        if row["tokens"] == max(row["tokens"] for row in rows):
+            cells = [
+                f"{row[policy]['bytes'] / row['unit_bytes']:.1f}, {row[policy]['kernels']}"
+                for policy in (_STOCK, "traffic", "plan")
+            ]
+            yield line([row["model"], row["cut"], str(row["tokens"]), *cells])
+
+
+def ablations(files: Files) -> Lines:
+    """What the search finds without each of its parts."""
+    for name, data in files.items():
+        rows = data["rows"]
+        whole = [row["found"][""] for row in rows]
+        ratio = geomean([one["bytes"] / one["stock"] for one in whole])
+        yield f"`{name}`: {len(rows)} graphs, x{ratio:.4f} of stock's bytes,"
+        yield f"{sum(one['rounds'] for one in whole)} trial lowerings."
+        yield ""
+        yield from head("without", "geomean", "trial lowerings", "move more", "move less")
+        for part in dict.fromkeys(part for row in rows for part in row["found"] if part):
+            tried = [row for row in rows if part in row["found"]]
+            found = [row["found"][part] for row in tried]
+            changes = {
+                f"{row['name']} {row['mode']} {row['index']}": row["found"][part]["bytes"]
+                / row["found"][""]["bytes"]
+                for row in tried
+            }
+            more = {name: x for name, x in changes.items() if x > 1 + _GAIN}
+            less = {name: x for name, x in changes.items() if x < 1 - _GAIN}
+            ratio = geomean([one["bytes"] / one["stock"] for one in found])
+            rounds = str(sum(one["rounds"] for one in found))
+            of = "" if len(tried) == len(rows) else f" of {len(tried)} graphs"
+            yield line([part, f"{ratio:.4f}{of}", rounds, _few(more, max), _few(less, min)])
+        yield ""
+
+
+def _few(changes: Mapping[str, float], most: Callable[..., str]) -> str:
+    """How many graphs, and the one that changes most."""
+    if not changes:
+        return ""
+    name = most(changes, key=changes.__getitem__)
+    more = f"{len(changes)}, most " if len(changes) > 1 else ""
+    return f"{more}{name} x{changes[name]:.3f}"
+
+
+# Time --------------------------------------------------------------------------------------------
 
 
 def measured(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -63,9 +166,26 @@ def measured(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [row for row in data.get("rows", ()) if "ways" in row and "withdrawn" not in row]
 
 
-def _ways(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = dict.fromkeys(way for row in rows for way in row["ways"])
-    return [way for way in found if way not in (_STOCK, _AGAIN)]
+def times(files: Files) -> Lines:
+    """Each way's share of stock's time, with its interval, and bytes beside it."""
+    machines = {data["machine"]["device"] for data in files.values()}
+    rows = {}
+    for data in files.values():
+        where = f", {data['machine']['device']}" if len(machines) > 1 else ""
+        for row in measured(data):
+            note = row["note"] + where
+            rows[_title(row), note] = {**row, "note": note}
+    ways = [way for way in _WAYS if any(way in row["ways"] for row in rows.values())]
+    yield from head("case", "stock ms", *ways, "noise", "MB stock / plan", "peak MB stock / plan")
+    for row in rows.values():
+        yield line(cells(row, ways))
+    for name, data in files.items():
+        for row in data.get("rows", ()):
+            if "error" in row or "withdrawn" in row:
+                yield f"\n`{name}`, {_title(row)}: {row.get('error', row.get('withdrawn'))}"
+    if any(data.get("correctness") for data in files.values()):
+        yield ""
+        yield from answers(files)
 
 
 def _title(row: Mapping[str, Any]) -> str:
@@ -74,22 +194,17 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 def cells(row: Mapping[str, Any], ways: Sequence[str]) -> list[str]:
-    """One row: the case, stock's time, each way's share of it, and the rest of the columns."""
+    """One row: the case, stock's time, each way's share of it, noise, bytes, peak memory."""
     said = row.get("predicted", {})
     again = row["ways"].get(_AGAIN, {}).get("of_stock")
-    noise = f"{again['low']:.2f} to {again['high']:.2f}" if again else ""
-    both = [said[p] for p in (_STOCK, "plan") if p in said]
-    moved = " / ".join(f"{one['bytes'] / 1e6:.1f}" for one in both)
-    speeds = [one["achieved_bandwidth"] for one in both if "achieved_bandwidth" in one]
-    shares = " / ".join(f"{speed / row['copy_bandwidth']:.2f}" for speed in speeds)
+    moved = [said[way] for way in (_STOCK, "plan") if way in said]
     return [
         f"{_title(row)} ({row['note']})",
         f"{1e3 * row['ways'][_STOCK]['seconds']:.3f}",
         *(_ratio(row["ways"].get(way)) for way in ways),
-        noise,
-        moved,
-        shares,
-        _peaks(row, both),
+        f"{again['low']:.2f} to {again['high']:.2f}" if again else "",
+        " / ".join(f"{one['bytes'] / 1e6:.1f}" for one in moved),
+        _peaks(row, moved),
     ]
 
 
@@ -100,52 +215,259 @@ def _ratio(found: Mapping[str, Any] | None) -> str:
     return f"x{ratio['median']:.3f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-def _peaks(row: Mapping[str, Any], both: Sequence[Mapping[str, Any]]) -> str:
+def _peaks(row: Mapping[str, Any], said: Sequence[Mapping[str, Any]]) -> str:
     """Measured where a GPU measures it, the planner's estimate elsewhere (marked with ~)."""
-    ways = [row["ways"][p] for p in (_STOCK, "plan") if p in row["ways"]]
+    ways = [row["ways"][way] for way in (_STOCK, "plan") if way in row["ways"]]
     if all("max_memory_allocated" in one for one in ways):
         return " / ".join(f"{one['max_memory_allocated'] / 1e6:.1f}" for one in ways)
-    return " / ".join(f"~{one['peak_estimate'] / 1e6:.1f}" for one in both)
+    return " / ".join(f"~{one['peak_estimate'] / 1e6:.1f}" for one in said)
 
 
-def line(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
-
-
-def plots(stem: str, data: Mapping[str, Any], folder: Path) -> Iterator[Path]:
-    """One SVG for each part: time of each way against stock, with its interval."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise SystemExit("--plots needs matplotlib (pip install matplotlib)") from error
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("fused", "whole"):
-        rows = [row for row in measured(data) if row["part"] == part]
-        if not rows:
-            continue
-        figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(rows)), layout="constrained")
-        for number, way in enumerate([w for w in (_AGAIN, *_ways(rows)) if w != "eager"]):
-            seen = [(y, r["ways"][way]["of_stock"]) for y, r in enumerate(rows) if way in r["ways"]]
-            middle = [one["median"] for _, one in seen]
-            spread = [
-                [max(one["median"] - one["low"], 0) for _, one in seen],
-                [max(one["high"] - one["median"], 0) for _, one in seen],
+def compiles(files: Files) -> Lines:
+    """What a policy adds to a cold compile."""
+    yield from head("case", "policy", "nodes", "stock s", "policy s", "planning s", "ratio (range)")
+    rows = {}
+    for data in files.values():
+        rows |= {(name, data["policy"]): row for name, row in data["cases"].items()}
+    for (name, policy), row in rows.items():
+        ratio = (
+            f"{row['median_ratio']:.3f} ({row['lowest_ratio']:.3f} to {row['highest_ratio']:.3f})"
+        )
+        each = [f"{row[key]:.2f}" for key in ("stock_seconds", "policy_seconds")]
+        planning = f"{row['planning_seconds']:.2f}" if row.get("planning_seconds") else ""
+        yield line(
+            [
+                name,
+                policy,
+                f"{row['nodes']:.0f}" if row.get("nodes") else "",
+                *each,
+                planning,
+                ratio,
             ]
-            places = [y + 0.15 * number for y, _ in seen]
-            axes.errorbar(middle, places, xerr=spread, fmt="o", label=way, capsize=2)
-        axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [_title(row) for row in rows])
-        axes.invert_yaxis()
-        axes.set_xlabel("time, of stock's in the same round (median, 95%)")
-        axes.legend()
-        path = folder / f"{stem}-{part}.svg"
-        figure.savefig(path)
-        pyplot.close(figure)
-        yield path
+        )
+
+
+def starts(files: Files) -> Lines:
+    """Cold starts of a vLLM engine."""
+    yield from head("pair", "stock s", "plan s", "of it planning s", "plan of stock")
+    for data in files.values():
+        for number, pair in enumerate(data["pairs"], 1):
+            stock, plan = pair[_STOCK]["ready_seconds"], pair["plan"]["ready_seconds"]
+            seconds = [f"{x:.1f}" for x in (stock, plan, pair["plan"]["planning_seconds"])]
+            yield line([str(number), *seconds, f"x{plan / stock:.3f}"])
+
+
+def rates(files: Files) -> Lines:
+    """How far the rates of core/fits.py are off, in shares of stock's time."""
+    from torch_materialize.core.cost import seconds
+    from torch_materialize.core.fits import FITS
+
+    yield from head("file", "device", "rates of", "shares", "median error")
+    by_machine: dict[tuple[str, str], list[float]] = {}
+    for name, data in files.items():
+        device = "h200" if "cuda" in data["machine"] else "cpu"
+        errors = []
+        for row in measured(data):
+            said = row.get("predicted", {}) if row["part"] == "fused" else {}
+            each = {
+                way: seconds(_loads(one), FITS[device]) for way, one in said.items() if _loads(one)
+            }
+            errors += [
+                abs(guess / each[_STOCK] / row["ways"][way]["of_stock"]["median"] - 1)
+                for way, guess in each.items()
+                if way != _STOCK
+            ]
+        by_machine.setdefault((data["machine"]["device"], device), []).extend(errors)
+        if errors:
+            found = f"{statistics.median(errors):.1%}"
+            yield line([f"`{name}`", data["machine"]["device"], device, str(len(errors)), found])
+    for (machine, device), errors in by_machine.items():
+        found = f"{statistics.median(errors):.1%}"
+        yield line(["all of these", machine, device, str(len(errors)), found])
+
+
+def _loads(said: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Kinds of kernels with what they do; kernel by kernel, but in older files."""
+    from torch_materialize.core.cost import Load
+
+    if "each" in said:
+        return [(kind, Load(*load)) for kind, *load in said["each"]]
+    return [(kind, Load(**load)) for kind, load in said.get("loads", {}).items()]
+
+
+# Answers -----------------------------------------------------------------------------------------
+
+
+def answers(files: Files) -> Lines:
+    """Errors against fp64, in thousandths of the answer's size, and what equals eager's bits."""
+    every = [row for data in files.values() for row in data["correctness"] if "errors" in row]
+    ways = list(dict.fromkeys(way for row in every for way in row["errors"]))
+    yield from head("model", *ways, "allowed", "wrong")
+    for row in every:
+        errors = [f"{1e3 * row['errors'][w]:.2f}" if w in row["errors"] else "" for w in ways]
+        wrong = "; ".join(row["wrong"].values())
+        yield line([row["name"], *errors, f"{1e3 * row['limit']:.2f}", wrong or "none"])
+        equal = row.get("equal_to_eager", {})
+        if equal:
+            shares = [f"={equal[way]:.5f}" if way in equal else "" for way in ways]
+            yield line(["bits of eager's", *shares, "", ""])
+
+
+def roundings(files: Files) -> Lines:
+    """Activations moved, share of the results that equal eager's bits, time of stock's."""
+    yield from head("torch", "way", *next(iter(files.values()))["results"])
+    for data in files.values():
+        torch, columns = short(data["versions"]["torch"]), data["results"]
+        for way in next(iter(columns.values())):
+            each = []
+            for ways in columns.values():
+                one, units = ways[way], ways[way]["units"]
+                share = one["milliseconds"] / ways[_STOCK]["milliseconds"]
+                moved = "" if units is None else f"{units:.0f}, "
+                each.append(f"{moved}{one['equal_to_eager']:.5f}, x{share:.2f}")
+            yield line([torch, way, *each])
+            torch = ""
+
+
+def cuts(files: Files) -> Lines:
+    """One model whole and in pieces: the smallest agreement of the cuts beside the whole."""
+    yield from head("torch", "device", "policy", "logits as whole", "tokens as whole",
+                    "whole: logits as eager", "tokens as eager")  # fmt: skip
+    for data in files.values():
+        torch, rows = short(data["versions"]["torch"]), data["results"]
+        tokens = rows["eager"]["tokens"]
+        for policy in dict.fromkeys(name.partition(", ")[0] for name in rows if name != "eager"):
+            own = {n.partition(", ")[2]: r for n, r in rows.items() if n.startswith(f"{policy}, ")}
+            whole, pieces = own["whole"], [r for name, r in own.items() if name != "whole"]
+            logits = min(row["logits_as_whole"] for row in pieces), whole["logits_as_eager"]
+            same = min(row["tokens_as_whole"] for row in pieces), whole["tokens_as_eager"]
+            as_whole = f"{logits[0]:.4f}", f"{same[0]} of {tokens}"
+            as_eager = f"{logits[1]:.4f}", f"{same[1]} of {tokens}"
+            yield line([torch, data.get("device", "cpu"), policy, *as_whole, *as_eager])
+
+
+def engines(files: Files) -> Lines:
+    """What pairs of vLLM's engines agree in."""
+    yield from head("file", "model", "engines", "greedy", "seeded", "equal logprobs", "largest")
+    for name, data in files.items():
+        for pair in data["pairs"]:
+            both = pair["greedy"], pair["seeded"]
+            tokens = [f"{one['equal_tokens']} of {one['tokens']}" for one in both]
+            equal = [sum(one[key] for one in both) for key in ("equal_logprobs", "logprobs")]
+            largest = f"{max(one['largest'] for one in both):.4f}"
+            agreed = [*tokens, f"{equal[0]} of {equal[1]}", largest]
+            yield line([name.removesuffix(".json"), pair["model"], pair["pair"], *agreed])
+
+
+def fuzzed(files: Files) -> Lines:
+    """Random programs and graphs."""
+    yield from head("what", "device", "seed", "examples", "seconds", "failures")
+    for data in files.values():
+        for one in data.get("runs", [data]):
+            cells = [one[key] for key in ("seed", "examples", "seconds")]
+            failures = str(len(one["failures"]))
+            yield line([one["what"], one.get("device", "cpu"), *map(str, cells), failures])
+
+
+# Which table a file has --------------------------------------------------------------------------
+
+#: Kind -> its table, and what a file of the kind has; the first that fits is a file's kind.
+KINDS_OF_FILES: dict[str, tuple[Callable[..., Lines], Callable[[Any], bool]]] = {
+    "comparisons": (comparisons, lambda data: isinstance(data, list)),
+    "sweeps": (sweeps, lambda data: data.get("schema") == "torch-materialize/sweep"),
+    "ablations": (ablations, lambda data: "found" in _first(data, "rows")),
+    "vllm bytes": (vllm_bytes, lambda data: "cut" in _first(data, "models", "rows")),
+    "times": (times, lambda data: "rows" in data and "machine" in data),
+    "answers": (answers, lambda data: "correctness" in data),
+    "compiles": (compiles, lambda data: "cases" in data),
+    "cuts": (cuts, lambda data: "steps" in data and "results" in data),
+    "roundings": (roundings, lambda data: "results" in data),
+    "engines": (engines, lambda data: "greedy" in _first(data, "pairs")),
+    "starts": (starts, lambda data: _STOCK in _first(data, "pairs")),
+    "fuzzed": (fuzzed, lambda data: "what" in data or "what" in _first(data, "runs")),
+}
+
+
+def _first(data: Any, *keys: str) -> Mapping[str, Any]:
+    return next((data[key][0] for key in keys if data.get(key)), {})
+
+
+def kind_of(name: str, data: Any) -> str:
+    """The kind of a result file.
+
+    Raises:
+        ValueError: it has none that this maker knows.
+    """
+    for kind, (_, fits) in KINDS_OF_FILES.items():
+        if fits(data):
+            return kind
+    raise ValueError(f"{name}: no table is known for it; known are {', '.join(KINDS_OF_FILES)}")
+
+
+def tables(paths: Sequence[Path], **chosen: Any) -> Lines:
+    """The tables of some files, those of one kind together."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        data = read_json(path)
+        name = path.name if path.parent == RESULTS else str(path)
+        kinds.setdefault(kind_of(name, data), {})[name] = data
+    for kind, files in kinds.items():
+        yield from KINDS_OF_FILES[kind][0](files, **(chosen if kind == "sweeps" else {}))
+        yield ""
+
+
+# Pages -------------------------------------------------------------------------------------------
+
+
+def index() -> dict[str, Any]:
+    """``results/index.toml``: pages, and the files of each."""
+    import tomllib  # from Python 3.11 on
+
+    return tomllib.loads((RESULTS / "index.toml").read_text(encoding="utf-8"))
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Every page of docs/results/, as its file and its text."""
+    folder, every = ROOT / "docs" / "results", index()
+    for name, page in every["page"].items():
+        yield folder / f"{name}.md", "\n".join(_page(page, every["file"])) + "\n"
+    listed = [f"- [{page['title']}]({name}.md)" for name, page in every["page"].items()]
+    about = ["# Results", "", every["about"].strip(), "", *listed]
+    yield folder / "index.md", "\n".join(about) + "\n"
+
+
+def _page(page: Mapping[str, Any], files: Mapping[str, Any]) -> Lines:
+    yield f"# {page['title']}"
+    yield ""
+    yield "<!-- Made by `python benchmarks/tables.py --pages` from results/index.toml. -->"
+    yield ""
+    yield page["text"].strip()
+    yield ""
+    yield from tables([RESULTS / name for name in page["files"]], **page.get("only", {}))
+    if page.get("rates"):
+        yield from rates({name: read_json(RESULTS / name) for name in page["rates"]})
+        yield ""
+    yield "## Files"
+    yield ""
+    for name in dict.fromkeys([*page["files"], *page.get("rates", ())]):
+        one = files[name]
+        yield (
+            f"- `{name}`: {one['claim']} {one['device']}, torch {one['torch']}, {one['date']}, "
+            f"commit {one['commit']}: `{one['command']}`"
+        )
+
+
+def main() -> None:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--pages", action="store_true", help="write docs/results/*.md")
+    chosen = parser.parse_args()
+    if chosen.pages:
+        for path, text in pages():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    sys.stdout.write("\n".join(tables([path.resolve() for path in chosen.files])) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """The public measurement of vLLM's full graph, on a machine with a GPU: one table.
 
-    python benchmarks/vllm_gpu.py --folder vllm-gpu            # everything, about two hours
-    python benchmarks/vllm_gpu.py --folder vllm-gpu --dry      # only print the commands
-    python benchmarks/vllm_gpu.py --folder vllm-gpu --table    # the table of what is there
+    python benchmarks/run.py vllm-gpu --folder FOLDER            # everything, about two hours
+    python benchmarks/run.py vllm-gpu --folder FOLDER --dry      # only print the commands
+    python benchmarks/run.py vllm-gpu --folder FOLDER --table    # the table of what is there
 
 Needs vLLM, this package beside it, the model's weights, and for gsm8k `pip install "lm-eval[api]"`.
 Latency is `vllm bench latency`, Llama-3.1-8B, batch 1, output 1 (vLLM issue 27828); serving is
 `vllm bench serve` at a low and a high rate; accuracy is gsm8k by lm-eval. Every build has compile
 caches of its own in FOLDER. A result that is there already is not measured again; what fails is
-told, and the rest goes on (exit status 1).
+named, and the rest goes on (exit status 1).
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -27,6 +26,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tables import head, line
 
 WHOLE = {"use_inductor_graph_partition": True}
 #: Build -> vLLM's compilation config and the policy that governs it.
@@ -43,7 +44,7 @@ READY_SECONDS = 1800
 
 
 @dataclass(frozen=True)
-class Step:
+class VllmCommand:
     """One command and what is read of the file that it writes."""
 
     name: str
@@ -70,7 +71,7 @@ class Build:
         cache = str(self.folder / "cache")
         return {"TORCH_MATERIALIZE": BUILDS[self.name][1], "VLLM_CACHE_ROOT": cache}
 
-    def latencies(self) -> Iterator[Step]:
+    def latencies(self) -> Iterator[VllmCommand]:
         for tokens in INPUTS:
             result = self.folder / f"latency-{tokens}.json"
             command = ["vllm", "bench", "latency", "--model", self.model]
@@ -79,14 +80,14 @@ class Build:
             command += ["--max-model-len", "16384", "--max-num-batched-tokens", "8192"]
             command += ["--no-enable-prefix-caching", "--output-json", str(result)]
             command += ["--compilation-config", self.compilation]
-            yield Step(f"latency {tokens} s", tuple(command), result, _latency)
+            yield VllmCommand(f"latency {tokens} s", tuple(command), result, _latency)
 
     def server(self) -> tuple[str, ...]:
         command = ["vllm", "serve", self.model, "--port", str(self.port)]
         command += ["--max-model-len", "16384", "--compilation-config", self.compilation]
         return (*command, "--no-enable-prefix-caching")
 
-    def served(self) -> Iterator[Step]:
+    def served(self) -> Iterator[VllmCommand]:
         """What is asked of a running server."""
         for load, (rate, prompts) in LOADS.items():
             result = self.folder / f"serve-{load}.json"
@@ -95,13 +96,13 @@ class Build:
             command += ["--random-output-len", "128", "--num-prompts", str(prompts)]
             command += ["--request-rate", str(rate), "--ignore-eos", "--seed", "0", "--save-result"]
             command += ["--result-dir", str(self.folder), "--result-filename", result.name]
-            yield Step(f"serve {load}", tuple(command), result, _serve)
+            yield VllmCommand(f"serve {load}", tuple(command), result, _serve)
         result = self.folder / "gsm8k.json"
         url = f"http://127.0.0.1:{self.port}/v1/completions"
         how = f"model={self.model},base_url={url},num_concurrent=32,tokenized_requests=False"
         command = ["lm_eval", "--model", "local-completions", "--model_args", how]
         command += ["--tasks", "gsm8k", "--num_fewshot", "5", "--output_path", str(result)]
-        yield Step("gsm8k", tuple(command), result, _gsm8k)
+        yield VllmCommand("gsm8k", tuple(command), result, _gsm8k)
 
 
 def _latency(data: Any) -> dict[str, float]:
@@ -123,7 +124,7 @@ def shown(command: tuple[str, ...], environment: dict[str, str]) -> str:
     return f"{before} {shlex.join(command)}"
 
 
-def written(step: Step) -> Path | None:
+def written(step: VllmCommand) -> Path | None:
     """The step's result; lm-eval puts the time into the name of the file."""
     if step.result.is_file():
         return step.result
@@ -132,7 +133,7 @@ def written(step: Step) -> Path | None:
     return found[-1] if found else None
 
 
-def run(step: Step, environment: dict[str, str]) -> bool:
+def run(step: VllmCommand, environment: dict[str, str]) -> bool:
     """Runs one step unless its result is there; False when it failed."""
     if written(step):
         return True
@@ -204,28 +205,17 @@ def table(builds: list[Build]) -> str:
             column |= {f"{step.name} {name}": value for name, value in values.items()}
         columns.append(column)
     names = list(dict.fromkeys(name for column in columns for name in column))
-    lines = [
-        f"| | {' | '.join(build.name for build in builds)} |",
-        "|---" * (len(builds) + 1) + "|",
-    ]
+    lines = [*head("", *(build.name for build in builds))]
     for name in names:
         cells = [f"{column[name]:.4f}" if name in column else "-" for column in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(line([name, *cells]))
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--model", default="meta-llama/Llama-3.1-8B")
-    parser.add_argument("--build", action="append", choices=list(BUILDS))
-    parser.add_argument("--port", type=int, default=8321)
-    parser.add_argument("--dry", action="store_true", help="only print the commands")
-    parser.add_argument("--table", action="store_true", help="only print the table")
-    given = parser.parse_args(arguments)
-    names = given.build or list(BUILDS)
-    builds = [Build(name, given.folder / name, given.model, given.port) for name in names]
-    if given.dry:
+def main(chosen: Any) -> int:
+    names = chosen.build or list(BUILDS)
+    builds = [Build(name, chosen.folder / name, chosen.model, chosen.port) for name in names]
+    if chosen.dry:
         for build in builds:
             for step in build.latencies():
                 print(shown(step.command, build.environment))
@@ -233,13 +223,6 @@ def main(arguments: list[str] | None = None) -> int:
             for step in build.served():
                 print(shown(step.command, {}))
         return 0
-    failed = [] if given.table else [build for build in builds if not measure(build)]
-    text = table(builds)
-    print(text)
-    if given.folder.is_dir():
-        (given.folder / "table.md").write_text(text + "\n")
+    failed = [] if chosen.table else [build for build in builds if not measure(build)]
+    print(table(builds))
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import fcntl
+import shlex
 import threading
 from pathlib import Path
 
+import click
 import pytest
 import torch
+
+from torch_materialize.cli.main import main as cli
 
 pytestmark = pytest.mark.long
 
@@ -57,31 +60,84 @@ def test_every_case_has_a_label_of_its_own():
 
 @pytest.mark.usefixtures("benchmarks")
 def test_results_that_are_kept_make_tables():
-    from tables import table
+    from tables import tables
+
+    for path in ROOT.glob("results/*.json"):
+        rows = [line for line in tables([path]) if line.startswith("|")]
+        assert len(rows) > 2, path.name
+        heads = [number for number, line in enumerate(rows) if line.startswith("|---")]
+        for start, end in zip(heads, [*(n - 1 for n in heads[1:]), len(rows)], strict=True):
+            assert len({line.count("|") for line in rows[start - 1 : end]}) == 1, path.name
+
+
+def test_the_index_names_every_result_file_and_nothing_else(index):
     from torch_materialize.results.base import read_json
 
-    for path in ROOT.glob("results/bench-*.json"):
-        lines = list(table(path.name, read_json(path)))
-        widths = {line.count("|") for line in lines if line.startswith("|")}
-        assert len(widths) == 1
+    files = index["file"]
+    assert {path.name for path in ROOT.glob("results/*.json")} == set(files)
+    on_pages = [name for p in index["page"].values() for name in (*p["files"], *p.get("rates", ()))]
+    assert set(on_pages) == set(files)
+    for name, one in files.items():
+        for old in one.get("supersedes", ()):
+            assert not (ROOT / "results" / old).exists(), f"{name} supersedes {old}"
+        data = read_json(ROOT / "results" / name)
+        if isinstance(data, dict):
+            assert data.get("date", one["date"]) == one["date"], name
+            torch = data.get("versions", {}).get("torch", one["torch"]).partition("+")[0]
+            assert torch == one["torch"], name
+            made = data.get("machine", {}).get("commit", one["commit"])
+            assert made.startswith(one["commit"]), name
 
 
-@pytest.mark.usefixtures("benchmarks")
-def test_the_document_shows_every_row_of_the_results_that_it_names_and_none_that_is_withdrawn():
-    from tables import cells, measured
-    from torch_materialize.results.base import read_json
+def test_a_page_is_what_the_result_files_say(index):
+    import tables
 
-    text = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
-    rows = {tuple(line.split(" | ")[:2]) for line in text.splitlines()}
-    named = [path for path in ROOT.glob("results/bench-*.json") if path.name in text]
-    assert len(named) > 10
-    for path in named:
-        data = read_json(path)
-        shown = measured(data)
-        for row in data["rows"]:
-            if "ways" in row:
-                case, stock, *_ = cells(row, ())
-                assert ((f"| {case}", stock) in rows) == (row in shown), (path.name, case)
+    made = dict(tables.pages())
+    assert set(made) == set(ROOT.glob("docs/results/*.md"))
+    for path, text in made.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run tables.py --pages"
+        # Two screens at most.
+        assert text.count("\n") <= 80, path
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert not [path.name for path in made if f"results/{path.name}" not in nav]
+
+
+def test_commands_of_the_index_are_ones_that_there_are(index):
+    """As far as a parser says: what they measure is not run."""
+    import run
+
+    parser = run.parser()
+    for name, one in index["file"].items():
+        for command in one["command"].split("; "):
+            words = shlex.split(command)
+            while "=" in words[0]:
+                del words[0]
+            if words[:2] == ["python", "benchmarks/run.py"]:
+                parser.parse_args(words[2:])
+            elif words[:3] == ["python", "-m", "pytest"]:
+                assert (ROOT / words[-1]).is_file(), name
+            elif words[0] == "torch-materialize":
+                parsed(cli, words[1:])
+            else:
+                assert words[:2] == ["make", "vllm-test"], name
+
+
+def parsed(command, words):
+    """Has a command of click's, or one below it, take its words; it is not run."""
+    if isinstance(command, click.Group):
+        context = command.make_context("torch-materialize", list(words), resilient_parsing=False)
+        name, below, rest = command.resolve_command(context, words)
+        assert below is not None, name
+        return parsed(below, rest)
+    return command.make_context(command.name, list(words))
+
+
+@pytest.fixture
+def index(benchmarks):
+    pytest.importorskip("tomllib", reason="from Python 3.11 on")
+    import tables
+
+    return tables.index()
 
 
 @pytest.mark.usefixtures("benchmarks")
@@ -130,14 +186,14 @@ def test_a_fit_to_single_kernels_tells_moving_from_computing():
 
 @pytest.mark.usefixtures("benchmarks")
 def test_a_gpu_run_says_what_is_missing(monkeypatch):
-    import gpu
+    import run
 
-    find = gpu.importlib.util.find_spec
+    find = run.importlib.util.find_spec
     monkeypatch.setattr(
-        gpu.importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name)
+        run.importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name)
     )
     with pytest.raises(SystemExit, match=r"missing: scipy\..*pip download scipy"):
-        gpu._require("cpu")
+        run.require("cpu")
 
 
 @pytest.mark.usefixtures("benchmarks")
@@ -249,11 +305,11 @@ def test_nobody_launches_while_another_is_timed(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("benchmarks", "dynamo")
 @pytest.mark.parametrize("part", ["fused", "whole"])
 def test_each_way_stays_what_it_was_compiled_as(part, monkeypatch):
-    """In pieces, too; Dynamo once broke the graphs of all ways of a model for the sake of one."""
+    """Dynamo once forgot the ways before, and compiled them anew while they were timed."""
     from torch._inductor.graph import GraphLowering
 
     from paired.cases import cases
-    from paired.ways import PIECES, STOCK, steps
+    from paired.ways import AGAIN, STOCK, steps
 
     graphs = []
     compile_to_module = GraphLowering.compile_to_module
@@ -267,43 +323,27 @@ def test_each_way_stays_what_it_was_compiled_as(part, monkeypatch):
     made = next(case for case in cases("cpu", (16,), 32) if case.label == label).make(None)
     made.args[0].fill_(0.5)
     ways, answers = {}, {}
-    for way, compiled in steps(made, (STOCK, PIECES), part):
+    for way, compiled in steps(made, (STOCK, AGAIN, "plan"), part):
         before = len(graphs)
         ways[way] = compiled()
-        # Pieces that are alike are compiled each, too.
-        assert len(graphs) - before == (5 if way == PIECES else 1), way
+        assert len(graphs) - before == 1, way
     before = len(graphs)
     with torch.compiler.set_stance("fail_on_recompile"):
         for way, step in ways.items():
             answers[way] = step()
     assert len(graphs) == before
     if part == "whole":
-        torch.testing.assert_close(answers[PIECES], answers[STOCK], atol=0.05, rtol=0.05)
+        torch.testing.assert_close(answers["plan"], answers[STOCK], atol=0.05, rtol=0.05)
 
 
 @pytest.mark.usefixtures("benchmarks")
-def test_a_variant_of_plan_is_a_way_of_its_own():
-    """By bytes alone a plan may be another; one that is none is not taken for `plan`."""
+def test_a_way_is_a_policy_or_stock_with_a_setting():
     from paired import ways
-    from torch_materialize.core.devices import CPU
-    from torch_materialize.inductor.hooks import graph_lowering
 
-    usual = graph_lowering.limits_for(CPU)
-    assert usual.rates is not None
-    with ways.going("plan, fewest bytes"):
-        assert graph_lowering.limits_for(CPU).rates is None
-    with ways.going("plan"):
-        assert graph_lowering.limits_for(CPU) == usual
-    for unknown in ("plan, most bytes", "plan, rounded as stock"):  # which is another policy
-        # As in a compile, which goes on without a plan.
-        swallowed = contextlib.suppress(LookupError)
-        with (
-            pytest.raises(LookupError, match="there are plan, "),
-            ways.going(unknown),
-            swallowed,
-        ):
-            graph_lowering.limits_for(CPU)
-    with pytest.raises(LookupError, match="'traffic, fewest bytes'"):
-        ways.policy_of("traffic, fewest bytes")
-    assert ways.policy_of("plan, fewest bytes") == "plan"
-    assert [way for way in ways.WAYS if ways.is_predicted(way)] == ["stock", "traffic", "plan"]
+    chosen = ways.options("stock, emulate_precision_casts=True")
+    assert chosen["emulate_precision_casts"] is True
+    assert ways.options("plan") != ways.options("stock")
+    assert ways.policy_of("stock, emulate_precision_casts=True") == "stock"
+    every = (ways.EAGER, ways.STOCK, ways.AGAIN, "traffic", "plan", "tune")
+    assert [way for way in every if ways.is_predicted(way)] == ["stock", "traffic", "plan"]
+    assert not ways.is_predicted("stock, emulate_precision_casts=True")

@@ -50,14 +50,11 @@ def _file(cell: str):
 
 def _measured(data, part: str) -> dict[tuple[str, int], tuple[float, str]]:
     """(case, tokens) -> milliseconds of stock, and the share of them that plan takes."""
-    rows = tables.measured(data)
-    ways = tables._ways(rows)
     found = {}
-    for row in rows:
+    for row in tables.measured(data):
         if row["part"] == part:
-            _, stock, *shares = tables.cells(row, ways)
-            plan = shares[ways.index("plan")].split(" ")[0]
-            found[row["name"], row["tokens"]] = float(stock), plan
+            _, stock, plan, *_ = tables.cells(row, ["plan"])
+            found[row["name"], row["tokens"]] = float(stock), plan.partition(" ")[0]
     return found
 
 

@@ -1,6 +1,6 @@
 """A fixed share of the fuzz: every policy on random programs, the planner on random graphs.
 
-Long runs: ``python benchmarks/fuzz.py compiled`` and ``python benchmarks/fuzz.py planner``.
+Long runs: ``python benchmarks/run.py fuzz compiled`` and ``... fuzz planner``.
 """
 
 from __future__ import annotations

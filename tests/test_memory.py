@@ -13,7 +13,7 @@ from torch_materialize.core.dag import Dag, Fused, Kind, Value
 from torch_materialize.core.devices import find
 from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.policy import STOCK
-from torch_materialize.inductor.fx.decision import STOCKS
+from torch_materialize.inductor.fx.decision import NO_CHANGE
 from torch_materialize.inductor.lower.trial import lowered
 from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline.capture import capture, fake_mode
@@ -77,7 +77,7 @@ def lowered_peaks(fn, *shapes, device="h200", training=False):
         args = [torch.empty(*shape, requires_grad=training) for shape in shapes]
     found = []
     for graph in capture(fn, args, {}, device, mode, training=training):
-        with planned_device(device), lowered(graph, STOCKS, "", STOCK, Recording) as lowering:
+        with planned_device(device), lowered(graph, NO_CHANGE, "", STOCK, Recording) as lowering:
             dag = read_dag(lowering, read_scheduled())
             found.append((peak_bytes(dag, dag.homes()), upstreams(lowering)))
     return found

@@ -63,19 +63,17 @@ def test_summary_of_hand_made_rows():
     assert found.seconds == (2.0, 9.0)
 
 
-def test_files_of_one_torch_are_added_up(tmp_path, monkeypatch, capsys):
+def test_files_of_one_torch_are_added_up(tmp_path, monkeypatch):
     """The documents' table: a graph that was swept again counts as it was then."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import sweep_table
+    from tables import tables
 
     first = _sweep(_row("a", plan=2000, bound=500.0), _row("b", plan=500, bound=500.0))
     again = _sweep(_row("a", plan=500, bound=400.0), _row("b", plan=500, kind="backward"))
     paths = [tmp_path / "first.json", tmp_path / "again.json"]
     for path, sweep in zip(paths, (first, again), strict=True):
         file.SWEEP.save(sweep, path)
-    monkeypatch.setattr("sys.argv", ["sweep_table.py", *map(str, paths)])
-    sweep_table.main()
-    _, _, *rows = capsys.readouterr().out.splitlines()
+    _, _, *rows = list(tables(paths))[:-1]
     assert rows == [
         "| 2.13.0 | inference, 2 | plan | x0.500 | x0.500 | x0.500 | 0 | on 1 of 2 (50.0%) |",
         "| 2.13.0 | training, 1 | plan | x0.500 | x0.500 | x0.500 | 0 |  |",

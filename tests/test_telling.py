@@ -86,7 +86,7 @@ def test_the_plan_is_logged_and_at_debug_what_it_saves(dynamo, caplog):
     with caplog.at_level(logging.DEBUG, "torch_materialize"):
         compiled(dynamo)
     lines = [record.getMessage() for record in caplog.records]
-    assert any("dry runs" in line for line in lines), lines
+    assert any("trial lowerings" in line for line in lines), lines
     assert "plan: all: 0 B" in lines  # stock is kept here
 
 
@@ -132,7 +132,7 @@ PROGRAM = textwrap.dedent(
 
 def test_torch_logs_and_traces(tmp_path):
     said = run(PROGRAM, TORCH_LOGS="torch_materialize", TORCH_TRACE=str(tmp_path))
-    assert "dry runs" in said
+    assert "trial lowerings" in said
     (trace,) = tmp_path.iterdir()
     entries = [
         json.loads(line[line.index("{") :])
@@ -150,7 +150,7 @@ def test_set_logs_knows_the_short_name():
         "import torch_materialize.inductor.explain.announce\n"
         "torch._logging.set_logs(modules={'materialize': logging.INFO})\n" + PROGRAM
     )
-    assert "dry runs" in said
+    assert "trial lowerings" in said
 
 
 @pytest.mark.full

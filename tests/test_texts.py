@@ -47,7 +47,7 @@ _REASONS: dict[str, Callable[[str], bool]] = {
     "a stage of .ci/run, or what runs this test": lambda command: not _in_ci(command),
     "changes the environment that runs this test; dev/venv.sh installs the same": _never,
     "needs vLLM; tests/with_vllm compiles the same targets": _with_vllm,
-    "writes into the checkout; tests/test_pictures.py compares what it writes": _never,
+    "writes into the checkout; another test compares what it writes": _never,
     "takes minutes to hours": _never,
     "takes files or a checkout that the reader has": _never,
 }
@@ -85,10 +85,11 @@ ELSEWHERE = {
     ("CONTRIBUTING.md", "make vllm-test"): _STAGE,
     ("CONTRIBUTING.md", "make bench"): _LONG,
     ("CONTRIBUTING.md", "bash .ci/run"): _LONG,
-    ("CONTRIBUTING.md", "python benchmarks/fuzz.py compiled --minutes 10"): _LONG,
-    ("CONTRIBUTING.md", "python benchmarks/gpu.py --json FILE"): _LONG,
-    ("CONTRIBUTING.md", "python benchmarks/predict.py FILE"): _FILES,
+    ("CONTRIBUTING.md", "python benchmarks/run.py fuzz compiled --minutes 10"): _LONG,
+    ("CONTRIBUTING.md", "python benchmarks/run.py gpu --json FILE"): _LONG,
+    ("CONTRIBUTING.md", "python benchmarks/run.py predict FILE"): _FILES,
     ("CONTRIBUTING.md", "python dev/pictures.py"): _DRAWS,
+    ("CONTRIBUTING.md", "python benchmarks/tables.py --pages"): _DRAWS,
     ("CONTRIBUTING.md", "python benchmarks/upstream_tests.py CHECKOUT"): _FILES,
 }
 

@@ -24,7 +24,7 @@ import torch_materialize as tm
 from torch_materialize import events
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import STOCK
-from torch_materialize.inductor.fx.decision import STOCKS
+from torch_materialize.inductor.fx.decision import NO_CHANGE
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.lower import trial
 from torch_materialize.inductor.lower.realize import as_stock, undecided
@@ -156,7 +156,7 @@ def test_a_dry_run_counts_apart(graph):
             metrics.nodes_num_elem.append("meanwhile")
             return seen
 
-        with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering):
+        with trial.lowered(graph, NO_CHANGE, "", STOCK, GraphLowering):
             assert metrics.ir_nodes_pre_fusion > before["ir_nodes_pre_fusion"]
             counters["inductor"]["torch_materialize_test"] += 100
             assert counters["inductor"]["torch_materialize_test"] == 101
@@ -178,7 +178,7 @@ def test_a_dry_run_takes_no_number_of_a_graph(graph, module):
     name = "_post_grad_graph_counter"
     numbering = getattr(module, name)
     first = next(numbering)
-    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering):
+    with trial.lowered(graph, NO_CHANGE, "", STOCK, GraphLowering):
         assert elsewhere(lambda: next(getattr(module, name))) == first + 1
     assert getattr(module, name) is numbering
     assert next(numbering) == first + 2
@@ -186,7 +186,7 @@ def test_a_dry_run_takes_no_number_of_a_graph(graph, module):
 
 def test_what_counts_is_upstreams_again(graph):
     kinds = type(metrics), type(counters["inductor"]), counters.default_factory
-    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering):
+    with trial.lowered(graph, NO_CHANGE, "", STOCK, GraphLowering):
         pass
     assert (type(metrics), type(counters["inductor"]), counters.default_factory) == kinds
 
@@ -198,7 +198,7 @@ def settings():
 def test_settings_of_ours_are_of_our_thread(graph):
     before = elsewhere(settings)
     digest = elsewhere(config.get_hash)
-    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering), undecided():
+    with trial.lowered(graph, NO_CHANGE, "", STOCK, GraphLowering), undecided():
         assert getattr(config, _COUNTING) > 1000
         assert elsewhere(settings) == before
         assert elsewhere(config.get_hash) == digest
@@ -272,7 +272,7 @@ def test_a_compile_beside_a_dry_run_is_as_alone(graph, sources, dynamo):
     counters.clear()
     metrics.reset()
     sources.clear()
-    with trial.lowered(graph, STOCKS, "", STOCK, GraphLowering), undecided():
+    with trial.lowered(graph, NO_CHANGE, "", STOCK, GraphLowering), undecided():
         beside = elsewhere(lambda: stock_compile(sources))
     assert beside == code
     assert figures() == counted

@@ -264,7 +264,7 @@ def test_an_operator_that_fails_on_made_up_inputs_leaves_the_plan(caplog):
 def time_three(monkeypatch, fails, stage):
     """``_timed`` of three candidates of which one fails when it is compiled or first run."""
     candidates = {
-        tune.STOCK: tune._NOTHING,
+        tune.STOCK: tune.NO_CHANGE,
         "plan": Decision(store=frozenset({"a"})),
         "traffic": Decision(store=frozenset({"b"})),
     }

@@ -19,7 +19,7 @@ from torch_materialize.errors import RecordError, TargetError
 from upstream import file as upstream_file
 from upstream.file import RUN
 from upstream.plugin import COUNTED, OUTCOMES, read_events
-from upstream.run import Outcome, UpstreamRun, find_tests, run
+from upstream.run import TestOutcome, UpstreamRun, find_tests, run
 from upstream_tests import main
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -348,7 +348,7 @@ def test_fewer_bytes_alone_are_fine(checkout):
 
 
 def test_a_choice_at_random_promises_nothing_about_bytes():
-    counts = [Outcome("passed", numbers=((100, found),)) for found in (100, 200)]
+    counts = [TestOutcome("passed", numbers=((100, found),)) for found in (100, 200)]
     for policy, worse in (("plan:limits=random", False), ("plan:limits=strong", True)):
         result = UpstreamRun(parse(policy), ("f",), stock={"f::t": counts[0]})
         result.governed["f::t"] = counts[1]
@@ -419,7 +419,7 @@ def test_failures_are_told_by_the_line_that_names_the_mismatch(checkout, tmp_pat
 
 def test_addresses_and_numbers_make_no_other_reason():
     one, other = (
-        Outcome("failed", f"E: <f at 0x7f{x}> took {x}.5 s in /tmp/{x}/x") for x in (1, 22)
+        TestOutcome("failed", f"E: <f at 0x7f{x}> took {x}.5 s in /tmp/{x}/x") for x in (1, 22)
     )
     result = UpstreamRun(parse("plan"), ("f",), stock={"f::t": one}, governed={"f::t": other})
     assert result.changes() == []

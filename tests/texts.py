@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 # Results are generated from their files, each with the command that made it: hours, or a GPU.
-_RESULTS = {ROOT / "docs" / "figures.md", *ROOT.glob("docs/results/**/*.md")}
+_RESULTS = set(ROOT.glob("docs/results/**/*.md"))
 PAGES = sorted(
     {ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")} - _RESULTS
 )

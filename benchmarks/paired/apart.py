@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from .cases import Case, cases
+from .clock import keep_pages
 from .correct import check
 from .measure import Effort, prepared, timed
 from .turns import Turns
 
-# Seconds for one case to be compiled in every way, waiting for its turns, and to be timed.
-_COMPILED, _TIMED = 400.0, 90.0
+# Seconds for one case to be compiled in every way, waiting for its turns; and to be timed, beside
+# its own of timing, which are of one of the places in memory.
+_COMPILED, _TIMED = 900.0, 90.0
 _READY = "ready"
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one process does, without anything that cannot be sent to it.
+class Measurement:
+    """What one process measures, without anything that cannot be sent to it.
 
     Attributes:
         tokens: with ``divisor`` and ``label`` which of all cases it is.
@@ -51,30 +54,25 @@ class Job:
 
 
 class _Process:
-    """One job under way.
+    """One measurement under way.
 
     Attributes:
         pipe: says that it is ready to be timed, then its row.
         until: when it must have said so, in seconds of :func:`time.monotonic`.
     """
 
-    def __init__(self, job: Job, turns: Turns) -> None:
-        self.job = job
+    def __init__(self, wanted: Measurement, turns: Turns) -> None:
+        self.wanted = wanted
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.until = time.monotonic() + _COMPILED
-        self._process = context.Process(target=_work, args=(theirs, job, turns))
+        self._process = context.Process(target=_work, args=(theirs, wanted, turns))
         self._process.start()
         theirs.close()
 
-    def go_on(self) -> None:
-        """Lets it be timed; a process that is gone says so in :meth:`next`."""
-        with contextlib.suppress(OSError):
-            self.pipe.send(None)
-
     def next(self, seconds: float = 0.0) -> Any:
         """What the process says within ``seconds``: that it is ready, or its row."""
-        error = self.job.case().about
+        error = self.wanted.case().about
         try:
             if self.pipe.poll(max(seconds, 0.0)):
                 return self.pipe.recv()
@@ -91,13 +89,13 @@ class _Process:
 
 
 def rows(
-    jobs: Sequence[Job], at_once: int, deadline: float
-) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Each job with its row, as they are done, ``at_once`` processes at a time.
+    every: Sequence[Measurement], at_once: int, deadline: float
+) -> Iterator[tuple[Measurement, dict[str, Any]]]:
+    """Each measurement with its row, as they are done, ``at_once`` processes at a time.
 
     ``deadline`` is in seconds of :func:`time.monotonic`.  What is not done by then has no row.
     """
-    waiting = deque(jobs)
+    waiting = deque(every)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         turns = Turns(Path(folder))
         running: list[_Process] = []
@@ -108,40 +106,46 @@ def rows(
             for process in _first(running, deadline):
                 row = process.next()
                 if row == _READY:
-                    process.go_on()
-                    row = process.next(min(_TIMED, deadline - time.monotonic()))
+                    with contextlib.suppress(OSError):  # a process that is gone says so
+                        process.pipe.send(None)
+                    allowed = _TIMED + 5 * process.wanted.effort.seconds
+                    row = process.next(min(allowed, deadline - time.monotonic()))
                 running.remove(process)
                 process.end()
                 if "error" not in row or time.monotonic() < deadline:
-                    yield process.job, row  # else there was no time to see what it would have been
+                    yield process.wanted, row  # else nobody saw what it would have been
 
 
 def _first(running: Sequence[_Process], deadline: float) -> list[_Process]:
-    """One that has something to say, or that was given too long; none after ``deadline``."""
-    now = time.monotonic()
+    """One that has something to say, or took too long; none after ``deadline``."""
     until = min(deadline, *(process.until for process in running))
-    said = wait([process.pipe for process in running], max(until - now, 0.0))
+    said = wait([process.pipe for process in running], max(until - time.monotonic(), 0.0))
     late = time.monotonic()
     found = [p for p in running if p.pipe in said or p.until <= late < deadline]
     return found[:1]
 
 
-def _work(pipe: Connection, job: Job, turns: Turns) -> None:
-    case = job.case()
+def _work(pipe: Connection, wanted: Measurement, turns: Turns) -> None:
+    warnings.filterwarnings("ignore", message="dynamo_pgo")
+    case = wanted.case()
+    if wanted.device == "cpu":
+        keep_pages()
     try:
-        if job.effort is None:
-            row = check(case, job.ways, job.device)
+        if wanted.effort is None:
+            row = check(case, wanted.ways, wanted.device)
         else:
-            row = _timed(pipe, case, job, job.effort, turns)
-    except Exception as error:  # noqa: BLE001 - the others are worth having
+            row = _timed(pipe, case, wanted, wanted.effort, turns)
+    except Exception as error:  # noqa: BLE001 - the other cases are worth having
         row = {**case.about, "error": f"{type(error).__name__}: {error}"}
     pipe.send(row)
     pipe.close()
 
 
-def _timed(pipe: Connection, case: Case, job: Job, effort: Effort, turns: Turns) -> dict[str, Any]:
+def _timed(
+    pipe: Connection, case: Case, wanted: Measurement, effort: Effort, turns: Turns
+) -> dict[str, Any]:
     with turns.launches_beside_others():
-        made = prepared(case, job.ways, job.device)
+        made = prepared(case, wanted.ways, wanted.device)
     pipe.send(_READY)
     pipe.recv()
     asked = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,8 +17,7 @@ from torch_materialize.sweep import construct
 from torch_materialize.sweep.registry import find
 from torch_materialize.sweep.spec import Input, Model
 
-from .geometries import GEOMETRIES, Geometry, Layers, cuts
-from .pieces import Cuts
+from .geometries import GEOMETRIES, Geometry, Layers
 
 Fake = FakeTensorMode | None
 
@@ -33,7 +33,7 @@ MODELS = (
     "ddpm-unet",
 )
 #: On a GPU only: where its rates decide against the plan of fewest bytes.
-DOUBTED = ("flux", "longformer")
+REFUSED = ("flux", "longformer")
 
 
 @dataclass
@@ -43,7 +43,6 @@ class Made:
     Attributes:
         run: what a way compiles; called with ``args`` and ``kwargs``.
         unit: bytes of one activation, 0 where there is no such unit.
-        cuts: operators between which it can be compiled in pieces, and what is called there.
         training: a step is a forward and a backward.
     """
 
@@ -51,7 +50,6 @@ class Made:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     unit: int = 0
-    cuts: Cuts = field(default_factory=dict)
     training: bool = False
 
 
@@ -89,31 +87,33 @@ def cases(device: str, tokens: tuple[int, ...] = TOKENS, divisor: int = 0) -> It
 
     ``divisor`` makes models narrower by that factor; 0 takes what suits the device.
     """
-    yield from _must_show()
+    yield from _decoders(divisor)
     for part in ("fused", "whole"):
         for geometry in GEOMETRIES.values():
             for count in sorted(tokens, reverse=True):
                 case = _of_geometry(geometry, count, part, device, divisor)
                 if case is not None:
                     yield case
-        for name in MODELS if device == "cpu" else (*MODELS, *DOUBTED):
+        for name in MODELS if device == "cpu" else (*MODELS, *REFUSED):
             yield _of_corpus(name, part, device)
         yield _training(part, device)
 
 
-def _must_show() -> Iterator[Case]:
-    """The trial that the README's figures began with: 2 layers, T=4096, H=2048, bf16."""
-    for gated in (False, True):
+def _decoders(divisor: int) -> Iterator[Case]:
+    """The decoder that the README begins with: 2 layers, T=4096, H=2048, bf16."""
+    share = divisor or 1
+    tokens, hidden = 4096 // share, 2048 // share
+    for gated, part in itertools.product((False, True), ("fused", "whole")):
         name = "vllm-style decoder" + (", gated" if gated else "")
 
         def make(fake: Fake, gated: bool = gated) -> Made:
             with fake or contextlib.nullcontext():
-                columns = 2048 if gated else None
-                model = Decoder(2, 2048, columns, "vllm", random_norms=True).eval()
-                x = torch.randn(4096, 2048, dtype=torch.bfloat16)
-            return Made(model, (x,), unit=4096 * 2048 * 2)
+                columns = hidden if gated else None
+                model = Decoder(2, hidden, columns, "vllm", random_norms=True).eval()
+                x = torch.randn(tokens, hidden, dtype=torch.bfloat16)
+            return Made(model, (x,), unit=tokens * hidden * 2)
 
-        yield Case(name, "fused", 4096, "2 layers, H=2048", make)
+        yield Case(name, part, tokens, f"2 layers, H={hidden}", make)
 
 
 def _layers(g: Geometry, part: str, device: str) -> int:
@@ -123,7 +123,7 @@ def _layers(g: Geometry, part: str, device: str) -> int:
     """
     if device == "cpu" or g.experts:
         return 4  # a CPU has no time for more, and each layer of experts takes 1.2 GB of a GPU
-    return 16 if part == "fused" and g.full_every == 1 else 8
+    return 16 if part == "fused" else 8
 
 
 def _of_geometry(g: Geometry, tokens: int, part: str, device: str, divisor: int) -> Case | None:
@@ -143,8 +143,7 @@ def _of_geometry(g: Geometry, tokens: int, part: str, device: str, divisor: int)
             if fake:
                 model.to_empty(device="cpu")
             args = (torch.randn(tokens, sizes.hidden).bfloat16(), torch.arange(tokens))
-        at = cuts(opaque=part == "fused")
-        return Made(model, args, unit=tokens * sizes.hidden * 2, cuts=at)
+        return Made(model, args, unit=tokens * sizes.hidden * 2)
 
     return Case(g.name, part, tokens, note, make)
 

@@ -1,7 +1,8 @@
-"""Clocks: how long one step takes, on a CPU and on a GPU."""
+"""Clocks: how long one step takes, on a CPU and on a GPU; and memory that is kept meanwhile."""
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,10 +21,12 @@ _SAMPLE, _MOST_STEPS = 5e-3, 200
 _REPLAYED = 3e-3
 # Seconds of work after which a GPU that idled runs at its usual clock.
 _WARM = 0.3
+# Of glibc's malloc.h, parameter and value: the trim threshold, and no memory maps.
+_KEEP_FREED = ((-1, 2**31 - 1), (-4, 0))
 
 
 def on_cpu(step: Callable[[], Any]) -> Callable[[], float]:
-    """Seconds of one step by :data:`Spent.clock`, without what the stand-ins for matmuls took.
+    """Seconds of one step, without what the stand-ins for matmuls took.
 
     The first call finds out how many steps make a sample.
     """
@@ -31,10 +34,10 @@ def on_cpu(step: Callable[[], Any]) -> Callable[[], float]:
 
     def sample(count: int) -> float:
         Spent.seconds = 0.0
-        start = Spent.clock()
+        start = time.perf_counter()
         for _ in range(count):
             step()
-        return Spent.clock() - start - Spent.seconds
+        return time.perf_counter() - start - Spent.seconds
 
     def timed() -> float:
         nonlocal steps
@@ -111,3 +114,17 @@ def copy_of(device: str, nbytes: int = 1 << 28) -> tuple[Callable[[], Any], int]
     source = torch.ones(nbytes // 4, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source), 2 * nbytes
+
+
+def keep_pages() -> bool:
+    """Has the C library keep what is freed, as allocators for inference do; False without glibc.
+
+    glibc gives a large buffer back to the system as soon as it is freed, and the next one arrives
+    as untouched pages: each step then mostly times the system zeroing pages, and a kernel that
+    writes a buffer pays for it where one that reads does not.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(mallopt(*setting) == 1 for setting in _KEEP_FREED)

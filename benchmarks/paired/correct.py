@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .cases import Case, Made
-from .ways import AGAIN, EAGER, PIECES, STOCK, steps
+from .ways import AGAIN, EAGER, STOCK, steps
 
 # A way may err as far as this many times the worse of eager and stock: both round differently,
 # and neither is the truth.
@@ -17,7 +17,8 @@ _ALLOWED = 2.0
 
 
 def check(case: Case, ways: tuple[str, ...], device: str) -> dict[str, Any]:
-    """One row: way -> root mean square error against fp64, as a share of the answer's.
+    """One row: way -> root mean square error against fp64, as a share of the answer's, and the
+    share of numbers that equal eager's to the last bit.
 
     A training step is judged by its gradients, all of them together.
 
@@ -28,21 +29,24 @@ def check(case: Case, ways: tuple[str, ...], device: str) -> dict[str, Any]:
     with torch.device(device):
         made = case.make(None)
     truth = _answer(_wide(made), EAGER)
-    errors = {way: _error(_answer(made, way), truth) for way in (EAGER, STOCK)}
+    eager, stock = _answer(made, EAGER), _answer(made, STOCK)
+    errors = {EAGER: _error(eager, truth), STOCK: _error(stock, truth)}
+    equal = {STOCK: _equal(stock, eager)}
     limit = _ALLOWED * max(errors.values())
     wrong = {}
     for way in ways:
-        if way in errors or way == AGAIN or (way == PIECES and not made.cuts):
+        if way in errors or way == AGAIN:
             continue
         try:
-            errors[way] = _error(_answer(made, way), truth)
+            answer = _answer(made, way)
+            errors[way], equal[way] = _error(answer, truth), _equal(answer, eager)
         except Exception as error:  # noqa: BLE001 - the others are worth having
             wrong[way] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             continue
         if not errors[way] <= limit:
             wrong[way] = f"error {errors[way]:.3g} against fp64 is above {limit:.3g}"
     row = {"name": case.name, "tokens": case.tokens, "training": made.training}
-    return {**row, "errors": errors, "limit": limit, "wrong": wrong}
+    return {**row, "errors": errors, "equal_to_eager": equal, "limit": limit, "wrong": wrong}
 
 
 def _answer(made: Made, way: str) -> list[torch.Tensor]:
@@ -88,3 +92,8 @@ def _error(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
     squares = sum(float((g.double() - w).square().sum()) for g, w in zip(got, want, strict=True))
     size = sum(float(w.square().sum()) for w in want)
     return (squares / size) ** 0.5 if size else squares**0.5
+
+
+def _equal(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
+    same = sum(int((g == w).sum()) for g, w in zip(got, want, strict=True))
+    return round(same / sum(w.numel() for w in want), 5)

@@ -1,7 +1,7 @@
 """Layers of public language models in vLLM's style, with random weights.
 
-Norms keep the sum in fp32 and hand the residual on in bf16; attention, experts and the linear
-attention's scan are operators that the compiler does not look into, as in vLLM.
+Norms keep the sum in fp32 and hand the residual on in bf16; attention and experts are operators
+that the compiler does not look into, as in vLLM.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ class Geometry:
     Attributes:
         layers: of the whole model; a benchmark says how many of them it runs.
         experts: 0 for a dense MLP; ``chosen`` of them for each token.
-        full_every: every so many layers attend to everything, the others linearly; 1 for all.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Geometry:
     experts: int = 0
     chosen: int = 0
     norm_heads: bool = False
-    full_every: int = 1
 
     def smaller(self, divisor: int) -> Geometry:
         """The same shape with fewer heads and columns."""
@@ -55,35 +53,16 @@ LLAMA = Geometry("llama-3.1-8b", 4096, 32, 8, 128, 14336, 32)
 QWEN_MOE = Geometry(
     "qwen3-30b-a3b", 2048, 32, 4, 128, 768, 48, experts=128, chosen=8, norm_heads=True
 )
-# The sizes of Qwen3-Next-80B-A3B with a dense MLP: three layers of gated linear attention, then
-# one of full attention.
-HYBRID = Geometry(
-    "linear-attention-hybrid", 2048, 16, 2, 256, 5120, 48, norm_heads=True, full_every=4
-)
 
-GEOMETRIES = {geometry.name: geometry for geometry in (LLAMA, QWEN_MOE, HYBRID)}
+GEOMETRIES = {geometry.name: geometry for geometry in (LLAMA, QWEN_MOE)}
 
 Operator = Callable[..., torch.Tensor]
-_FAKES: dict[Operator, Operator] = {}
 
 
 def _operator(name: str, real: Operator, fake: Operator) -> Operator:
     torch.library.custom_op(f"{NAMESPACE}::{name}", real, mutates_args=()).register_fake(fake)
     made: Operator = getattr(getattr(torch.ops, NAMESPACE), name)
-    _FAKES[made] = fake
     return made
-
-
-def _stand_in(operator: Operator) -> Operator:
-    """What :class:`.opaque.Opaque` puts in the place of an operator, for where no graph has it."""
-
-    def fill(*reads: torch.Tensor) -> torch.Tensor:
-        like = _FAKES[operator](*reads)
-        layout = like.size(), like.stride(), like.dtype, like.device
-        filled: torch.Tensor = torch.ops.torch_materialize_bench.opaque(list(reads), *layout)
-        return filled
-
-    return fill
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -115,36 +94,11 @@ def _mix_fake(
     return x.new_empty(x.shape)
 
 
-def _scan(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, beta: torch.Tensor
-) -> torch.Tensor:
-    # Stands for the gated delta rule: linear attention with a state, without its correction.
-    state = torch.einsum("thk,thv->hkv", k * beta[..., None].to(k.dtype), v)
-    return torch.einsum("thk,hkv->thv", q * decay.exp()[..., None].to(q.dtype), state).contiguous()
-
-
-def _scan_fake(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, beta: torch.Tensor
-) -> torch.Tensor:
-    return v.new_empty(v.shape)
-
-
-def _convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    padded = nn.functional.pad(x.t()[None], (weight.shape[-1] - 1, 0))
-    return nn.functional.conv1d(padded, weight, groups=weight.shape[0])[0].t().contiguous()
-
-
-def _convolve_fake(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(x.shape)
-
-
 attention = _operator("attention", _attend, _like_q)
 experts = _operator("experts", _mix_experts, _mix_fake)
-scan = _operator("scan", _scan, _scan_fake)
-convolve = _operator("convolve", _convolve, _convolve_fake)
 
 
-class FullAttention(nn.Module):
+class Attention(nn.Module):
     def __init__(self, g: Geometry) -> None:
         super().__init__()
         self.g = g
@@ -161,32 +115,6 @@ class FullAttention(nn.Module):
         cos, sin = angles[:, None].chunk(2, -1)
         x = attention(rotate(q, cos, sin), rotate(k, cos, sin), v.contiguous())
         return x.flatten(1) @ self.out
-
-
-class LinearAttention(nn.Module):
-    def __init__(self, g: Geometry) -> None:
-        super().__init__()
-        self.width = 128
-        self.heads = max(g.hidden // self.width, 1)
-        wide = self.heads * self.width
-        self.qkvz = random_weight(g.hidden, 4 * wide)
-        self.ba = random_weight(g.hidden, 2 * self.heads)
-        self.short = nn.Parameter(torch.randn(3 * wide, 1, 4) / 2)
-        self.log_decay = nn.Parameter(torch.zeros(self.heads))
-        self.bias = nn.Parameter(torch.ones(self.heads))
-        self.norm = around_one(self.width)
-        self.out = random_weight(wide, g.hidden)
-
-    def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-        wide = self.heads * self.width
-        qkv, z = (x @ self.qkvz).split([3 * wide, wide], -1)
-        mixed = nn.functional.silu(convolve(qkv.contiguous(), self.short))
-        q, k, v = mixed.view(len(x), 3, self.heads, self.width).unbind(1)
-        b, a = (x @ self.ba).chunk(2, -1)
-        decay = -self.log_decay.float().exp() * nn.functional.softplus(a.float() + self.bias)
-        out = scan(_unit(q), _unit(k), v.contiguous(), decay, b.sigmoid())
-        gated = _norm(out, self.norm) * nn.functional.silu(z.view_as(out).float()).to(out.dtype)
-        return gated.flatten(1) @ self.out
 
 
 class Mlp(nn.Module):
@@ -222,8 +150,7 @@ class Layers(nn.Module):
         self, g: Geometry, layers: int, dtype: torch.dtype = torch.bfloat16, positions: int = 8192
     ) -> None:
         super().__init__()
-        full = [(i + 1) % g.full_every == 0 for i in range(layers)]
-        self.mixers = nn.ModuleList([FullAttention(g) if f else LinearAttention(g) for f in full])
+        self.mixers = nn.ModuleList([Attention(g) for _ in range(layers)])
         self.mlps = nn.ModuleList([Experts(g) if g.experts else Mlp(g) for _ in range(layers)])
         self.norms = nn.ParameterList([around_one(g.hidden) for _ in range(2 * layers + 1)])
         powers = torch.arange(0, g.width, 2, dtype=torch.float32) / g.width
@@ -243,20 +170,7 @@ class Layers(nn.Module):
         return add_norm(x, residual, next(norms))[0]
 
 
-def cuts(*, opaque: bool) -> dict[Operator, Operator]:
-    """The attentions, between which a model is compiled in pieces, and what is called there.
-
-    ``opaque`` calls the stand-in instead.
-    """
-    return {op: _stand_in(op) if opaque else op for op in (attention, scan)}
-
-
 def _norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     wide = x.float()
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
     return (wide * scale).to(x.dtype) * weight
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.pow(2).sum(-1, keepdim=True) + 1e-6)).to(x.dtype)

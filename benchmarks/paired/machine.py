@@ -1,7 +1,8 @@
-"""Where figures come from: machine, versions, commit and load."""
+"""Where results come from: machine, versions, commit and load; and how they are written."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
@@ -10,8 +11,9 @@ from typing import Any
 
 import torch
 
-from torch_materialize.core.devices import CPU, DEVICES, Device, identify
-from torch_materialize.versions import processor
+from torch_materialize.core.devices import DEVICES, Device
+from torch_materialize.results.base import write_json
+from torch_materialize.versions import installed_versions, processor
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -43,30 +45,24 @@ def last_cache(device: str) -> int:
 def commit() -> str:
     """The commit of this checkout, with a plus where files differ from it.
 
-    ``TORCH_MATERIALIZE_COMMIT`` tells it for a copy that knows less.
+    ``TORCH_MATERIALIZE_COMMIT`` names it for a copy without its git folder.
     """
-    told = os.environ.get("TORCH_MATERIALIZE_COMMIT")
-    if told:
-        return told
-    folder = Path(__file__).parent
+    if named := os.environ.get("TORCH_MATERIALIZE_COMMIT"):
+        return named
+    command = ["git", "-C", str(Path(__file__).parent), "describe"]
+    command += ["--always", "--abbrev=12", "--dirty=+"]
     try:
-        ask = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+"]
-        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def planned(device: str) -> Device:
-    """The entry of our table for the device at hand.
+def of_table(title: str) -> Device | None:
+    """The GPU of our table that calls itself so; a result file does not say more of it."""
+    return next((one for one in DEVICES.values() if title in (one.title, *one.titles)), None)
 
-    Raises:
-        LookupError: this GPU is not in it.
-    """
-    if device == "cpu":
-        return CPU
-    known = identify(torch.cuda.get_device_properties())
-    if known.name in DEVICES:
-        return known
-    raise LookupError(
-        f"{known.title} is not among {', '.join(DEVICES)}, so no bytes can be predicted"
-    )
+
+def save(path: Path, **content: Any) -> None:
+    """Writes ``content`` as JSON, with the day and the versions that it was made with."""
+    day = datetime.date.today().isoformat()
+    write_json(path, {"date": day, "versions": installed_versions(), **content})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,9 @@ from torch_materialize.core.paired import interleaved, median_interval, ratios
 from . import clock
 from .autotuned import Tuned, choices_put_off, kernel_times
 from .cases import Case, Made
-from .machine import last_cache, planned
+from .machine import last_cache
 from .predicted import predict
-from .ways import AGAIN, EAGER, PIECES, STOCK, is_predicted, steps
+from .ways import AGAIN, EAGER, STOCK, is_predicted, steps
 
 COPY = "copy"
 # How often CUDA graphs are captured, each time into other memory.
@@ -56,21 +55,6 @@ class Prepared:
     inputs: list[tuple[Any, ...]]
 
 
-def measure(case: Case, ways: tuple[str, ...], device: str, effort: Effort) -> dict[str, Any]:
-    """One row of results.
-
-    Raises:
-        Exception: whatever the model, Inductor or the device raises.
-    """
-    row = timed(prepared(case, ways, device), effort)
-    gc.collect()
-    try:
-        known = planned(device)
-    except LookupError as error:
-        return {**row, "not_predicted": str(error)}
-    return row | predicted(case, known, last_cache(device), row)
-
-
 def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
     """Builds and compiles a case.
 
@@ -81,7 +65,7 @@ def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
         made = case.make(None)
         inputs = _rotated(made, device)
     if device == "cuda":
-        torch.cuda.empty_cache()  # other cases are there, too
+        torch.cuda.empty_cache()  # beside other cases
     row = {**case.about, "unit_bytes": made.unit, "compile_seconds": {}, "missing": {}}
     if device == "cuda":
         row |= {"configurations": {}, "kernels": {}}
@@ -93,7 +77,7 @@ def prepared(case: Case, ways: tuple[str, ...], device: str) -> Prepared:
         start = time.perf_counter()
         # What `tune` times must have been tuned.
         later = device == "cuda" and not way.startswith("tune")
-        with _told(row, way), choices_put_off() if later else contextlib.nullcontext():
+        with _noted(row, way), choices_put_off() if later else contextlib.nullcontext():
             found.steps[way] = compiled()
         row["compile_seconds"][way] = round(time.perf_counter() - start, 2)
     return found
@@ -119,7 +103,7 @@ def _timed_as_compiled(found: Prepared, effort: Effort) -> dict[str, Any]:
         tuned = _tuned(steps, row)
         steps = {way: step for way, step in steps.items() if way in tuned or way == EAGER}
         for way, step in steps.items():
-            with _told(row, way):
+            with _noted(row, way):
                 memory[way] = _allocated(step)
     copying, moved = clock.copy_of(found.device)
     times: dict[str, list[float]] = {}
@@ -131,7 +115,7 @@ def _timed_as_compiled(found: Prepared, effort: Effort) -> dict[str, Any]:
         for way, step in steps.items():
             if way in tuned:
                 tuned[way].apply()
-            with _told(row, way):
+            with _noted(row, way):
                 each = [_with(found.made, inputs, step) for inputs in found.inputs]
                 runs[way] = _timed(each, found.device)
         kept.append(runs)
@@ -149,14 +133,14 @@ def _timed_as_compiled(found: Prepared, effort: Effort) -> dict[str, Any]:
 def _tuned(steps: dict[str, Callable[[], Any]], row: dict[str, Any]) -> dict[str, Tuned]:
     """The kernels of each way with their configurations; both, and their times, go into the row.
 
-    A way whose kernels cannot be tuned is told in the row, and is not there.
+    A way whose kernels cannot be tuned is named in the row, and is not there.
     """
     found: dict[str, Tuned] = {}
     for way, step in steps.items():
         if way == AGAIN:
             found[way] = found[STOCK]
         elif way != EAGER:
-            with _told(row, way):
+            with _noted(row, way):
                 found[way] = Tuned(step)
                 row["configurations"][way] = found[way].configurations
                 row["kernels"][way] = kernel_times(step)
@@ -164,8 +148,8 @@ def _tuned(steps: dict[str, Callable[[], Any]], row: dict[str, Any]) -> dict[str
 
 
 @contextlib.contextmanager
-def _told(row: dict[str, Any], way: str) -> Iterator[None]:
-    """A way that fails is told in the row, and the others go on; without stock there is no row."""
+def _noted(row: dict[str, Any], way: str) -> Iterator[None]:
+    """A way that fails is named in the row, the rest goes on; without stock there is no row."""
     try:
         yield
     except Exception as error:
@@ -256,18 +240,3 @@ def predicted(case: Case, device: Device, cache: int, row: dict[str, Any]) -> di
 def _load() -> float:
     with open("/proc/loadavg", encoding="utf-8") as file:
         return float(file.read().split()[0])
-
-
-__all__ = [
-    "AGAIN",
-    "COPY",
-    "EAGER",
-    "PIECES",
-    "STOCK",
-    "Effort",
-    "Prepared",
-    "measure",
-    "predicted",
-    "prepared",
-    "timed",
-]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,22 +44,17 @@ _library.define("opaque" + _SCHEMA, tags=(torch.Tag.flexible_layout,))
 
 
 class Spent:
-    """Seconds that the stand-ins took since the last reset, on a CPU.
-
-    ``clock`` is wall time.  With one thread its processor time can be taken instead: on a
-    machine that others use, that leaves out the waiting, though not the shared caches.
-    """
+    """Seconds that the stand-ins took since the last reset, on a CPU."""
 
     seconds = 0.0
-    clock: Callable[[], float] = staticmethod(time.perf_counter)
 
 
 def _on_cpu(
     reads: list[torch.Tensor], size: Any, stride: Any, dtype: torch.dtype, device: Any
 ) -> torch.Tensor:
-    start = Spent.clock()
+    start = time.perf_counter()
     result = torch.empty_strided(size, stride, dtype=dtype, device=device).fill_(0.5)
-    Spent.seconds += Spent.clock() - start
+    Spent.seconds += time.perf_counter() - start
     return result
 
 

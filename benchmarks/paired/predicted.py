@@ -1,4 +1,4 @@
-"""What a dry run says of a case: bytes, kernels and the planner's estimate of peak memory."""
+"""What a trial lowering says of a case: bytes, kernels, the planner's estimate of peak memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.sweep.construct import zeros_mode
 
 from .cases import Case
-from .ways import alone, going, policy_of
+from .ways import alone, policy_of
 
 _NOTHING = Traffic(0, 0, 0, 0)
 
@@ -44,8 +44,7 @@ def predict(case: Case, ways: Sequence[str], device: Device, cache: int) -> dict
         )
     found = {}
     for way, policy in wanted.items():
-        with going(way):
-            outcomes = [dry_run(graph, policy, device) for graph in graphs[policy]]
+        outcomes = [dry_run(graph, policy, device) for graph in graphs[policy]]
         moved = sum((traffic(o.graph) for o in outcomes), _NOTHING)
         each = [pair for outcome in outcomes for pair in each_load(outcome.dag, cache)]
         by_kind = {name: Load() for name in KINDS}

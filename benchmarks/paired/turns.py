@@ -22,7 +22,7 @@ from torch._inductor.output_code import CompiledFxGraph
 
 @dataclass(frozen=True)
 class Turns:
-    """Locks in a folder that all processes of a run know.
+    """Locks in a folder that all processes of a run know; they go with a process that dies.
 
     Who waits to be alone is waited for: nobody comes in through a door that is held.
     """
@@ -60,23 +60,17 @@ class Turns:
                     return run(graph, inputs)
                 finally:
                     inside = False
-                    _finish()
+                    if torch.cuda.is_available():
+                        torch.cuda.synchronize()  # what was launched is done
 
         with mock.patch.object(CompiledFxGraph, "__call__", call):
             yield
 
     @contextlib.contextmanager
     def _locked(self, name: str, how: int) -> Iterator[None]:
-        # The lock goes with the file, and so with a process that dies.
         file = os.open(self.folder / name, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(file, how)
             yield
         finally:
             os.close(file)
-
-
-def _finish() -> None:
-    """Lets the GPU finish what was launched."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The ways in which one model is run: eager, under each policy, and compiled in pieces."""
+"""The ways in which one model is run: eager, under each policy, with upstream's own settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 import torch._dynamo
@@ -14,25 +13,17 @@ from torch._dynamo import config as dynamo_config
 from torch._inductor import config
 
 import torch_materialize as tm
-from torch_materialize.core.devices import Device
-from torch_materialize.core.limits import Limits
-from torch_materialize.core.policy import PREDICTED, parse
-from torch_materialize.inductor.hooks import graph_lowering
-from torch_materialize.inductor.offline import dry_run
-from torch_materialize.inductor.plan.tune import variants
+from torch_materialize.core.policy import PREDICTED
 
 from .cases import Made
 from .opaque import Opaque
-from .pieces import Pieces
 
-EAGER, PIECES = "eager", "piecewise"
-#: Everything that is timed by default; ``again`` is stock a second time, and shows the noise.
+EAGER = "eager"
+#: Stock, and stock a second time, which shows the noise.
+#: A way "stock, SETTING=VALUE" is stock with one of Inductor's own settings.
 STOCK, AGAIN = "stock", "stock again"
-WAYS = (EAGER, STOCK, AGAIN, "traffic", "plan", PIECES)
-#: How a variant of `plan` that `tune` would time begins; the rest of a way's name is its own.
-_VARIANT = "plan, "
 # Versions of one function that Dynamo may keep: ways, by the times that a graph of theirs breaks.
-_MOST = 256
+_MOST_VERSIONS = 256
 
 
 def beside_stock(ways: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,69 +34,39 @@ def beside_stock(ways: tuple[str, ...]) -> tuple[str, ...]:
 def steps(
     made: Made, ways: tuple[str, ...], part: str, *, keep_gradients: bool = False
 ) -> Iterator[tuple[str, Callable[[], Callable[[], Any]]]]:
-    """Each way with what compiles it, which returns what runs one step; without those that a
-    case has not.
+    """Each way with what compiles it, which returns what runs one step.
 
-    All of them stay compiled until this is called again.
+    Eager has no fused kernels to time.  All ways stay compiled until this is called again.
     """
     torch._dynamo.reset()
     for way in ways:
-        if way == EAGER and part == "fused":
-            continue  # eager has no fused kernels
-        if way == PIECES and not made.cuts:
-            continue
-        yield way, partial(_step, made, way, part, keep_gradients)
+        if way != EAGER or part != "fused":
+            yield way, partial(_step, made, way, part, keep_gradients)
 
 
 def policy_of(way: str) -> str:
-    """The policy that compiles a way; "" for eager.
-
-    Raises:
-        LookupError: it is a variant of something else than `plan`.
-    """
-    if way in (STOCK, AGAIN, PIECES):
-        return STOCK
-    policy, comma, _ = way.partition(",")
-    if comma and not way.startswith(_VARIANT):
-        raise LookupError(f"{way!r}: only {_VARIANT.rstrip(', ')!r} has variants")
-    return "" if way == EAGER else policy
+    """The policy that compiles a way; "" for eager."""
+    return "" if way == EAGER else STOCK if way == AGAIN else way.partition(",")[0]
 
 
 def is_predicted(way: str) -> bool:
-    """Whether a dry run can tell what a way moves."""
-    return way not in (AGAIN, PIECES) and policy_of(way).partition(":")[0] in PREDICTED
+    """Whether a trial lowering says what a way moves."""
+    return "," not in way and way != AGAIN and policy_of(way).partition(":")[0] in PREDICTED
 
 
-@contextlib.contextmanager
-def going(way: str) -> Iterator[None]:
-    """Inside the block `plan` is planned as the variant that ``way`` names, if it names one.
+def options(way: str) -> dict[str, Any]:
+    """What ``torch.compile`` is called with.
 
     Raises:
-        LookupError: there is no such variant on a device that was planned for; at the end of the
-            block at the latest, since a compile falls back to stock instead of failing.
+        ValueError: the way names no setting and value.
     """
-    if not way.startswith(_VARIANT):
-        yield
-        return
-    usual = graph_lowering.limits_for
-    unknown: list[LookupError] = []
-
-    def limits_for(device: Device | None) -> Limits:
-        plan = parse("plan")
-        every = variants(usual(device), plan).items()
-        known = {name: limits for name, (limits, policy) in every if policy == plan}
-        if way not in known:
-            unknown.append(LookupError(f"no variant {way!r} here; there are {', '.join(known)}"))
-            raise unknown[-1]
-        return known[way]
-
-    with (
-        mock.patch.object(graph_lowering, "limits_for", limits_for),
-        mock.patch.object(dry_run, "limits_for", limits_for),
-    ):
-        yield
-    if unknown:
-        raise unknown[0]
+    policy, comma, setting = way.partition(", ")
+    chosen = tm.options(policy_of(policy))
+    if comma:
+        name, value = setting.split("=")
+        chosen[name] = {"True": True, "False": False}.get(value, value)
+    # Dynamo takes what is compiled with equal options for the same; this one is not used.
+    return {**chosen, "trace.debug_dir": way}
 
 
 @contextlib.contextmanager
@@ -119,12 +80,7 @@ def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[],
     model = made.run
     if way != EAGER:
         with alone(part):
-            # Dynamo takes what is compiled with equal options for the same; this one is not used.
-            options: Any = {**tm.options(policy_of(way)), "trace.debug_dir": way}
-            if way == PIECES:
-                model = torch.compile(model, backend=Pieces(made.cuts, options), fullgraph=True)
-            else:
-                model = torch.compile(model, options=options)
+            model = torch.compile(model, options=options(way))
 
     def infer() -> Any:
         with torch.no_grad():
@@ -143,7 +99,7 @@ def _step(made: Made, way: str, part: str, keep_gradients: bool) -> Callable[[],
 
     step = (train_anew if keep_gradients else train) if made.training else infer
     if way != EAGER:
-        with alone(part), going(way), _anew():
+        with alone(part), _anew():
             step()  # compiles; what is tuned is tuned here
     return step
 
@@ -154,7 +110,7 @@ def _anew() -> Iterator[None]:
 
     Beyond its limit of compiled versions of one function it would run another of them, or none.
     """
-    limit = dynamo_config.patch(recompile_limit=_MOST, fail_on_recompile_limit_hit=True)
+    limit = dynamo_config.patch(recompile_limit=_MOST_VERSIONS, fail_on_recompile_limit_hit=True)
     with limit, config.patch(force_disable_caches=True):
         yield
 

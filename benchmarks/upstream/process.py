@@ -23,7 +23,7 @@ import torch_materialize
 from torch_materialize.core.policy import Policy
 from upstream.plugin import COUNTED, DEVICE, OUTCOMES, read_events
 
-__all__ = ["Outcome", "TestFile"]
+__all__ = ["TestFile", "TestOutcome"]
 
 # How often a running test's clock is looked at, in seconds.
 _TICK = 0.2
@@ -34,7 +34,7 @@ _RAN = (0, 1, 5)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TestOutcome:
     """How one test ended.
 
     Attributes:
@@ -46,6 +46,8 @@ class Outcome:
         graphs: graphs that were planned in it.
         acted: of them, those in which the plan is another choice than stock's.
     """
+
+    __test__ = False  # its name is no test's, pytest
 
     outcome: str
     message: str = ""
@@ -85,7 +87,7 @@ class TestFile:
 
     def run(
         self,
-        outcomes: MutableMapping[str, Outcome],
+        outcomes: MutableMapping[str, TestOutcome],
         heard: Callable[[int, bool], None],
         stopped: Callable[[], bool],
     ) -> bool:
@@ -174,7 +176,7 @@ class _Events:
     def __init__(
         self,
         path: Path,
-        outcomes: MutableMapping[str, Outcome],
+        outcomes: MutableMapping[str, TestOutcome],
         warnings: list[str],
         heard: Callable[[int, bool], None],
     ) -> None:
@@ -220,7 +222,7 @@ class _Events:
             self.unfinished = None if self.unfinished == test else self.unfinished
             self.uncollected |= "::" not in test
             numbers = tuple((a, b) for a, b in event.pop("numbers", ()))
-            self._outcomes[test] = Outcome(**event, numbers=numbers)
+            self._outcomes[test] = TestOutcome(**event, numbers=numbers)
             self._heard(self._total, False)
 
     def _write(self, *events: dict[str, str]) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 from torch_materialize.core.policy import STOCK, Policy, parse
 from torch_materialize.errors import TargetError
 from torch_materialize.versions import implementation, installed_versions
-from upstream.process import Outcome, TestFile
+from upstream.process import TestFile, TestOutcome
 
 __all__ = [
     "BYTE_COUNTS",
     "Change",
-    "Outcome",
     "Progress",
+    "TestOutcome",
     "UpstreamRun",
     "file_of",
     "find_tests",
@@ -88,8 +88,8 @@ class UpstreamRun:
     files: tuple[str, ...]
     device: str = "cpu"
     select: str = ""
-    stock: dict[str, Outcome] = field(default_factory=dict)
-    governed: dict[str, Outcome] = field(default_factory=dict)
+    stock: dict[str, TestOutcome] = field(default_factory=dict)
+    governed: dict[str, TestOutcome] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     finished: set[tuple[str, str]] = field(default_factory=set)
     seconds: float = 0.0
@@ -126,7 +126,7 @@ class UpstreamRun:
         over = {name for name, side in self.finished if side == "governed"}
         lost = [t for t in self.stock if t not in self.governed and file_of(t) in over]
         new = [t for t in self.governed if t not in self.stock]
-        missing = Outcome("missing")
+        missing = TestOutcome("missing")
         return [
             change
             for test in (*both, *lost, *new)
@@ -135,7 +135,7 @@ class UpstreamRun:
             )
         ]
 
-    def _changes(self, test: str, stock: Outcome, ours: Outcome) -> Iterator[Change]:
+    def _changes(self, test: str, stock: TestOutcome, ours: TestOutcome) -> Iterator[Change]:
         if stock.outcome != ours.outcome:
             fine = stock.outcome in _FINE, ours.outcome in _FINE
             how = {(True, False): "worse", (False, True): "better"}.get(fine, "other")
@@ -152,13 +152,13 @@ class UpstreamRun:
                 worse = after > before and self.policy.limits != "random"
                 yield Change(test, how, str(before), str(after), is_worse=worse)
 
-    def failing_with_both(self) -> dict[str, Outcome]:
+    def failing_with_both(self) -> dict[str, TestOutcome]:
         """Tests that fail with stock and with the policy: with what they say under the policy."""
         return {
             test: ours
             for test, ours in self.governed.items()
             if ours.outcome not in _FINE
-            and self.stock.get(test, Outcome("passed")).outcome not in _FINE
+            and self.stock.get(test, TestOutcome("passed")).outcome not in _FINE
         }
 
     @property
@@ -237,7 +237,7 @@ def run(
                 ended: bool,
                 name: str = path.name,
                 chosen: Policy = policy,
-                seen: Mapping[str, Outcome] = outcomes,
+                seen: Mapping[str, TestOutcome] = outcomes,
             ) -> None:
                 own = [x for test, x in seen.items() if file_of(test) == name]
                 failed = sum(x.outcome not in _FINE for x in own)

@@ -52,7 +52,7 @@ def launch(model: Path, cut: str, cache: Path, **more: str) -> dict:
 
 
 def note(folder: Path, **what: object) -> None:
-    """Keeps an answer for ``benchmarks/vllm_table.py``."""
+    """Keeps an answer for ``benchmarks/run.py vllm-answers``."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "answers.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(what) + "\n")

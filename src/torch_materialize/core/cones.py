@@ -27,7 +27,7 @@ class Cone:
         inside: values that it could compute.
         edge: values in memory whatever is decided, which it could read.
         cut: values that it would have to read: computing them would make its body too large.
-        buffers: how many it takes in the dry run.
+        buffers: how many it takes in the trial lowering.
     """
 
     kernel: Fused
@@ -41,7 +41,7 @@ class Cone:
 def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
     """The reach of every kernel; ``body`` is the most values that one may compute.
 
-    What a kernel computes ``now``, in the dry run, it can compute, however much that is.
+    What a kernel computes ``now``, in the trial lowering, it can compute, however much that is.
     """
     homes = dag.homes()
     # Where kernels reach so far that the program would be too large, they reach less far.
@@ -73,7 +73,7 @@ def _reaches(body: int) -> Iterator[tuple[int, int]]:
 def entries(dag: Dag, some: Sequence[Cone]) -> int:
     """About how many entries the rows of a program of these kernels have (:mod:`.program`).
 
-    Each kernel that may read or compute a value is told of each that may write it.
+    Each kernel that may read or compute a value gets each kernel that may write it.
     """
     writers: Counter[int] = Counter()
     reach: Counter[int] = Counter()

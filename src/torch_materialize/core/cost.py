@@ -60,7 +60,7 @@ class Rates:
 
     Attributes:
         cache: bytes that the device's last cache holds.
-        call: seconds of one call beside its fused kernels: guards, the wrapper, calls of others.
+        call: seconds of one call beside its fused kernels: guards, the wrapper, extern kernels.
         source: the files of results that the rates were fitted to.
         error: median distance of a predicted from a measured time, where both are shares of
             stock's.
@@ -90,7 +90,7 @@ class Rates:
         one, byte = self.by_kind[name], self.byte
         if not byte:
             return Weights()
-        # Whether a cache will hold what is read is not known before there is a dry run.
+        # Whether a cache will hold what is read is not known before there is a trial lowering.
         read = (one.read + one.reread) / 2
         return Weights(read / byte, one.write / byte, one.operations / byte, one.again / byte)
 
@@ -115,7 +115,7 @@ def kind(kernel: Fused) -> str:
 
 
 def each_load(dag: Dag, cache: int) -> Iterator[tuple[str, Load]]:
-    """Kind and load of every kernel of a dry run, as they are launched; ``cache`` in bytes."""
+    """Kind and load of every kernel of a trial lowering, in order; ``cache`` in bytes."""
     recent = _Recent(dag, cache)
     for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
         recent.until(kernel.position)
@@ -128,7 +128,7 @@ def each_load(dag: Dag, cache: int) -> Iterator[tuple[str, Load]]:
 
 
 def seconds(each: Iterable[tuple[str, Load]], rates: Rates) -> float:
-    """The time that one call should take, without the kernels of others.
+    """The time that one call should take, without extern kernels.
 
     ``each`` is the kind and load of every kernel; without :attr:`Rates.overlap`, of several at a
     time as well.
@@ -158,7 +158,7 @@ def together(moving: Any, computing: Any, overlap: bool) -> Any:
 
 
 def seconds_of(dag: Dag, rates: Rates) -> float:
-    """The time that the kernels of a dry run should take in one call."""
+    """The time that the kernels of a trial lowering should take in one call."""
     return seconds(each_load(dag, rates.cache), rates)
 
 

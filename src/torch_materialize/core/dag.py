@@ -1,4 +1,4 @@
-"""The planner's view of one dry run: values, the fused kernels that compute them, bytes.
+"""The planner's view of one trial lowering: values, the fused kernels that compute them, bytes.
 
 Values stand in program order, kernels in the order in which they run.  All sizes are bytes
 unless a name says otherwise.
@@ -51,7 +51,7 @@ class Value:
         work: operations that computing it takes, where it is inlined once more.
         early: it became a buffer of its own, no part of another's, as soon as it was lowered and
             not when a reader had to have one.
-        label: what it is called from one dry run to the next; the FX node, or that node and
+        label: what it is called from one trial lowering to the next; the FX node, or that node and
             a number for a buffer inside its lowering.
         until: the schedule position up to which something besides fused kernels needs it in
             memory: the last extern kernel that reads it, the end for outputs and for inputs that
@@ -78,14 +78,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused kernel of the dry run.
+    """A fused kernel of the trial lowering.
 
     Attributes:
         position: its place in the schedule, extern kernels counted.
         writes: values that become buffers in it, kept inside or not.
         numels: sizes that its loops can compute.
-        measured: effective bytes that the dry run counted for it.
-        work: operations that the dry run counted for it.
+        measured: effective bytes that the trial lowering counted for it.
+        work: operations that the trial lowering counted for it.
         delicate: its numbers depend on how it is built and not on its values alone: it sums in
             some order, or calls functions that vector code and scalar code round differently.
         reduced: the most elements that one of its loops sums up into one; 1 for pointwise.
@@ -109,7 +109,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Dag:
-    """Values and kernels of one dry run.
+    """Values and kernels of one trial lowering.
 
     ``forced`` holds POINTWISE values that are materialized whatever the plan says: Inductor was
     seen to do it unasked, or the model keeps them.  ``never`` holds those that the model pins as
@@ -137,38 +137,38 @@ class Dag:
         return value.kind is Kind.PINNED
 
     def homes(self) -> dict[int, int]:
-        """Value -> the kernel that materializes it, as the dry run had it."""
+        """Value -> the kernel that materializes it, as the trial lowering had it."""
         return {i: kernel.index for kernel in self.kernels for i in kernel.writes}
 
     def chosen(self) -> frozenset[int]:
-        """Values that the dry run materialized without need."""
+        """Values that the trial lowering materialized without need."""
         return frozenset(i for i in self.homes() if not self.fixed(i))
 
     def nodes(self, indices: Iterable[int]) -> frozenset[str]:
-        """FX names of values: what survives from one dry run to the next."""
+        """FX names of values: what survives from one trial lowering to the next."""
         return frozenset(self.values[i].node for i in indices) - {""}
 
     def with_forced(self, nodes: frozenset[str]) -> Dag:
-        """The same dry run, knowing of more nodes that are materialized whatever a plan says."""
+        """The same trial lowering, knowing more nodes that are materialized in any case."""
         held = self.homes()
         more = frozenset(v.index for v in self.values if v.node in nodes and v.index in held)
         return self if more <= self.forced else replace(self, forced=self.forced | more)
 
     def with_stocks(self, nodes: frozenset[str], stored: frozenset[str]) -> Dag:
-        """The same dry run, with the decisions on ``nodes`` left as they are in ``stored``."""
+        """The same trial lowering, with the decisions on ``nodes`` left as in ``stored``."""
         if not nodes:
             return self
         inlined = frozenset(v.index for v in self.values if v.node in nodes - stored)
         return replace(self.with_forced(stored), never=self.never | inlined)
 
     def with_delicate_closed(self) -> Dag:
-        """The same dry run, with delicate kernels writing no more than they do now."""
+        """The same trial lowering, with delicate kernels writing no more than they do now."""
         kernels = (replace(k, numels=frozenset()) if k.delicate else k for k in self.kernels)
         return replace(self, kernels=tuple(kernels))
 
     @property
     def measured(self) -> int:
-        """Effective bytes of all fused kernels of the dry run."""
+        """Effective bytes of all fused kernels of the trial lowering."""
         return sum(kernel.measured for kernel in self.kernels)
 
     def cost(self, balance: float) -> float:
@@ -218,7 +218,7 @@ def moved(dag: Dag, homes: Mapping[int, int]) -> list[Moved]:
 
 
 def walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int]) -> Moved:
-    """What one kernel reads and computes for ``roots``; what it writes, :func:`moved` tells."""
+    """What one kernel reads and computes for ``roots``; what it writes, :func:`moved` adds."""
     one = Moved()
     todo = list(roots)
     while todo:

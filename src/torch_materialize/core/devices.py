@@ -27,7 +27,7 @@ _MIB = 1 << 20
 # Drivers keep some of the memory for themselves.
 _MEMORY_SHARE = 0.1
 # The CPU's rates were fitted on the first of these and checked on the other (shares of stock's
-# time off by 2.6% and 4.7%, docs/figures.md), each a virtual machine of two threads.
+# time off by 2.6% and 4.2%, docs/results/predicted.md), each a virtual machine of two threads.
 _MEASURED_CPUS = ("Intel(R) Xeon(R)", "AMD EPYC")
 _MEASURED_THREADS = 2
 
@@ -163,7 +163,7 @@ def named(name: str) -> Device:
 
 
 def identify(properties: Any) -> Device:
-    """The GPU that ``torch.cuda.get_device_properties`` tells of.
+    """The GPU that ``torch.cuda.get_device_properties`` describes.
 
     The table's where name, processors and memory agree; a part of one (MIG), a variant (PCIe,
     NVL, Laptop) and a relative (GH200, GB200) are others, with the bandwidth that their own
@@ -195,7 +195,7 @@ def _bandwidth(properties: Any) -> float:
     """Bytes per second of an NVIDIA GPU; 0 where its driver does not say.
 
     The memory's clock is in kHz, its bus in bits, and both edges of the clock count (CUDA's
-    `deviceQuery` computes it so).  What ROCm says of HBM3 is half of it, so it is not asked.
+    `deviceQuery` computes it so).  What ROCm says of HBM3 is half of it, so it is not used.
     """
     clock = getattr(properties, "memory_clock_rate", None) or 0
     bus = getattr(properties, "memory_bus_width", None) or 0

@@ -2,7 +2,7 @@
 
 A device that is not here was not measured, and has no predicted time.  The rates hold for the
 machine and torch that the files named in ``source`` say: "cpu" is an Intel Xeon of two threads
-(an AMD EPYC of two threads, which the fit has not seen, is off by 4.7%; ``devices.cpu_at_hand``
+(an AMD EPYC of two threads, which the fit has not seen, is off by 4.2%; ``devices.cpu_at_hand``
 says which processors count as that), "h200" one NVIDIA H200 as a whole.  A device says by
 :attr:`.devices.Device.fitted` whether it may use any.
 """

@@ -32,7 +32,7 @@ class Reuse:
 
     ``upstream`` is what the installed Inductor decides for reasons other than read count and
     body size (heavy operations on CPU, in-line assembly, fan-out: they differ by version).
-    ``graph_reuse`` is False where torch 2.13 and later ask about a broadcast (``expand``)
+    ``graph_reuse`` is False where torch 2.13 and later check for a broadcast (``expand``)
     and not about several users in the graph; upstream then leaves the read count out, and
     so the traffic inequality that replaces it is left out too.
     """

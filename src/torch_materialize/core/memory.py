@@ -1,6 +1,6 @@
 """What is alive in memory while the kernels of a graph run.
 
-Inputs count: those that the caller holds to the end, the others (tensors saved for a backward)
+Inputs count: those that the caller holds to the end, the rest (tensors saved for a backward)
 until they are last read, as Inductor's code frees them.  What one kernel keeps inside, what an
 allocator rounds up and what extern kernels take for themselves do not.
 """

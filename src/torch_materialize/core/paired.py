@@ -82,7 +82,7 @@ def interleaved(
 ) -> Iterator[dict[str, float]]:
     """One dict for each round: what every run took, in seconds, in an order that changes.
 
-    ``enough`` is asked after each round, with the rounds so far, whether to stop before
+    ``enough`` is called after each round with the rounds so far, and says whether to stop before
     ``rounds``.
     """
     names = list(runs)

@@ -45,7 +45,7 @@ POLICIES: Mapping[PolicyName, str] = MappingProxyType(
 
 DEFAULT_POLICY: PolicyName = "plan"
 
-#: Those that a dry run can tell apart; without a device to time on, `tune` is `plan`.
+#: Those that differ in a trial lowering; without a device to time on, `tune` is `plan`.
 PREDICTED: tuple[PolicyName, ...] = tuple(name for name in POLICIES if name != "tune")
 
 #: What `numerics` may promise, the default first.
@@ -57,10 +57,10 @@ NUMERICS: Mapping[Numerics, str] = MappingProxyType(
     }
 )
 
-#: What must be gained before a plan is taken, the default first; the others are for tests only.
+#: What must be gained before a plan is taken, the default first; the rest is for tests only.
 LIMITS: Mapping[str, str] = MappingProxyType(
     {
-        "usual": "what a dry run, a launch and an operation cost on the device at hand",
+        "usual": "what a trial lowering, a launch and an operation cost on the device at hand",
         "strong": "for tests: every byte saved is worth a plan, whatever its time and memory",
         "random": "for tests: strong, and where no plan acts a random choice is stored",
     }
@@ -106,7 +106,7 @@ class Policy:
 
     @property
     def plans(self) -> bool:
-        """Whether graphs are planned: dry runs are made, and narrowing casts held for them."""
+        """Whether graphs are planned: lowered on trial, with narrowing casts held for that."""
         return self.name in ("plan", "tune")
 
     @property

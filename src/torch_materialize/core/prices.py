@@ -1,8 +1,8 @@
 """What each decision costs both ways: one tensor flipped, everything else held fixed.
 
 What a flip changes is what :func:`.dag.moved` and :func:`.memory.peak_bytes` say of the flipped
-choice, added to what the dry run counted; but only the kernels that a flip touches are looked at
-again, so that thousands of tensors are priced in about a second.
+choice, added to what the trial lowering counted; but only the kernels that a flip touches are
+looked at again, so that thousands of tensors are priced in about a second.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Price:
 
 
 class Prices:
-    """Prices on one dry run, whose own choice is what everything else is held to."""
+    """Prices on one trial lowering, whose own choice is what everything else is held to."""
 
     def __init__(self, dag: Dag) -> None:
         self._dag = dag
         self._homes = dag.homes()
         self._roots: list[list[int]] = [list(kernel.writes) for kernel in dag.kernels]
         self.now = moved(dag, self._homes)
-        # What the dry run counted: of a scatter, say, the model knows less.
+        # What the trial lowering counted: of a scatter, say, the model knows less.
         self.total = dag.measured
         self._readers: dict[int, set[int]] = {}
         self._computers: dict[int, set[int]] = {}
@@ -198,7 +198,7 @@ def _reads(one: Moved, dag: Dag, base: int) -> bool:
 
 
 def flipped(dag: Dag, index: int, home: int) -> dict[int, int]:
-    """The dry run's choice with one value decided otherwise: taken out, or put into ``home``."""
+    """The trial lowering's choice with one value taken out, or put into ``home``."""
     homes = dag.homes()
     if homes.pop(index, None) is None:
         homes[index] = home

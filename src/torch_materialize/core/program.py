@@ -5,8 +5,8 @@ Columns, all 0 or 1: kernel ``k`` computes value ``i``; ``k`` reads ``i`` from m
 device's rates were measured, the time of all three.  Rows say what a fused kernel can do: an input
 is computed or read; a read needs a write in an earlier kernel; one kernel writes a value, and it
 computes it; no kernel recomputes what is in memory, since Inductor's loaders read a buffer where
-there is one.  Held fixed: the kernels of one dry run, their order, what they must produce, and
-which values each could compute at all (:mod:`.cones`).
+there is one.  Held fixed: the kernels of one trial lowering, their order, what they must produce,
+and which values each could compute at all (:mod:`.cones`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RECOMPUTE = 2e-5
 # Share of an operation's time that moving bytes does not hide, while kernels wait for memory.
 _OVERLAP = 0.05
 _GIGA = 1e9
-# Loops compute more than the values behind them tell: index arithmetic, above all.
+# Loops compute more than the values behind them show: index arithmetic, above all.
 _CAUTION = 2.0
 # HiGHS stops when its plan is proven to be within this share of the best.
 _GAP = 1e-4
@@ -60,8 +60,8 @@ class Program:
     """The program of one group of kernels.
 
     Args:
-        limits: a kernel that takes more buffers in the dry run than allowed keeps them.
-        banned: (value, kernel) pairs that a dry run showed Inductor not to fuse.
+        limits: a kernel that takes more buffers in the trial lowering than allowed keeps them.
+        banned: (value, kernel) pairs that a trial lowering showed Inductor not to fuse.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Program:
         return result
 
     def _numbers(self) -> Hashable:
-        """All that the solver is told."""
+        """The integer program as the solver takes it."""
         rows = tuple(map(tuple, self._rows))
         bounds = (tuple(self._lower), tuple(self._least), tuple(self._continuous))
         return tuple(self._cost), rows, *bounds
@@ -254,7 +254,7 @@ class Program:
         """Where a kernel would compute for longer than it moves bytes, that time counts.
 
         ``taken`` holds the columns of the buffers that it may take, with what moving them costs.
-        In gigabytes: its row would otherwise dwarf the others, which are in units.
+        In gigabytes: its row would otherwise dwarf the rest, which are in units.
         """
         values, kernel = self._dag.values, cone.kernel
         weights = self._limits.weights(kernel)

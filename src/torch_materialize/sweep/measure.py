@@ -1,4 +1,4 @@
-"""The child process of a sweep: one model in one mode, captured and dry-run under each policy.
+"""The child process of a sweep: one model in one mode, lowered on trial under each policy.
 
 What was measured is written after every graph, so that a crash or a time limit later on costs
 only the rest.
@@ -63,7 +63,8 @@ def main() -> None:
 
 
 def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
-    """A row for each graph that is large enough; a text for one that could not be dry-run.
+    """A row for each graph that is large enough; a text for one that could not be
+    lowered.
 
     Raises:
         CaptureError: the model cannot be traced.

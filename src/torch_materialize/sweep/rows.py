@@ -1,4 +1,4 @@
-"""What a sweep asks of one model and what it gets back; passed between processes as JSON."""
+"""What a sweep wants of one model and what it gets back; passed between processes as JSON."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """What a child process is asked for; ``output`` is the file for its :class:`Measured`."""
+    """What a child process is to do; ``output`` is the file for its :class:`Measured`."""
 
     job: Job
     settings: Settings
@@ -78,7 +78,7 @@ class GraphRow:
         bytes: policy -> bytes that its fused kernels read and write.
         kernels: policy -> number of fused kernels.
         bounds: policy -> certified lower bound in bytes, for the policies that have one.
-        seconds: policy -> wall time of its dry run: planning and certifying included, and of
+        seconds: policy -> wall time of its trial lowering: planning and certifying included, and of
             the first policy also what a process pays once.
     """
 

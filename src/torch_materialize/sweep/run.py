@@ -40,8 +40,8 @@ class Summary:
         worse: graphs that move more than stock by over 0.1%.
         gap: percent above the certified bound that 9 of 10 graphs do not exceed; None where
             the policy has no bound.
-        seconds: wall time of a dry run with its planning: the median, and what 9 of 10 graphs
-            do not exceed.
+        seconds: wall time of a trial lowering with its planning: the median, and what 9 of 10
+            graphs do not exceed.
     """
 
     policy: str
@@ -199,7 +199,7 @@ def run(
     called after each with the sweep so far, for whoever keeps it.
 
     Raises:
-        UnsupportedTorchError: this torch cannot be dry-run.
+        UnsupportedTorchError: this torch cannot make a trial lowering.
     """
     # Imported here: it imports torch, and a misspelt word should answer fast.
     from ..inductor.contract import seams

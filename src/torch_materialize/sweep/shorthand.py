@@ -150,7 +150,7 @@ def diffusers(
     modes: tuple[Mode, ...] = INFERENCE,
     **config: Any,
 ) -> Model:
-    """A diffusers model; tuples instead of output objects, as its pipelines ask for."""
+    """A diffusers model; tuples instead of output objects, as its pipelines want it."""
     return Model(
         name=name,
         family=family,

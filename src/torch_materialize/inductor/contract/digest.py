@@ -1,7 +1,7 @@
 """Digests of upstream source that survive reformatting and Python versions.
 
 The habit is aiobotocore's (``tests/test_patches.py``): each overridden upstream object has
-accepted digests, and a new digest asks a person to look.  We digest the syntax tree instead
+accepted digests, and a new digest is a person's to look at.  We digest the syntax tree instead
 of the text, so that comments, layout and docstrings do not matter.
 """
 

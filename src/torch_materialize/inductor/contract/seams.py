@@ -1,4 +1,4 @@
-"""Asks the table of upstream objects (:mod:`.table`); tests and ``doctor`` read it here.
+"""Checks the table of upstream objects (:mod:`.table`); tests and ``doctor`` read it here.
 
 A torch is supported when every row that a feature needs is there and has a known digest; no
 version number is compared anywhere.

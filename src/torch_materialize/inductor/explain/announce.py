@@ -1,6 +1,6 @@
 """What a real compile under a plan leaves behind: log lines, a trace entry, a record.
 
-Three readers, each asked whether it is there before anything is made for it:
+Three readers, each checked for before anything is made for it:
 
 - the logger ``torch_materialize``: ``TORCH_LOGS=torch_materialize`` for a line a graph,
   ``+torch_materialize`` for the decisions worth most;
@@ -46,19 +46,19 @@ if hasattr(torch_logging, "register_log"):
 
 
 def record_folder() -> Path | None:
-    """Where records are to be left; None where nobody asked for them."""
+    """Where records are to be left; None where nobody wants them."""
     folder = os.environ.get(RECORD, "")
     return Path(folder) if folder else None
 
 
 def has_readers() -> bool:
-    """Whether somebody wants the figures of dry runs, even of a graph that no plan changes."""
+    """Whether somebody wants trial lowerings even of a graph that no plan changes."""
     tracing = getattr(torch_logging, "trace_log", None)
     return detailed() or record_folder() is not None or bool(getattr(tracing, "handlers", ()))
 
 
 def announce(graph: PostGrad, policy: Policy, found: Found, balance: float) -> None:
-    """Tells whoever listens about a graph's plan, before the graph is prepared for it.
+    """Hands a graph's plan to whoever listens, before the graph is prepared for it.
 
     A failure here is logged once, and raised in strict mode; the plan is used all the same.
     """
@@ -79,7 +79,7 @@ def announce(graph: PostGrad, policy: Policy, found: Found, balance: float) -> N
         once(
             "telling",
             logging.WARNING,
-            "a plan is used, but could not be told about (log, trace or %s): %s: %s",
+            "a plan is used, but could not be announced (log, trace or %s): %s: %s",
             RECORD,
             type(error).__name__,
             error,
@@ -93,7 +93,7 @@ def _explanation(graph: PostGrad, policy: Policy, found: Found, balance: float) 
         str(STOCK): Outcome(found.stock, found.stock_dag),
         name: Outcome(found.graph, found.dag, found.bound, found),
     }
-    # With a bound, the whole graph was dry-run.
+    # With a bound, the whole graph was lowered.
     left_out = found.left_out if found.bound is None else 0
     one = explained(dict.fromkeys(outcomes, graph), outcomes, name, left_out=left_out)
     return Explanation(
@@ -136,10 +136,10 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
     if not log.isEnabledFor(logging.INFO):
         return
     before, after = traffic(found.stock), traffic(found.graph)
-    bound = "not asked for" if found.bound is None else f"{found.bound:.0f}"
+    bound = "not computed" if found.bound is None else f"{found.bound:.0f}"
     log.info(
-        "plan: %d nodes, of them %d in layers like others; %s: %d bytes in %d kernels (stock: %d "
-        "in %d; certified least: %s), %d dry runs in %.2f s",
+        "plan: %d nodes, of them %d in layers that repeat; %s: %d bytes in %d kernels (stock: %d "
+        "in %d; certified least: %s), %d trial lowerings in %.2f s",
         graph.nodes,
         found.left_out,
         _choice(found),

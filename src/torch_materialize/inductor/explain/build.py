@@ -1,4 +1,4 @@
-"""From dry runs of one graph to its :mod:`torch_materialize.results.explanation`."""
+"""From trial lowerings of one graph to its :mod:`torch_materialize.results.explanation`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def explained(
     """One graph under each policy.
 
     ``graphs`` and ``outcomes`` map a policy to the graph it was applied to (numerics may make
-    that another) and to its dry run; ``priced`` names the policy whose choice is told, and
-    priced where that is asked for; ``code`` holds generated sources; ``left_out`` counts the
-    nodes of repeated layers that the dry runs left out.
+    that another) and to its trial lowering; ``priced`` names the policy whose choice is shown, and
+    priced where that is wanted; ``code`` holds generated sources; ``left_out`` counts the
+    nodes of repeated layers that the trial lowerings left out.
     """
     prices = {policy: Prices(one.dag) for policy, one in outcomes.items()}
     graph = graphs[priced]

@@ -15,7 +15,7 @@ from .rounding import apply_rounding, skip_exact_casts, undo_rounding
 
 __all__ = [
     "GIVEN_UP",
-    "STOCKS",
+    "NO_CHANGE",
     "Decision",
     "give_back",
     "names_of",
@@ -49,8 +49,8 @@ class Decision:
         return self.store is not None or bool(self.rounded or self.marked or self.casts)
 
 
-#: Everything is left to stock.
-STOCKS = Decision()
+#: What Inductor decides by itself is what is lowered.
+NO_CHANGE = Decision()
 
 
 def rounds_casts(decision: Decision, numerics: str) -> bool:

@@ -1,4 +1,4 @@
-"""Repeated layers: plan a few of them, decide the others alike.
+"""Repeated layers: plan a few of them, decide the rest alike.
 
 A stack of layers is a run of FX nodes that repeats itself: the same operators on the same
 shapes, each reading what its counterpart one layer before read, one layer later.  What a dry
@@ -227,7 +227,7 @@ def _without_middle(
 ) -> GraphModule | None:
     """A copy whose tail layers read the head's last; None where something forbids it.
 
-    Outputs of the layers left out become None, so that the others keep their places.
+    Outputs of the layers left out become None, so that the rest keep their places.
     """
     place = {node: i for i, node in enumerate(nodes)}
     middle = _middle(stack)

@@ -6,10 +6,10 @@ from torch._inductor.virtualized import V
 
 from ...core.policy import Policy
 
-__all__ = ["MARK", "governing_policy"]
+__all__ = ["POLICY_KEY", "governing_policy"]
 
 #: Key in ``GraphModule.meta`` under which our graph pass leaves the graph's policy.
-MARK = "torch_materialize_policy"
+POLICY_KEY = "torch_materialize_policy"
 
 
 def governing_policy() -> Policy | None:
@@ -19,7 +19,7 @@ def governing_policy() -> Policy | None:
     """
     graph = V.graph
     while graph is not None:
-        policy = getattr(graph.module, "meta", {}).get(MARK)
+        policy = getattr(graph.module, "meta", {}).get(POLICY_KEY)
         if policy is not None:
             return policy
         graph = getattr(graph, "parent", None) or getattr(graph, "root_graph", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .policy_mark import MARK
+from .policy_mark import POLICY_KEY
 
 __all__ = ["PostGrad", "copy_graph", "ungoverned_copy"]
 
@@ -53,5 +53,5 @@ def ungoverned_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """A :func:`copy_graph` without a policy: what is done to it is not planned again."""
     copied = copy_graph(module)
     for child in copied.modules():
-        getattr(child, "meta", {}).pop(MARK, None)
+        getattr(child, "meta", {}).pop(POLICY_KEY, None)
     return copied

@@ -2,8 +2,8 @@
 
 A program that cuts its graphs, as vLLM does at attention, cuts what was traced.  When a graph is
 lowered, Inductor's passes have moved nodes next to their users (``reorder_for_locality``), and
-passes of Inductor and of others have made new nodes in place of old ones (patterns,
-decompositions, vLLM's lowering of its own operators).  Whoever asks what crosses a cut needs the
+passes of Inductor and of a program have made new nodes in place of old ones (patterns,
+decompositions, vLLM's lowering of its own operators).  Whoever needs what crosses a cut needs the
 order from before all of that.
 """
 
@@ -49,7 +49,7 @@ def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:
 
     A node that was noted stands where it stood.  One that a later pass made stands where it does
     in the graph, among the nodes that no pass has moved; but what it was made of may have been
-    moved before, so it stays with the other nodes of its operation, as far as upstream tells of
+    moved before, so it stays with the other nodes of its operation, as far as upstream records
     which it was made, and never stands behind its users.  No node stands before its inputs.
     """
     nodes = list(graph.nodes)
@@ -72,7 +72,7 @@ def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:
 
 
 def _operation(node: torch.fx.Node) -> str | None:
-    """The operation of the traced program that a node was made of, None where nothing tells."""
+    """The operation of the traced program that a node was made of, None where nothing says so."""
     sources: Any = node.meta.get("from_node")
     source = None
     while sources:

@@ -113,7 +113,7 @@ _EXACT_FIRST = frozenset(
 _FILLING = {"aten.full": 1, "aten.full_like": 1, "aten.constant_pad_nd": 2}
 _CAST = torch.ops.prims.convert_element_type.default
 _WIDE = (torch.float32, torch.float64)
-# Of a longer row of casts nobody asks where it begins.
+# Where a longer row of casts begins is not looked for.
 _CASTS = 32
 _PRODUCTS = frozenset({"aten.mul", "aten.square", "aten.pow"})
 
@@ -200,7 +200,7 @@ def across(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
 
 
 def _is_opaque(node: torch.fx.Node, in_memory: Set[str]) -> bool:
-    """Whether a node calls a kernel of others, where somebody may cut a graph.
+    """Whether a node calls an extern kernel, where somebody may cut a graph.
 
     An allocation has no kernel, and one that only hands on numbers is Inductor's own, though what
     it makes (a concatenation) is in memory whatever is decided.
@@ -288,7 +288,7 @@ def _keeps_digits(node: torch.fx.Node, exact: Set[str]) -> bool:
 
 
 def _handed_on(node: torch.fx.Node) -> list[torch.fx.Node] | None:
-    """The tensors of which a node's result holds the numbers; None where it computes others."""
+    """The tensors of which a node's result holds the numbers; None where it computes new ones."""
     made_by, exact = node, _EXACT
     if node.target is operator.getitem:
         made_by = node.all_input_nodes[0]

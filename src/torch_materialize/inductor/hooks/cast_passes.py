@@ -27,7 +27,7 @@ class _CastPass(ChainedPass):
     """One of the two passes.
 
     ``failed`` is whether it did in the compile that ran it last.  Then that graph is left to
-    stock, and as the keys of Inductor's caches are asked for after these passes ran, it is not
+    stock, and as the keys of Inductor's caches are computed after these passes ran, it is not
     cached either.
     """
 

@@ -1,4 +1,4 @@
-"""Graph passes of ours in Inductor's settings: by value, after the passes that others had set."""
+"""Graph passes of ours in Inductor's settings: by value, after the passes of a program."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 __all__ = ["ChainedPass", "passes_in", "uuids"]
 
-# From 2.12 on, passes of this class are also told whether the graph is for inference.  Ours
-# must be of it, so that they can tell those that they chain.
+# From 2.12 on, passes of this class also get whether the graph is for inference.  Ours
+# must be of it, so that they can hand it on to those that they chain.
 _InferenceAware: Any = getattr(custom_graph_pass, "CustomInferenceAwareGraphPass", None)
 _Base: Any = _InferenceAware or CustomGraphPass
 
@@ -42,11 +42,11 @@ class ChainedPass(_Base):
         self.what = what
         self.chained = chained
 
-    def run_chained(self, graph: torch.fx.Graph, **told: bool) -> None:
-        """Runs the others' passes; ``told`` is for those that ask whether it is inference."""
+    def run_chained(self, graph: torch.fx.Graph, **more: bool) -> None:
+        """Runs the program's passes; ``more`` goes to those that take whether it is inference."""
         for other in self.chained:
             aware = _InferenceAware is not None and isinstance(other, _InferenceAware)
-            other(graph, **(told if aware else {}))
+            other(graph, **(more if aware else {}))
 
     def __eq__(self, other: object) -> bool:
         return (

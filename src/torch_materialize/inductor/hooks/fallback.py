@@ -1,7 +1,7 @@
 """A graph whose compile fails under a policy is compiled once more, as stock compiles it.
 
-Dry runs generate no code, so what only the scheduler, code generation or a compiler of C++ or
-Triton refuses shows in the compile itself.  Whatever is raised between our decision and the
+Trial lowerings generate no code, so what only the scheduler, code generation or a compiler of C++
+or Triton refuses shows in the compile itself.  Whatever is raised between our decision and the
 finished code, the graph is compiled again from a copy that no pass has touched, without a policy.
 Where that fails, too, the error is not ours: it is the one that stock raises.  Where it succeeds,
 one line says so, strict mode raises, and no cache takes the result for that of the policy.
@@ -70,7 +70,7 @@ def patch_fx_codegen_and_compile(upstream: Callable[..., Any]) -> Callable[..., 
 
 
 def suspect(seam: str, error: Exception) -> None:
-    """Notes what a dry run of stock's own choice raised.
+    """Notes what a trial lowering of stock's own choice raised.
 
     It is a surprise of ours only if the compile at hand succeeds; else it is upstream's, which
     that compile raises by itself.

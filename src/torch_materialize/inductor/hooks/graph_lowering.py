@@ -25,8 +25,8 @@ from ...core.limits import Limits, limits_for
 from ...core.policy import Policy
 from ...events import detailed, log, surprise
 from ..explain.announce import announce, has_readers
-from ..fx.decision import GIVEN_UP, STOCKS, Decision, give_back, prepare, rounds_casts
-from ..fx.policy_mark import MARK
+from ..fx.decision import GIVEN_UP, NO_CHANGE, Decision, give_back, prepare, rounds_casts
+from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad
 from ..lower.cpp_casts import keep_casts
 from ..lower.outer_loops import keep_outer_loops_apart
@@ -59,8 +59,8 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
     def __init__(self: GraphLowering, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        policy = getattr(bound.arguments["gm"], "meta", {}).get(MARK)
-        found: Decision | None = STOCKS
+        policy = getattr(bound.arguments["gm"], "meta", {}).get(POLICY_KEY)
+        found: Decision | None = NO_CHANGE
         if policy is not None and policy.plans:
             found = _applied(type(self), bound.arguments, policy)
         upstream(self, *args, **kwargs)
@@ -110,7 +110,7 @@ def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision 
             found = _planned(kind, arguments, policy, failed)
             prepare(module, found, policy.numerics)
         except LoweringError as error:
-            # Stock may well fail where its dry run did, and that is not ours to report.
+            # Stock may well fail where its trial lowering did, and that is not ours to report.
             give_back(module)
             suspect(_SEAM, error)
             return None
@@ -129,7 +129,7 @@ def _planned(
     reason = _out_of_reach(kind, arguments)
     if reason:
         log.info("plan: left to stock: %s", reason)
-        return STOCKS
+        return NO_CHANGE
     inputs = tuple(arguments["example_inputs"] or ())
     graph = PostGrad(
         arguments["gm"],
@@ -144,7 +144,7 @@ def _planned(
     found = agreed(graph, policy, functools.partial(_decided, graph, limits, policy))
     if failed:
         log.info("plan: left to stock: a pin could not be lowered")
-        return STOCKS
+        return NO_CHANGE
     if isinstance(found, Found):
         announce(graph, policy, found, limits.balance)
     return found
@@ -158,10 +158,12 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
             return chosen
     usual = policy.limits == "usual" and not has_readers()
     if usual and nothing_to_gain(graph, limits, policy.numerics):
-        log.info("plan: %d nodes: stock kept without a dry run: nothing to gain", graph.nodes)
-        return STOCKS
+        log.info(
+            "plan: %d nodes: stock kept without a trial lowering: nothing to gain", graph.nodes
+        )
+        return NO_CHANGE
     # The bound is only for people to read; without a reader it is not worth its solve, and
-    # of repeated layers, not its dry runs.
+    # of repeated layers, not its trial lowerings.
     try:
         return search(graph, limits, policy, certify=detailed())
     except OutOfTime as error:
@@ -178,7 +180,7 @@ def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
     if failed := failed_pass():
         return f"config.{failed} failed"
     fuses = any(_is_lowered(node) for node in arguments["gm"].graph.nodes)
-    return "" if fuses else "it calls kernels of others only"
+    return "" if fuses else "it calls extern kernels only"
 
 
 def _is_lowered(node: torch.fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""What ``torch.compile(mode=...)`` means, asked of the installed torch."""
+"""What ``torch.compile(mode=...)`` means, by the installed torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def mode_options(mode: str | None) -> dict[str, Any]:
 
     Raises:
         UnknownPolicyError: this torch has no such mode.
-        UnsupportedTorchError: this torch does not tell what its modes mean.
+        UnsupportedTorchError: this torch does not say what its modes mean.
     """
     if mode is None:
         return {}

@@ -16,7 +16,7 @@ from ...core.policy import STOCK, Policy
 from ...events import surprise
 from ...versions import implementation
 from ..fx.decision import give_back
-from ..fx.policy_mark import MARK
+from ..fx.policy_mark import POLICY_KEY
 from ..plan.job import job
 from ..read import at_hand
 from .chained import ChainedPass, uuids
@@ -30,7 +30,7 @@ CONFIG_KEY = "post_grad_custom_post_pass"
 
 
 class PolicyPass(ChainedPass):
-    """Marks a post-grad graph with its policy, after the passes that others had set."""
+    """Marks a post-grad graph with its policy, after the passes that a program had set."""
 
     def __init__(self, policy: Policy, chained: tuple[Any, ...] = ()) -> None:
         super().__init__((policy,), chained)
@@ -57,7 +57,7 @@ class PolicyPass(ChainedPass):
         # A graph may be lowered where the hook is not installed: a backward that is compiled
         # after undo(), a model compiled with options() alone.
         hold_for_lowering(graph.owning_module)
-        graph.owning_module.meta[MARK] = self.policy
+        graph.owning_module.meta[POLICY_KEY] = self.policy
 
     def uuid(self) -> Any | None:
         """What enters the key; None (do not cache) where a chained pass wants no caching, or
@@ -85,8 +85,8 @@ class PolicyPass(ChainedPass):
 class StockPass(PolicyPass):
     """Says "stock" explicitly, so that ``options("stock")`` wins over an enabled policy.
 
-    It is false in a boolean context unless others' passes are chained, which is how Inductor
-    asks whether a pass is set; and its uuid is theirs.  So it leaves every key as it was and
+    It is false in a boolean context unless passes of a program are chained, which is how Inductor
+    checks whether a pass is set; and its uuid is theirs.  So it leaves every key as it was and
     what it governs is stock's to the last byte.
     """
 
@@ -102,7 +102,7 @@ class StockPass(PolicyPass):
     def uuid(self) -> Any | None:
         """Exactly what the chained passes would have put into the key.
 
-        Without any, Inductor only asks whether there is a uuid, and then leaves a pass that
+        Without any, Inductor only checks whether there is a uuid, and then leaves a pass that
         is false out of the key.
         """
         if not self.chained:

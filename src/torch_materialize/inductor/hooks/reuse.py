@@ -1,7 +1,7 @@
 """The `traffic` policy at ``StorageBox.should_realize_on_reuse``.
 
 The heir of vLLM's ``_patch_should_realize_on_reuse`` (PR 42686, ``vllm/env_override.py``).
-It differs in three ways: upstream's own reasons are asked of the installed upstream function
+It differs in three ways: upstream's own reasons come from the installed upstream function
 instead of being copied from one version; it acts only on graphs that carry a policy; and
 that policy is in the graph's cache key.
 """
@@ -32,7 +32,7 @@ _Upstream = Callable[..., bool]
 class _WithoutCounts:
     """A StorageBox whose read count and body size never reach a threshold.
 
-    Upstream's function asked about this stand-in answers with its remaining reasons alone
+    Upstream's function, called with this stand-in, answers with its remaining reasons alone
     (heavy operations on CPU, in-line assembly, fan-out), whatever they are in the installed
     version.  That keeps the rule current without a copied body and without touching config.
     """

@@ -1,9 +1,10 @@
-"""What a dry run counts and numbers, kept apart from what the process does.
+"""What a trial lowering counts and numbers, kept apart from what the process does.
 
 Inductor counts in globals: the attributes of ``torch._inductor.metrics``, Dynamo's ``counters``
-and two numberings of graphs.  Putting back what a dry run counted would take away what another
-thread counted meanwhile, so nothing is put back: while a dry run is on, these objects ask which
-thread counts, and the thread of the dry run counts on a sheet of its own, which is thrown away.
+and two numberings of graphs.  Putting back what a trial lowering counted would take away what
+another thread counted meanwhile, so nothing is put back: while a trial lowering is on, these
+objects check which thread counts, and its thread counts on a sheet of its own, which is thrown
+away.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch._inductor import metrics
 __all__ = ["counting_apart"]
 
 _NUMBERING = "_post_grad_graph_counter"
-# Attribute of a counter that is there because a dry run counts.
+# Attribute of a counter that is there because a trial lowering counts.
 _MADE = "_torch_materialize_made"
 _COLLECTED = (int, float, list, dict, set)
 
@@ -33,7 +34,7 @@ _users = 0
 
 
 class _Here(threading.local):
-    """What this thread's dry run has counted, by where it belongs; None outside of dry runs."""
+    """What this thread's trial lowering has counted, by where it belongs; None outside of one."""
 
     sheet: dict[Any, Any] | None = None
 
@@ -92,12 +93,14 @@ class _Counter(Counter[Any]):
 def _new_counter() -> _Counter:
     made = _Counter()
     if _here.sheet is not None:
-        setattr(made, _MADE, True)  # for a dry run; it goes again, unless others count in it
+        setattr(
+            made, _MADE, True
+        )  # for a trial lowering; it goes again, unless other threads count in it
     return made
 
 
 class _Numbering:
-    """Stands in for a numbering of graphs meanwhile; a dry run's graphs are numbered from 0."""
+    """Stands in for a numbering of graphs; those of a trial lowering are numbered from 0."""
 
     def __init__(self, upstream: Iterator[int]) -> None:
         self.upstream = upstream
@@ -121,7 +124,7 @@ def counting_apart() -> Iterator[None]:
     """Inside the block nothing that this thread counts is seen by anybody else, or later."""
     outer = _here.sheet
     _teach()
-    # The graphs of a dry run within another are numbered anew.
+    # The graphs of a trial lowering within another are numbered anew.
     kept = {key: value for key, value in (outer or {}).items() if key[0] != "number"}
     _here.sheet = {key: copy.copy(value) for key, value in kept.items()}
     try:
@@ -136,7 +139,8 @@ def _teach() -> None:
     with _lock:
         _users += 1
         metrics.__class__ = _Metrics
-        # A list, since another thread may add one.  What the dry run adds is dropped with it.
+        # A list, since another thread may add one.  What the trial lowering adds is dropped with
+        # it.
         for counter in list(counters.values()):
             if type(counter) is Counter:
                 counter.__class__ = _Counter

@@ -1,4 +1,4 @@
-"""Lets the C++ backend of torch 2.11 and 2.12 round where it was asked to.
+"""Lets the C++ backend of torch 2.11 and 2.12 round at each cast.
 
 There ``CppOverrides.to_dtype`` remembers what it narrowed, and the value before that is taken
 for what is widened again: no cast from fp32 to bf16 and back rounds anything, not even those of

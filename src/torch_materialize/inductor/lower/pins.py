@@ -2,7 +2,7 @@
 
 Both are lowered to their argument.  ``keep`` realizes it first.  ``inline`` changes the class of
 its StorageBox, so that the rules that materialize by counting pass it by, under every policy and
-under none; and the box knows when somebody asks for a buffer all the same, and who.  So what
+under none; and the box knows when something needs a buffer all the same, and who.  So what
 cannot be honoured is reported from where it happens, and no hook is needed.
 """
 
@@ -28,7 +28,7 @@ __all__ = ["Recomputed", "failures", "quiet", "register"]
 
 _lock = threading.Lock()
 _state = threading.local()
-# Something once this torch has been asked whether it can be taught.
+# Something once it is known whether this torch can lower them.
 _asked: list[bool] = []
 _REGISTER = "torch._inductor.lowering:register_lowering"
 # Upstream materializes larger bodies (operations) whatever anybody wants: it recurses over them.
@@ -39,7 +39,7 @@ _RETURNED = "the graph returns it, to its caller or to the backward"
 
 
 def register() -> None:
-    """Tells Inductor how to lower the two operators; twice is once.
+    """Registers how to lower the two operators; twice is once.
 
     Where this torch is not one that we checked, that is logged once; the operators then run as
     they do without a compiler that knows them: as copies.
@@ -63,7 +63,7 @@ def register() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside the block (a dry run) no pin is reported: the real lowering will do that."""
+    """Inside the block (a trial lowering) no pin is reported: the real lowering will do that."""
     before = getattr(_state, "quiet", False)
     _state.quiet = True
     try:
@@ -87,7 +87,7 @@ def failures() -> Iterator[list[Exception]]:
 
 
 def _failed(error: Exception) -> None:
-    # One name for all of pins: what is wrong with one is wrong wherever it is asked.
+    # One name for all of pins: what is wrong with one is wrong wherever it is checked.
     surprise(_REGISTER, error)
     if getattr(_state, "failures", None) is not None:
         _state.failures.append(error)
@@ -169,7 +169,7 @@ def _inline(x: Any, node: torch.fx.Node) -> Any:
     if not isinstance(data, ir.Pointwise):
         _report(node, _reason(box, node))
         return x
-    # These take copies of what they read, so nobody will ask the box itself.
+    # These take copies of what they read, so nothing will call the box itself.
     need = next(filter(None, map(_copies, readers(node))), "")
     if need:
         _report(node, need)
@@ -195,7 +195,7 @@ def _copy(x: Any) -> Any:
 def _unwritten(box: ir.StorageBox, node: torch.fx.Node) -> Any:
     """What is in a box, without a buffer that only counting made and that nobody has read yet.
 
-    Whoever needs it after all (a matmul further down, upstream's limit on bodies) will ask again.
+    Whoever needs it after all (a matmul further down, upstream's limit on bodies) will realize it.
     """
     buffer = box.data
     if type(buffer) is not ir.ComputedBuffer or type(buffer.data) is not ir.Pointwise:
@@ -237,7 +237,7 @@ def _reason(box: ir.StorageBox, node: torch.fx.Node) -> str:
 
 
 def _need(data: Any, pin: torch.fx.Node) -> str:
-    """Why a buffer is asked for now; "" where nobody is left to read it.
+    """Why a buffer is needed now; "" where nobody is left to read it.
 
     Before something is written into, Inductor realizes whatever reads it, needed or not.
     """
@@ -266,7 +266,7 @@ def _reads(reader: torch.fx.Node) -> str:
 
 
 def _report(node: torch.fx.Node, reason: str) -> None:
-    # Before the question whether to report: what fails here is to fail in a dry run already.
+    # Before the question whether to report: what fails here is to fail in a trial lowering already.
     kind = "keep" if is_pin(node, KEEP) else "inline"
     place = source_line(node) or f"{node.name} (its graph has no source lines)"
     if getattr(_state, "quiet", False):

@@ -20,7 +20,7 @@ from torch._inductor import config, ir
 from torch._inductor.graph import GraphLowering
 
 from ..fx.decision import Decision
-from ..fx.marks import MARK
+from ..fx.marks import REALIZE_KEY
 from .settings import patched
 
 __all__ = ["as_stock", "choosing", "realizing", "undecided"]
@@ -65,14 +65,14 @@ def as_stock() -> Iterator[None]:
 def realizing(lowering: GraphLowering) -> Iterator[None]:
     """Inside the block this lowering materializes every node with a mark."""
     nodes = lowering.module.graph.nodes
-    if "call_function" in vars(lowering) or not any(MARK in node.meta for node in nodes):
+    if "call_function" in vars(lowering) or not any(REALIZE_KEY in node.meta for node in nodes):
         yield
         return
     upstream = lowering.call_function
 
     def call_function(*args: Any, **kwargs: Any) -> Any:
         result = upstream(*args, **kwargs)
-        if MARK in lowering.current_node.meta and isinstance(result, ir.TensorBox):
+        if REALIZE_KEY in lowering.current_node.meta and isinstance(result, ir.TensorBox):
             result.realize()
         return result
 

@@ -1,10 +1,10 @@
-"""Lets a dry run reason about sizes as a real lowering does, and leave nothing of it behind.
+"""Lets a trial lowering reason about sizes as a real lowering does, and leave nothing of it behind.
 
-Lowering asks a graph's ShapeEnv about sizes, and each answer may add a guard, replace a symbol by
-another or by a number, narrow a range, or make a new symbol.  A dry run that did so would take
-the guard away from the lowering that counts: that one is answered from what is known already, and
-the code that ships holds for the first size only.  So a dry run works on a copy of everything
-that the ShapeEnv knows, and with caches of its own.
+Lowering compares sizes through a graph's ShapeEnv, and each answer may add a guard, replace a
+symbol by another or by a number, narrow a range, or make a new symbol.  A trial lowering that did
+so would take the guard away from the lowering that counts: that one is answered from what is
+known already, and the code that ships holds for the first size only.  So a trial lowering works
+on a copy of everything that the ShapeEnv knows, and with caches of its own.
 
 The object stays the same, since every symbolic size of the graph points to it.
 """
@@ -26,11 +26,12 @@ from torch.utils._ordered_set import OrderedSet
 __all__ = ["scratch_shapes"]
 
 # What a symbolic size remembers by the number of the ShapeEnv's state must not be taken for what
-# a dry run knew, nor the other way round: states of dry runs have numbers that no compile reaches.
+# a trial lowering knew, nor the other way round: states of trial lowerings have numbers that no
+# compile reaches.
 _VERSIONS = itertools.count(1 << 40, 1 << 20)
 _VERSION_COUNTERS = ("_version_counter", "_replacements_version_counter")
-# Guards of a dry run are never installed: nothing is to check or to count them, or to warn that
-# they come too late.
+# Guards of a trial lowering are never installed: nothing is to check or to count them, or to warn
+# that they come too late.
 _NOT_INSTALLED = {
     "frozen": False,
     "_error_on_new_guards": False,

@@ -23,8 +23,8 @@ from ...core.dag import Dag
 from ...core.graph import Graph
 from ...core.policy import STOCK, Policy
 from ...errors import brief
-from ..fx.decision import STOCKS, Decision, prepare
-from ..fx.policy_mark import MARK
+from ..fx.decision import NO_CHANGE, Decision, prepare
+from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad, ungoverned_copy
 from ..read.dag import read_dag
 from ..read.kernels import read_scheduled
@@ -64,7 +64,7 @@ class LoweringError(Exception):
 
 
 def trial(
-    graph: PostGrad, decision: Decision = STOCKS, *, numerics: str = "", policy: Policy = STOCK
+    graph: PostGrad, decision: Decision = NO_CHANGE, *, numerics: str = "", policy: Policy = STOCK
 ) -> tuple[Graph, Dag]:
     """Lowers and schedules a copy of ``graph``, prepared for ``decision``.
 
@@ -95,7 +95,7 @@ def lowered(
     """
     module = ungoverned_copy(graph.module)
     if not policy.is_stock:
-        module.meta[MARK] = policy
+        module.meta[POLICY_KEY] = policy
     prepare(module, decision, numerics)
     settings = {k: v for k, v in _QUIET.items() if k in config._config}
     with (

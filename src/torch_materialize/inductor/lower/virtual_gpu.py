@@ -1,6 +1,6 @@
 """Makes Inductor lower and schedule for a GPU that is not there.
 
-FakeTensorMode already makes ``cuda`` tensors without CUDA; what Inductor still asks the
+FakeTensorMode already makes ``cuda`` tensors without CUDA; what Inductor still takes from the
 driver for is supplied here from :mod:`torch_materialize.core.devices`.  No kernel is
 compiled and nothing runs.
 """
@@ -32,7 +32,7 @@ _CONVOLUTIONS = (
     torch.ops.aten.convolution_backward.default,
 )
 
-# Who asks whether Triton is there before a GPU's kernels are scheduled.  Only their code needs it.
+# Who checks for Triton before a GPU's kernels are scheduled.  Only their code needs it.
 _ASK_FOR_TRITON = ("torch._inductor.scheduler.has_triton",)
 
 
@@ -47,7 +47,7 @@ def planned_device(device: Device) -> Iterator[None]:
 
     Fake inputs must exist before the block is entered.  The answers are process-wide while
     the block is open, so no other thread compiles meanwhile: it waits, as for any other compile.
-    What else it asks ``torch.cuda`` is answered for the planned device, too; only commands that
+    What else it calls in ``torch.cuda`` answers for the planned device, too; only commands that
     compile nothing for real open such a block.  A CPU device changes nothing.
     """
     if not device.is_gpu:
@@ -63,7 +63,7 @@ def planned_device(device: Device) -> Iterator[None]:
         )
         for name in () if torch.utils._triton.has_triton_package() else _ASK_FOR_TRITON:
             stack.enter_context(mock.patch(name, lambda: True))
-        # has_triton() remembers its answer, so it must be asked anew on both sides.
+        # has_triton() remembers its answer, so it must be called anew on both sides.
         torch.utils._triton.has_triton.cache_clear()
         stack.callback(torch.utils._triton.has_triton.cache_clear)
         yield

@@ -40,7 +40,7 @@ from ...core.devices import CPU, Device
 from ...core.policy import STOCK, Policy, parse
 from ...errors import CaptureError, MaterializeError, brief
 from ...events import log
-from ..fx.decision import STOCKS
+from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad, copy_graph
 from ..fx.rounding import emulation
 from ..hooks.cast_passes import hold_options
@@ -55,7 +55,7 @@ __all__ = ["capture", "capture_for", "fake_mode"]
 # Constants of at most this many elements are written into the kernels by Inductor, which
 # needs their values; larger ones are only read, like inputs, and so are those without values.
 _INLINED_CONSTANT = 8
-# What autograd says where a backward is asked for and gradients are off.
+# What autograd says where a backward is wanted and gradients are off.
 _NO_GRADIENTS = "does not require grad"
 # Its graphs serve every policy but those that have a tracing of their own.
 _ANY = parse("plan")
@@ -154,7 +154,7 @@ def capture_for(
     """:func:`capture` for several policies, once for all that are traced alike.
 
     Raises:
-        CaptureError: as for :func:`capture`, or the policies' graphs cannot be told apart.
+        CaptureError: as for :func:`capture`, or the policies' graphs cannot be distinguished.
     """
     traced: dict[str, list[PostGrad]] = {}
     for policy in policies:
@@ -256,7 +256,7 @@ def _compile_piece(
 def _kept(
     module: torch.fx.GraphModule, inputs: Sequence[Any], how: dict[str, Any], device: Device
 ) -> PostGrad:
-    """The post-grad graph of what Inductor is asked to compile; the module itself still runs."""
+    """The post-grad graph of what Inductor is to compile; the module itself still runs."""
     copied, mode = copy_graph(module), _mode_of(module)
     is_inference, is_backward = how.get("is_inference", False), how.get("is_backward", False)
     view_to_reshape(copied)
@@ -271,7 +271,7 @@ def _kept(
 
 
 def _report_strides(graph: PostGrad, device: Device) -> None:
-    """Tells AOTAutograd how Inductor lays out a forward's outputs, as a real compile does.
+    """Says to AOTAutograd how Inductor lays out a forward's outputs, as a real compile does.
 
     Without it the backward of a convolutional network starts from contiguous activations that
     a real forward saves as channels last, and pays for copies that no real backward makes.
@@ -279,7 +279,7 @@ def _report_strides(graph: PostGrad, device: Device) -> None:
     context = TracingContext.try_get()
     if context is None or context.output_strides is None:
         return
-    with planned_device(device), lowered(graph, STOCKS, "", STOCK, GraphLowering) as lowering:
+    with planned_device(device), lowered(graph, NO_CHANGE, "", STOCK, GraphLowering) as lowering:
         context.output_strides.extend(_strides(output) for output in lowering.graph_outputs)
 
 
@@ -379,7 +379,7 @@ def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> 
 
 
 def _on_device(graph: PostGrad, device: Device) -> PostGrad:
-    """The post-grad graph on ``device``: moved first, because some passes ask for the device.
+    """The post-grad graph on ``device``: moved first, because some passes look at the device.
 
     A torch built without CUDA cannot run every pass on fake CUDA tensors (re-inplacing of
     slices, say); such a graph goes through the passes on the CPU and is moved afterwards.
@@ -395,7 +395,7 @@ def _on_device(graph: PostGrad, device: Device) -> PostGrad:
 
 
 def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
-    """Runs Inductor's post-grad passes, and those of others that are set in its config."""
+    """Runs Inductor's post-grad passes, and those that a program set in its config."""
     inductor_compile.record_original_output_strides(graph.module)
     with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
         inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)

@@ -16,7 +16,7 @@ from torch._inductor.graph import GraphLowering
 from ...core.devices import Device
 from ...core.policy import STOCK, Policy
 from ...results.explanation import Code
-from ..fx.decision import STOCKS, rounds_casts
+from ..fx.decision import NO_CHANGE, rounds_casts
 from ..fx.post_grad import PostGrad
 from ..fx.rounding import emulation
 from ..lower.cpp_casts import keep_casts
@@ -35,7 +35,7 @@ _TRITON = "@triton.jit"
 
 
 def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -> Code:
-    """The kernels that ``policy`` has printed for ``graph``; ``outcome`` is its dry run.
+    """The kernels that ``policy`` has printed for ``graph``; ``outcome`` is its trial lowering.
 
     Raises:
         Exception: whatever Inductor raises while lowering or generating code.
@@ -52,9 +52,9 @@ def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -
             mock.patch.object(torch.utils._triton, "triton_hash_with_backend", lambda: "")
         )
         lowering = stack.enter_context(
-            lowered(graph, found or STOCKS, numerics, governing, GraphLowering)
+            lowered(graph, found or NO_CHANGE, numerics, governing, GraphLowering)
         )
-        if rounds_casts(found or STOCKS, numerics):
+        if rounds_casts(found or NO_CHANGE, numerics):
             keep_casts(lowering)
         code, _ = lowering.codegen()
     return split(str(getattr(code, "value", code)), sum(1 for _ in outcome.graph.fused()))

@@ -50,7 +50,7 @@ def verified(graph: PostGrad, policy: Policy, device: Device, found: Found) -> s
 
 @contextlib.contextmanager
 def hooks_for(policy: Policy) -> Iterator[None]:
-    """Our hooks for the time of one dry run, however many others need them."""
+    """Our hooks for the time of one trial lowering, however many other users need them."""
     if policy.is_stock:
         yield
         return

@@ -51,7 +51,7 @@ def isolated() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _counts() -> Iterator[None]:
-    """Puts back what Dynamo counts, in place: others hold these objects."""
+    """Puts back what Dynamo counts, in place: other modules hold these objects."""
     compiles = collections.Counter(convert_frame.FRAME_COMPILE_COUNTER)
     frames, current = convert_frame.FRAME_COUNTER, utils.curr_frame
     counted = {name: collections.Counter(count) for name, count in utils.counters.items()}

@@ -61,6 +61,6 @@ class Drawn(Rounds):
 
 
 def _digest(module: torch.fx.GraphModule) -> str:
-    """What tells a graph from others, without what differs from one process to the next."""
+    """What distinguishes a graph, without what differs from one process to the next."""
     nodes = ((node.name, node.target) for node in module.graph.nodes)
     return "\n".join(f"{name} {getattr(target, '__name__', target)}" for name, target in nodes)

@@ -1,6 +1,6 @@
-"""The processes of one job, and what they can tell each other without waiting.
+"""The processes of one job, and what they can hand each other without waiting.
 
-Not by a collective: a rank that compiles alone would wait for the others for ever.
+Not by a collective: a rank that compiles alone would wait for the rest for ever.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def has_ranks() -> bool:
 
 
 def job() -> str:
-    """What names this job among others in cache keys, "" in a process alone.
+    """What names this job in cache keys, "" in a process alone.
 
     A measured decision that an earlier job left in one rank's cache is not what ranks agree on now.
     The same in every rank; "planned" where they cannot agree, and nothing is measured.

@@ -1,7 +1,7 @@
 """Settings of Inductor that say how a compile is done, and not what comes of it.
 
 Whole names, so that a setting with a similar name is not taken for one of them
-(`cpp.gemm_cache_blocking`, `assert_indirect_indexing`).  What slows the code down or asks for other
+(`cpp.gemm_cache_blocking`, `assert_indirect_indexing`).  What slows the code down or needs other
 code (`triton.debug_sync_kernel`, `debug_index_asserts`) decides.
 """
 

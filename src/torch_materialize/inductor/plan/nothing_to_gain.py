@@ -1,13 +1,13 @@
-"""Whether a plan could save anything at all, told from a post-grad graph without lowering it.
+"""Whether a plan could save anything at all, seen in a post-grad graph without lowering it.
 
-A dry run is as dear as Inductor's own lowering, and a step of an optimizer is hundreds of nodes
-that no plan can improve.  What a plan decides is whether a value that nobody has to see is written
-or computed again, so it can only save bytes where such a value is needed in more than one place,
-or where Inductor writes one that is not fused with what reads it.  Here the first is bounded, and
-graphs for which the second cannot be ruled out are not judged: the only ones that are consist of
-pointwise operators, on tensors or on lists of them, between tensors of one shape and layout
-wherever they meet.  A graph with matmuls or reductions is not: what is between them is written
-or computed again for each, and a plan moves 15% less than stock in a step of Muon on a CPU.
+A trial lowering is as dear as Inductor's own lowering, and a step of an optimizer is hundreds of
+nodes that no plan can improve.  What a plan decides is whether a value that nobody has to see is
+written or computed again, so it can only save bytes where such a value is needed in more than one
+place, or where Inductor writes one that is not fused with what reads it.  Here the first is
+bounded, and graphs for which the second cannot be ruled out are not judged: the only ones that are
+consist of pointwise operators, on tensors or on lists of them, between tensors of one shape and
+layout wherever they meet.  A graph with matmuls or reductions is not: what is between them is
+written or computed again for each, and a plan moves 15% less than stock in a step of Muon on a CPU.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 
 from ...core.limits import Limits
 from ..fx.post_grad import PostGrad
-from .single_values import Value, Values, unrolled
+from .single_values import TracedTensor, TracedTensors, unrolled
 
-__all__ = ["Saving", "most_saved", "nothing_to_gain"]
+__all__ = ["SavingBound", "most_saved", "nothing_to_gain"]
 
 # Nodes whose loops Inductor certainly fuses: it stops at 64 (`config.max_fusion_size`).
 _FUSED = 48
@@ -30,7 +30,7 @@ _CAUTION = 4
 
 
 @dataclass(frozen=True)
-class Saving:
+class SavingBound:
     """Bytes: the ``most`` that a plan can save, and the ``least`` that every choice moves."""
 
     most: int
@@ -38,7 +38,7 @@ class Saving:
 
 
 def nothing_to_gain(graph: PostGrad, limits: Limits, numerics: str = "stored") -> bool:
-    """Whether no plan for ``graph`` can promise what would be worth its dry run.
+    """Whether no plan for ``graph`` can promise what would be worth its trial lowering.
 
     Then nothing has to be rounded either: what is written with fewer digits is computed for
     nobody else.  Where every cast rounds (``numerics`` "eager") no such value may be there at all.
@@ -50,8 +50,8 @@ def nothing_to_gain(graph: PostGrad, limits: Limits, numerics: str = "stored") -
     return _CAUTION * saving.most < worth
 
 
-def most_saved(graph: torch.fx.Graph) -> Saving | None:
-    """What plans could save at most; None where that cannot be told, or something is rounded."""
+def most_saved(graph: torch.fx.Graph) -> SavingBound | None:
+    """What plans could save at most; None where that is not known, or something is rounded."""
     values = unrolled(graph)
     if values is None or _may_be_rounded(values) or not _fuse(values):
         return None
@@ -67,7 +67,7 @@ def most_saved(graph: torch.fx.Graph) -> Saving | None:
             most += (places - 1) * sum(other.nbytes for other in _behind(value))
         if value.given and value.is_small:
             most += size * places
-    return Saving(most, least)
+    return SavingBound(most, least)
 
 
 def _has_narrow(graph: torch.fx.Graph) -> bool:
@@ -75,7 +75,7 @@ def _has_narrow(graph: torch.fx.Graph) -> bool:
     return values is None or any(value.is_narrow for value in values.every)
 
 
-def _may_be_rounded(values: Values) -> bool:
+def _may_be_rounded(values: TracedTensors) -> bool:
     """Whether a kernel might write some value rounded, and go on with more digits.
 
     Of what need not be written only single numbers might be, and what is read from an input that
@@ -90,14 +90,14 @@ def _may_be_rounded(values: Values) -> bool:
     return False
 
 
-def _fuse(values: Values) -> bool:
+def _fuse(values: TracedTensors) -> bool:
     """Whether Inductor certainly makes one loop of whatever is computed from one another.
 
     Everything there has one shape and one layout, apart from single numbers, and is not too much.
     """
     group = {v: v for v in values.every if not v.given and not v.is_small}
 
-    def root(value: Value) -> Value:
+    def root(value: TracedTensor) -> TracedTensor:
         while group[value] is not value:
             group[value] = group[group[value]]
             value = group[value]
@@ -111,7 +111,7 @@ def _fuse(values: Values) -> bool:
                 return False
             if other in group:
                 group[root(other)] = root(value)
-    sizes: dict[Value, int] = {}
+    sizes: dict[TracedTensor, int] = {}
     for value in group:
         sizes[root(value)] = sizes.get(root(value), 0) + 1
     # What is copied into an input is read in the input's layout.
@@ -119,11 +119,11 @@ def _fuse(values: Values) -> bool:
     return alike and max(sizes.values(), default=0) <= _FUSED and _lists_fuse(values)
 
 
-def _lists_fuse(values: Values) -> bool:
+def _lists_fuse(values: TracedTensors) -> bool:
     """Whether the kernels that Inductor makes of lists are certainly fused with one another.
 
     It fuses lists of one length, place by place.  So each has as many, none of them unused, every
-    value comes from its own place of the others, and nothing else is a kernel.
+    value comes from its own place of the other lists, and nothing else is a kernel.
     """
     lists = [made for made in values.lists if not all(value.is_small for value in made)]
     if not lists:
@@ -134,7 +134,7 @@ def _lists_fuse(values: Values) -> bool:
     return all(value.given or _in_its_place(value, place) for value in values.every)
 
 
-def _in_its_place(value: Value, place: dict[Value, int]) -> bool:
+def _in_its_place(value: TracedTensor, place: dict[TracedTensor, int]) -> bool:
     if value not in place:
         # A single number, which is counted as written, or a constant, which is not.
         return value.is_small or not value.inputs
@@ -143,9 +143,9 @@ def _in_its_place(value: Value, place: dict[Value, int]) -> bool:
     return used and alike
 
 
-def _reached(values: list[Value]) -> dict[Value, frozenset[Value]]:
+def _reached(values: list[TracedTensor]) -> dict[TracedTensor, frozenset[TracedTensor]]:
     """The written values that each is needed for, by way of values that may be computed again."""
-    reached: dict[Value, frozenset[Value]] = {}
+    reached: dict[TracedTensor, frozenset[TracedTensor]] = {}
     for value in reversed(values):
         through = (reached[user] for user in value.users if not user.written)
         direct = (user for user in value.users if user.written)
@@ -153,9 +153,9 @@ def _reached(values: list[Value]) -> dict[Value, frozenset[Value]]:
     return reached
 
 
-def _behind(value: Value) -> set[Value]:
+def _behind(value: TracedTensor) -> set[TracedTensor]:
     """What is in memory that computing a value reads."""
-    found: set[Value] = set()
+    found: set[TracedTensor] = set()
     seen, todo = {value}, [value]
     while todo:
         for other in todo.pop().inputs:

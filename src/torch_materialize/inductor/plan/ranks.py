@@ -6,7 +6,7 @@ on each of them unless its emergency limit is reached; what `tune` measures diff
 
 So ranks agree through the store of the default process group: the first to have decided about a
 graph publishes it, and every rank, the first included, takes what the store then holds.  *Nobody
-waits for anybody*: a rank without the others decides alone, and one that comes late finds the
+waits for anybody*: a rank without the rest decides alone, and one that comes late finds the
 decision and need not search.  A store that cannot do this changes nothing for a search; `tune`
 then plans, which is the same everywhere.
 """
@@ -46,7 +46,7 @@ _OWN = ("SymIntType", "NumberType", "TensorType")
 def agreed(graph: PostGrad, policy: Policy, decide: Callable[[bool], Decision]) -> Decision:
     """The decision about ``graph`` that all ranks take; in a process alone, what ``decide`` says.
 
-    ``decide`` is called at most once, and told whether it may measure, which needs an agreement
+    ``decide`` is called at most once, and gets whether it may measure, which needs an agreement
     afterwards.
     """
     if not has_ranks():

@@ -14,7 +14,7 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 5. The best is rounded (``numerics``), and on a CPU what crosses an opaque operator is written
    (:mod:`.settle`); both are lowered and measured.
 
-What each of these gains is in ``results/ablation-*.json`` (``benchmarks/ablation.py``).
+What each of these gains is in ``docs/results/search.md``.
 """
 
 from __future__ import annotations

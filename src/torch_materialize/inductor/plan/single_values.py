@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch._inductor import config, lowering
 
-__all__ = ["Value", "Values", "unrolled"]
+__all__ = ["TracedTensor", "TracedTensors", "unrolled"]
 
 _COPY = torch.ops.aten.copy_.default
 _LIST_COPIES = (torch.ops.aten._foreach_copy.default, torch.ops.aten._foreach_copy_.default)
@@ -23,7 +23,7 @@ _BACKENDS = {"cpu": ("cpu_backend", "cpp"), "cuda": ("cuda_backend", "triton")}
 
 
 @dataclass(eq=False)
-class Value:
+class TracedTensor:
     """One tensor.
 
     Attributes:
@@ -34,10 +34,10 @@ class Value:
     """
 
     tensor: Any
-    inputs: tuple[Value, ...] = ()
+    inputs: tuple[TracedTensor, ...] = ()
     given: bool = False
     written: bool = False
-    users: list[Value] = field(default_factory=list)
+    users: list[TracedTensor] = field(default_factory=list)
 
     @property
     def is_small(self) -> bool:
@@ -61,7 +61,7 @@ class Value:
 
 
 @dataclass
-class Values:
+class TracedTensors:
     """A graph's values in program order.
 
     Attributes:
@@ -69,18 +69,18 @@ class Values:
         lists: what is computed by one operator on lists, on a GPU.
     """
 
-    every: list[Value] = field(default_factory=list)
-    copies: list[tuple[Value, Value]] = field(default_factory=list)
-    lists: list[list[Value]] = field(default_factory=list)
+    every: list[TracedTensor] = field(default_factory=list)
+    copies: list[tuple[TracedTensor, TracedTensor]] = field(default_factory=list)
+    lists: list[list[TracedTensor]] = field(default_factory=list)
 
-    def add(self, value: Value) -> Value:
+    def add(self, value: TracedTensor) -> TracedTensor:
         """``value``, now one of them."""
         for other in dict.fromkeys(value.inputs):
             other.users.append(value)
         self.every.append(value)
         return value
 
-    def copy(self, into: Value, value: Value) -> None:
+    def copy(self, into: TracedTensor, value: TracedTensor) -> None:
         """Notes that an input gets the number of a value.
 
         Raises:
@@ -96,9 +96,9 @@ class _Unknown(ValueError):
     """A node is not one that is understood."""
 
 
-def unrolled(graph: torch.fx.Graph) -> Values | None:
+def unrolled(graph: torch.fx.Graph) -> TracedTensors | None:
     """The values of a graph; None where one of its nodes is not pointwise, or of unknown size."""
-    values = Values()
+    values = TracedTensors()
     made: dict[torch.fx.Node, Any] = {}
     try:
         for node in graph.nodes:
@@ -108,14 +108,14 @@ def unrolled(graph: torch.fx.Graph) -> Values | None:
     return values
 
 
-def _made(node: torch.fx.Node, made: dict[torch.fx.Node, Any], values: Values) -> Any:
+def _made(node: torch.fx.Node, made: dict[torch.fx.Node, Any], values: TracedTensors) -> Any:
     """What a node gives: a value, a list of them, or nothing."""
     if node.op == "output":
         for value in (made[other] for other in node.all_input_nodes):
             value.written = _one(value) is value
         return None
     if node.op == "placeholder":
-        return values.add(Value(_tensor(node.meta.get("val")), given=True))
+        return values.add(TracedTensor(_tensor(node.meta.get("val")), given=True))
     if node.op != "call_function":
         raise _Unknown
     if node.target is operator.getitem:
@@ -129,17 +129,19 @@ def _made(node: torch.fx.Node, made: dict[torch.fx.Node, Any], values: Values) -
     if not _is_pointwise(node.target):
         raise _Unknown
     inputs = tuple(_one(made[other]) for other in node.all_input_nodes)
-    return values.add(Value(_tensor(node.meta.get("val")), inputs))
+    return values.add(TracedTensor(_tensor(node.meta.get("val")), inputs))
 
 
-def _list(node: torch.fx.Node, made: dict[torch.fx.Node, Any], values: Values) -> list[Value]:
+def _list(
+    node: torch.fx.Node, made: dict[torch.fx.Node, Any], values: TracedTensors
+) -> list[TracedTensor]:
     """What an operator on lists computes, place by place, as Inductor lowers it."""
     results = [_tensor(value) for value in node.meta["val"]]
     arguments: list[Any] = [*node.args, *node.kwargs.values()]
     if node.target in _LIST_COPIES:
         arguments = arguments[1:]  # written over, not read
 
-    def at(place: int) -> tuple[Value, ...]:
+    def at(place: int) -> tuple[TracedTensor, ...]:
         found = (x[place] if isinstance(x, Sequence) else x for x in arguments)
         return tuple(_one(made[x]) for x in found if isinstance(x, torch.fx.Node))
 
@@ -147,7 +149,8 @@ def _list(node: torch.fx.Node, made: dict[torch.fx.Node, Any], values: Values) -
     on_gpu = {result.device.type for result in results} == {"cuda"}
     kernel = on_gpu and (in_place or _used_singly(node))
     listed = [
-        values.add(Value(result, at(place), written=kernel)) for place, result in enumerate(results)
+        values.add(TracedTensor(result, at(place), written=kernel))
+        for place, result in enumerate(results)
     ]
     if in_place:
         for into, value in zip(node.args[0], listed, strict=True):
@@ -168,8 +171,8 @@ def _used_singly(node: torch.fx.Node) -> bool:
     return not node.users or any(user.target not in lowering.foreach_ops for user in users)
 
 
-def _one(value: Any) -> Value:
-    if not isinstance(value, Value):
+def _one(value: Any) -> TracedTensor:
+    if not isinstance(value, TracedTensor):
         raise _Unknown
     return value
 

@@ -50,7 +50,7 @@ def _reasons(graph: PostGrad) -> Iterator[str]:
     if any(not _can_be_made(x) for x in graph.inputs):
         yield "an input is no plain tensor or number"
     if any(sizes(x) is None for x in graph.inputs):
-        yield "only the data tells a size"
+        yield "a size depends on data"
     devices = {x.device for x in graph.inputs if isinstance(x, torch.Tensor)}
     if len(devices) != 1 or next(iter(devices)).type not in ("cpu", "cuda"):
         yield "it is not on one CPU or GPU"
@@ -62,7 +62,7 @@ def _reasons(graph: PostGrad) -> Iterator[str]:
 
 
 def sizes(value: Any) -> tuple[int, ...] | None:
-    """Hints for an input's sizes and strides, or its value; None where only the data tells."""
+    """Hints for an input's sizes and strides, or its value; None where they depend on data."""
     parts = (*value.shape, *value.stride()) if _is_dense(value) else (value,)
     hints = tuple(_hint(part) for part in parts if isinstance(part, int | torch.SymInt))
     return None if None in hints else hints  # type: ignore[return-value]

@@ -1,6 +1,6 @@
 """The policy `tune`: plan, its variants, traffic and stock, timed where they will run.
 
-Every candidate is compiled for real and run on made-up inputs, interleaved with the others;
+Every candidate is compiled for real and run on made-up inputs, interleaved with the rest;
 stock twice in each round, which shows the noise.  What is kept is never slower than stock
 beyond that noise, and it is remembered (:mod:`torch_materialize.results.tuned`), so that a graph is
 timed once for each device and versions.
@@ -31,7 +31,7 @@ from ...errors import brief
 from ...events import log, once, strict, surprise
 from ...results import tuned as store
 from ...versions import implementation, installed_versions
-from ..fx.decision import Decision, names_of, of_names
+from ..fx.decision import NO_CHANGE, Decision, names_of, of_names
 from ..fx.post_grad import PostGrad
 from ..lower.trial import trial
 from ..read.at_hand import device_text
@@ -42,7 +42,6 @@ from .timed import clock, compiled, made_up, outside, sizes, why_not
 __all__ = ["graph_key", "tuned", "variants"]
 
 STOCK, AGAIN = "stock", "stock again"
-_NOTHING = Decision()
 
 # Rounds of timing: a sign test needs some, and a graph of seconds should not take minutes.
 _MOST_ROUNDS, _LEAST_ROUNDS, _WARM = 41, 11, 3
@@ -112,7 +111,7 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
 
 
 def graph_key(graph: PostGrad, policy: Policy) -> str:
-    """Digest of all that the fastest choice depends on, as far as one can tell."""
+    """Digest of all that the fastest choice depends on, as far as that is known."""
     digest = hashlib.sha256()
     for part in (
         policy.fingerprint(implementation()),
@@ -129,8 +128,8 @@ def graph_key(graph: PostGrad, policy: Policy) -> str:
 
 def _candidates(graph: PostGrad, limits: Limits, policy: Policy) -> Iterator[tuple[str, Decision]]:
     """Stock, and every variant that is another decision than those before it."""
-    yield STOCK, _NOTHING
-    seen = {_NOTHING}
+    yield STOCK, NO_CHANGE
+    seen = {NO_CHANGE}
     ways: dict[str, Callable[[], Decision]] = {
         name: partial(_planned, graph, *how) for name, how in variants(limits, policy).items()
     }
@@ -163,10 +162,10 @@ def _by_traffic(graph: PostGrad) -> Decision:
 
 def _timed(graph: PostGrad, candidates: dict[str, Decision], numerics: str) -> _Chosen:
     if len(candidates) == 1:
-        return _Chosen(STOCK, _NOTHING, {}, 0.0)
+        return _Chosen(STOCK, NO_CHANGE, {}, 0.0)
     runs = dict(_running(graph, candidates, numerics))
     if len(runs) == 1:
-        return _Chosen(STOCK, _NOTHING, {}, 0.0)
+        return _Chosen(STOCK, NO_CHANGE, {}, 0.0)
     with outside(graph):
         times = _rounds({**runs, AGAIN: runs[STOCK]})
     name = faster(times, STOCK, AGAIN)

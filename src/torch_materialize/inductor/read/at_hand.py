@@ -1,4 +1,4 @@
-"""The device that a graph in a real compile will run on: asked here, by everyone who asks."""
+"""The device that a graph in a real compile will run on: found here for all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["decides", "device_of", "device_text"]
 
 
 def device_of(inputs: Iterable[Any]) -> Device | None:
-    """Where a graph with these inputs will run; None where that is no GPU that we can ask about."""
+    """Where a graph with these inputs will run; None where that is no GPU that is here."""
     placed = _placed(inputs)
     if placed is None:
         return cpu_at_hand(_processor(), torch.get_num_threads())
@@ -30,7 +30,7 @@ def decides() -> str:
 
 
 def device_text(inputs: Iterable[Any]) -> str:
-    """The same in words that tell apart what differs in speed: parts of one GPU, threads."""
+    """The same in words that distinguish what differs in speed: parts of one GPU, threads."""
     inputs = tuple(inputs)
     device, placed = device_of(inputs), _placed(inputs)
     if placed is None:

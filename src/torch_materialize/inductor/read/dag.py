@@ -92,7 +92,7 @@ def _finished(found: Values, held: set[int]) -> tuple[Value, ...]:
 
 
 def _never(found: Values, values: tuple[Value, ...]) -> set[int]:
-    """Values that Inductor cannot be asked to store."""
+    """Values that no mark can store."""
     return {
         value.index
         for value, node in zip(values, found.nodes, strict=True)
@@ -104,7 +104,7 @@ def _never(found: Values, values: tuple[Value, ...]) -> set[int]:
 
 def _named(node: torch.fx.Node | None) -> dict[str, str]:
     if node is not None and (rounded := rounded_as(node)):
-        # Nobody can ask to store what is rounded in its place.
+        # No mark can store what is rounded in its place.
         return {"node": "", "label": f"{rounded}#unrounded"}
     name = node.name if node is not None else ""
     return {"node": name, "label": name}

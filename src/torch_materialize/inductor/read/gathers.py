@@ -40,7 +40,7 @@ _MOST_TERMS = 2_000
 
 
 class Gathers(Touched):
-    """What the loops of one kernel read through indices: :meth:`add` each, then ask."""
+    """What the loops of one kernel read through indices: :meth:`add` each, then read the sums."""
 
     def add(self, member: Any) -> None:
         """Adds the loads of a scheduled node."""

@@ -104,7 +104,7 @@ class InternalReader:
     def _copied(self, near: tuple[int, ...], reads: set[str]) -> tuple[int, ...]:
         """What a loop reads that computes an input once more, which became a buffer only later.
 
-        So an operator of others gets a copy of an argument: what made it is made twice.
+        So an extern operator gets a copy of an argument: what made it is made twice.
         """
         fields = self._values.fields
         found, todo = [], list(near)

@@ -40,7 +40,7 @@ class Lifetimes:
         self._until |= dict.fromkeys((*held, *schedule.outputs), end)
 
     def until(self, buffer: str) -> int:
-        """The last schedule position at which others than fused kernels need it, or -1."""
+        """The last schedule position at which anything but a fused kernel needs it, or -1."""
         return self._until.get(buffer, -1)
 
     def memory(self, buffer: str) -> str:

@@ -77,7 +77,7 @@ class NodeReader:
             name = schedule.last_version(str(name))
             kind = Kind.PINNED if name in schedule.fused else Kind.SOURCE
         if kind is Kind.POINTWISE and name is not None and not has_value(node):
-            kind = Kind.PINNED  # an assertion: its kernel makes it, and nobody can ask for it
+            kind = Kind.PINNED  # an assertion: its kernel makes it, and no mark can store it
         if kind is Kind.SOURCE or (reads_nothing(box) and not scattered):
             inputs = ()
         elif is_gather(node) and inputs:
@@ -183,5 +183,5 @@ def _shown(node: torch.fx.Node, result: Any) -> int:
 
 
 def has_value(node: torch.fx.Node) -> bool:
-    """Whether a node notes what it computes, without which Inductor cannot be asked to store it."""
+    """Whether a node notes what it computes, without which no mark can store it."""
     return isinstance(node.meta.get("val"), torch.Tensor)

@@ -1,4 +1,4 @@
-"""A lowering that can be asked afterwards what became of every FX node."""
+"""A lowering that keeps what became of every FX node."""
 
 from __future__ import annotations
 

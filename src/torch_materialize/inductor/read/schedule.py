@@ -1,4 +1,4 @@
-"""What the planner's reader asks of Inductor's schedule: buffers, their kernels, loop sizes."""
+"""What the planner's reader takes from Inductor's schedule: buffers, their kernels, loop sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Schedule:
     """Where each buffer is made, and which buffer stands for a mutated one.
 
     Attributes:
-        kernels: scheduled nodes, those of others among them, in their order.
+        kernels: scheduled nodes, extern kernels among them, in their order.
         position: buffer -> the place in that order of the kernel that makes it.
         fused: buffers that Inductor's own kernels make; ``fused_members`` are those kernels' parts.
         next_version: buffer -> the one that it is after somebody has written into it.
@@ -37,7 +37,7 @@ class Schedule:
         self.fused: set[str] = set()
         self.fused_members: set[str] = set()
         self.next_version: dict[str, str] = {}
-        self._last: dict[str, str] = {}  # of the buffers that were asked for
+        self._last: dict[str, str] = {}  # of the buffers that were looked up
         for position, kernel in enumerate(self.kernels):
             self.position |= dict.fromkeys(kernel.get_buffer_names(), position)
             if is_fused(kernel):

@@ -1,4 +1,4 @@
-"""Small questions about Inductor's IR that the planner's reader asks."""
+"""Small questions about Inductor's IR, for the planner's reader."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The values of a graph while they are read, and the StorageBox and buffer that each is in.
 
 Values are keyed by the identity of their StorageBox: a view and a cast that does nothing
-share their base's box, so no list of operators is needed.  After scheduling the box tells
+share their base's box, so no list of operators is needed.  After scheduling the box says
 what the value is: a Pointwise that stayed inlined or became a buffer of a fused kernel is
 ours to decide; a reduction or a mutated buffer belongs to its kernel; the rest is in memory.
 """

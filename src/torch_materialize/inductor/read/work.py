@@ -1,4 +1,4 @@
-"""What computing costs, and what it depends on: of a value, and of a kernel that a dry run made."""
+"""What computing costs, and what it depends on: of a value, and of a kernel."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def kernel_operations(kernel: Any) -> int:
 def _addressing(member: Any) -> int:
     """Operations that it takes a Triton kernel to reach one element.
 
-    It counts rows through, and what each of them reduces, and tells a place in either by dividing
+    It counts rows through, and what each of them reduces, and finds a place in either by dividing
     by the size of each dimension but the first; loops of C++ are nested.  Innermost dimensions
     whose size holds no whole vectors are read and written in pieces.
     """

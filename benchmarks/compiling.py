@@ -1,31 +1,25 @@
-"""What a policy adds to a cold compile on CPU: paired with stock, interleaved, median of many.
+"""What a policy adds to a cold compile on a CPU: paired with stock, interleaved, median of many.
 
-    make bench                                   # or: python benchmarks/compile_overhead.py
-    python benchmarks/compile_overhead.py --pairs 11 --json FILE
-
-Every compile is a real one: Dynamo, AOTAutograd, Inductor and the C++ compiler, with an empty
-cache directory.  "Planning" is what the policy `plan` says it took.
+``python benchmarks/run.py compile --pairs 11 --json FILE``, or ``make bench``.  Every compile is a
+real one: Dynamo, AOTAutograd, Inductor and the C++ compiler, with an empty cache folder.
+"Planning" is what the policy `plan` says it took.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch._inductor import config
 from torch._inductor.utils import fresh_cache
 
 import torch_materialize as tm
-from saving import save
+from paired.machine import save
 from torch_materialize.events import log
 from torch_materialize.models.decoder import Decoder
 
@@ -127,35 +121,11 @@ def measure(case: str, policy: str, pairs: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; default: all")
-    parser.add_argument("--policy", default="plan")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    console = Console()
-    table = Table(title=f"Cold CPU compile, {chosen.policy} against stock, {chosen.pairs} pairs")
-    columns = ("case", "nodes", "stock s", f"{chosen.policy} s", "planning s", "ratio", "range")
-    for heading in columns:
-        table.add_column(heading)
+def main(chosen: Any) -> int:
     results = {}
     for case in chosen.cases or CASES:
-        found = results[case] = measure(case, chosen.policy, chosen.pairs)
-        table.add_row(
-            case,
-            f"{found['nodes']:.0f}",
-            f"{found['stock_seconds']:.2f}",
-            f"{found['policy_seconds']:.2f}",
-            f"{found['planning_seconds']:.2f}",
-            f"{found['median_ratio']:.3f}",
-            f"{found['lowest_ratio']:.3f} to {found['highest_ratio']:.3f}",
-        )
-    console.print(table)
-    if chosen.json:
-        save(chosen.json, policy=chosen.policy, pairs=chosen.pairs, cases=results)
-        sys.stdout.write(f"written to {chosen.json}\n")
-
-
-if __name__ == "__main__":
-    main()
+        results[case] = measure(case, chosen.policy, chosen.pairs)
+        if chosen.json:
+            save(chosen.json, policy=chosen.policy, pairs=chosen.pairs, cases=results)
+        print(case, results[case], flush=True)
+    return 0
