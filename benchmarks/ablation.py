@@ -48,7 +48,6 @@ MECHANISMS: dict[str, Callable[[], Any]] = {
     "start: traffic": _without(_by_traffic=_nothing),
     "traffic always tried": _without(_begin_locally=_nothing),
     "start: everything inlined": _without(_everything_inlined=_nothing),
-    "needed at once": _without(_needed_at_once=_nothing),
     "by bytes after time": _without(_go_on_by_bytes=_nothing),
 }
 

@@ -16,6 +16,26 @@ BINARY = next(
 )
 
 
+# Errors of a page, and what it prints as such: `errors` gives them.
+_COLLECT = """
+window.collected = [];
+addEventListener("error", (event) => collected.push(String(event.message)));
+addEventListener("unhandledrejection", (event) => collected.push(String(event.reason)));
+console.error = (...words) => collected.push(words.map(String).join(" "));
+"""
+_KEYS = {
+    "Enter": 13,
+    "Tab": 9,
+    "Escape": 27,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
+
+
 class Browser:
     """One page; every call waits for its answer."""
 
@@ -53,6 +73,7 @@ class Browser:
         self._session = self._call("Target.attachToTarget", attach)["sessionId"]
         self.call("Page.enable")
         self.call("Runtime.enable")
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=_COLLECT)
         self.size(width, height)
 
     def _call(self, method: str, params: dict[str, Any], session: str = "") -> dict[str, Any]:
@@ -86,6 +107,8 @@ class Browser:
 
     def open(self, path: Path, fragment: str = "") -> float:
         """Opens a report; returns the seconds until its tables are there."""
+        # The same page with another fragment would be the old document.
+        self.call("Page.navigate", url="about:blank")
         start = time.perf_counter()
         self.call("Page.navigate", url=f"{path.as_uri()}{fragment}")
         self.wait("document.documentElement?.dataset.ready === 'true'")
@@ -98,14 +121,14 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 300) -> None:
+    def wait(self, condition: str, seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not self.run(condition):
             assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.02)
 
     def press(self, key: str) -> None:
-        code = {"Enter": 13, "Tab": 9}[key]
+        code = _KEYS[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             self.call(
@@ -116,6 +139,20 @@ class Browser:
                 windowsVirtualKeyCode=code,
                 **(text if kind == "keyDown" else {}),
             )
+
+    def errors(self) -> list[str]:
+        """What went wrong in the page since it was opened."""
+        return list(self.run("window.collected"))
+
+    def choose(self, selector: str, path: Path) -> None:
+        """Gives a file to a file input."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({selector!r})")
+        self.call("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
+    def media(self, **features: str) -> None:
+        """Emulates media features (``prefers_color_scheme="dark"``); without any, none."""
+        given = [{"name": name.replace("_", "-"), "value": v} for name, v in features.items()]
+        self.call("Emulation.setEmulatedMedia", features=given)
 
     def screenshot(self, path: Path) -> None:
         found = self.call("Page.captureScreenshot", format="png")

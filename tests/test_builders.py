@@ -7,7 +7,8 @@ import torch
 
 import torch_materialize as tm
 from torch_materialize.inductor.offline.capture import fake_mode
-from torch_materialize.models.targets import Size, load
+from torch_materialize.models.names import Size
+from torch_materialize.models.targets import load
 
 pytestmark = pytest.mark.e2e
 

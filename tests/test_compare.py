@@ -17,7 +17,7 @@ from torch_materialize.core.policy import STOCK
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.jobs.explain import compare
-from torch_materialize.results.explanation import EXPLANATION
+from torch_materialize.results.record import EXPLANATION
 
 pytestmark = pytest.mark.e2e
 
@@ -206,7 +206,20 @@ def test_command_prints_and_writes(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert "Fused kernels" in done.output
-    assert EXPLANATION.load(out).policies[:2] == ("stock", "traffic")
+    found = EXPLANATION.load(out)
+    assert found.policies[:2] == ("stock", "traffic")
+    # What each tensor saves is known without prices, and how to make it anew.
+    assert not found.prices
+    assert all({"traffic", "plan"} == set(graph.saves) for graph in found.graphs)
+    assert found.command == (
+        "fused-add-rmsnorm",
+        "--device",
+        "h200",
+        "--tokens",
+        "256",
+        "--layers",
+        "2",
+    )
 
 
 def test_command_takes_a_users_function(tmp_path):
@@ -226,9 +239,11 @@ def test_command_takes_a_users_function(tmp_path):
     [
         (None, "f", "there is no file"),
         ("def f(: pass", "f", "SyntaxError"),
-        ("import nowhere_at_all", "f", "ModuleNotFoundError"),
+        ("import nowhere_at_all\ndef f(): pass", "f", "ModuleNotFoundError"),
         ("def model(): pass", "modle", "Did you mean 'model'"),
         ("def f(): raise ValueError('no weights')", "f", "no weights"),
+        ("import sys\ndef f(): sys.exit(3)", "f", "SystemExit"),
+        ("import sys\nsys.exit(3)\ndef f(): pass", "f", "SystemExit"),
         ("def f(): return 3", "f", "returned int 3"),
         ("def f(): return (len, 3)", "f", "returned inputs int 3"),
     ],
@@ -298,6 +313,12 @@ def test_doctor_names_the_active_policy_and_who_set_it_and_a_foreign_patch(tmp_p
     row = rows["torch._inductor.ir:StorageBox.should_realize_on_reuse"]
     assert "rival" in row["replaced_by"]
     assert row["problem"]
+    assert row["owner"] == "patches_it"
+    assert {row["owner"] for row in found["objects"]} == {"", "patches_it"}
+    (problem,) = [one for one in found["problems"] if one["is_serious"]]
+    assert "module patches_it owns the replacement" in problem["what"]
+    assert "patches_it" in problem["mend"]
+    assert "another torch" not in problem["mend"] and "2.15" not in problem["mend"]
 
 
 def test_flex_attention_can_be_planned_for_a_gpu_that_is_not_here():

@@ -14,7 +14,7 @@ from torch_materialize.cli.main import main
 from torch_materialize.report.perfetto import timeline
 from torch_materialize.report.report import Report
 from torch_materialize.results import headline
-from torch_materialize.results.explanation import EXPLANATION
+from torch_materialize.results.record import EXPLANATION
 
 pytestmark = pytest.mark.e2e
 
@@ -115,7 +115,8 @@ def test_text_fits_80_columns_and_says_the_headline_first(report):
     text = report.text()
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
-    places = [text.index(word) for word in ("avoidable", "certified", "Decisions", "Most-read")]
+    words = ("Switch on", "Avoidable", "Certified", "What plan changes", "Decisions", "Most-read")
+    places = [text.index(word) for word in words]
     assert places == sorted(places)
 
 
@@ -127,7 +128,7 @@ def test_commands_replay_the_record(report, record, tmp_path):
     page = tmp_path / "page.html"
     code, text = run("report", record, "--html", page, "--perfetto", tmp_path / "t.json")
     assert code == 0, text
-    assert "avoidable" in text
+    assert "Avoidable" in text
     assert "<!doctype html>" in page.read_text()
     stored = sorted(report.explanation.graphs[0].stored()["plan"])
     code, text = run("why", record, stored[0])
@@ -255,8 +256,8 @@ def test_what_is_avoidable_is_unknown_without_a_plan():
         found = tm.explain(lambda x: x.sin().sum(), x, policies=policies)
         assert headline.headline(found.explanation).avoidable is None
         text = found.text()
-        assert "unknown" in text and "avoidable          0 B" not in text
-        assert "<b>unknown</b>" in found.html()
+        assert "unknown" in text and "0 B of" not in text
+        assert "<dt>Least possible</dt><dd>unknown</dd>" in found.html()
         assert "0 B of it avoidable" not in found._repr_html_()
 
 

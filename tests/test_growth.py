@@ -5,6 +5,7 @@ Counted are lines of ours that run, not seconds.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import sympy
 import torch
 
 import torch_materialize
+from reported import explanation
 from test_gathers import captured, indices
 from torch_materialize.core import cones as reach
 from torch_materialize.core.dag import Dag, Fused, Kind, Value, moved
@@ -29,6 +31,7 @@ from torch_materialize.inductor.fx.rounding import _widened_from
 from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.inductor.read import gathers, tracer
 from torch_materialize.inductor.read.schedule import Schedule
+from torch_materialize.report.payload import payload
 
 OURS = str(Path(torch_materialize.__file__).parent)
 # For twice the size; quadratic is 4.
@@ -65,6 +68,19 @@ def lines(work: Callable[[], Any], *files: str) -> int:
 def lowered(function: Any, *inputs: Any, device: str = "cpu") -> Callable[[], Any]:
     graph = captured(function, *inputs, device=device)
     return lambda: dry_run(graph, STOCK, DEVICES[device])
+
+
+# The page: pairs of kernels, their code, every tensor's story.
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["core/traffic.py", "core/graph.py", "results/pairs.py", "report/payload.py", "report/why.py"],
+)
+def test_a_page_grows_with_its_model(file):
+    made = [explanation(layers=layers) for layers in (60, 120)]
+    counts = [lines(functools.partial(payload, one), file) for one in made]
+    assert counts[1] < LINEAR * counts[0]
 
 
 # Gathers: what a kernel reads through indices.

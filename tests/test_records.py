@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import torch_materialize as tm
-from test_report_page import explanation
+from reported import compared, explanation
 from torch_materialize.cli.main import main
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.report.report import Report
 from torch_materialize.results.base import Schema, convert, read_json, write_json
-from torch_materialize.results.explanation import EXPLANATION, Explanation
+from torch_materialize.results.explanation import Explanation
 from torch_materialize.results.headline import NOT_PRICED
+from torch_materialize.results.record import EXPLANATION
 from torch_materialize.results.tuned import _CHOICE, Remembered
 from torch_materialize.sweep.file import SWEEP
 from torch_materialize.sweep.rows import BASE, GraphRow, Measured, Request
@@ -174,16 +175,8 @@ def test_every_further_field_of_a_record_has_a_default():
 
 @pytest.fixture
 def unpriced(tmp_path):
-    """A record as `compare` writes it."""
-    full = explanation()
-    (graph,) = full.graphs
-    plain = tuple(
-        replace(one, stored_bytes=None, inlined_bytes=None, alone_saves=None, peak_change=0)
-        for one in graph.decisions
-    )
-    graphs = (replace(graph, decisions=plain, groups=(), saves={}),)
     path = tmp_path / "compared.json"
-    EXPLANATION.save(replace(full, graphs=graphs, prices=False), path)
+    EXPLANATION.save(compared(), path)
     return path
 
 
@@ -192,7 +185,7 @@ def test_what_compare_wrote_is_shown_without_prices(unpriced, tmp_path):
         done = CliRunner().invoke(main, [str(word) for word in words])
         assert done.exit_code == 0, done.output
         assert NOT_PRICED in done.output
-    page = (tmp_path / "x.html").read_text()
+    page = (tmp_path / "x.html").read_text().partition("<script")[0]
     assert NOT_PRICED in page and "decides nothing otherwise" not in page
     done = CliRunner().invoke(main, ["diff", f"{unpriced}@stock", str(unpriced)])
     assert done.exit_code == 0, done.output

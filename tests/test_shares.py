@@ -14,7 +14,8 @@ from torch_materialize.core.dag import Kind, moved
 from torch_materialize.core.shares import saved_by, shares
 from torch_materialize.jobs.explain import explain_target
 from torch_materialize.results import headline
-from torch_materialize.results.explanation import EXPLANATION, Explanation
+from torch_materialize.results.explanation import Explanation
+from torch_materialize.results.record import EXPLANATION
 
 
 def total(dag, homes):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import torch_materialize as tm
-from test_report_page import explanation
+from reported import explanation
 from torch_materialize.core.story import Refusal
 from torch_materialize.errors import RecordError
 from torch_materialize.inductor.explain import announce
@@ -103,7 +103,7 @@ def test_the_log_names_decisions_and_refusals(caplog):
         announce._log(SimpleNamespace(nodes=1), outcome, lambda: replace(found, graphs=(graph,)))
     lines = [record.getMessage() for record in caplog.records]
     assert f"plan: {refusal.sentence()}" in lines
-    assert any("stock's choice, and 1 tensors materialized" in line for line in lines)
+    assert any("stock's choice, and 1 tensor materialized" in line for line in lines)
     assert any("sum_1 and 1 alike" in line and "saves 7 B against" in line for line in lines), lines
 
 

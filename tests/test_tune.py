@@ -425,9 +425,9 @@ def test_concurrent_writers_leave_whole_files(folder):
 def test_cli_lists_and_clears(folder):
     store.remember(one("abcdefghij"))
     listed = CliRunner().invoke(main, ["tuned"])
-    assert "1 choices" in listed.output and "abcdefgh" in listed.output
+    assert "1 choice" in listed.output and "abcdefgh" in listed.output
     cleared = CliRunner().invoke(main, ["tuned", "clear"])
-    assert "1 choices forgotten" in cleared.output
+    assert "1 choice forgotten" in cleared.output
     assert json.dumps([kept.key for kept in store.entries()]) == "[]"
 
 

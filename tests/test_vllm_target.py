@@ -7,7 +7,8 @@ import importlib.util
 import pytest
 
 from torch_materialize.errors import TargetError
-from torch_materialize.models.targets import Size, load
+from torch_materialize.models.names import Size
+from torch_materialize.models.targets import load
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")

@@ -44,11 +44,13 @@ class Mismatch:
     """One upstream object that is not as it was when we checked it.
 
     A value and not an exception: an explicit call raises it, an automatic one logs it once.
+    ``owner`` is the module whose code stands there in upstream's place, "" where none does.
     """
 
     seam: str
     required: str
     found: str
+    owner: str = ""
 
     def __str__(self) -> str:
         return f"{self.seam}: required {self.required}; found {self.found}"
@@ -64,10 +66,18 @@ class UnsupportedTorchError(MaterializeError, RuntimeError):
         self.mismatches = tuple(mismatches)
         self.torch_version = torch_version
         lines = "\n".join(f"  {m}" for m in self.mismatches)
+        owners = sorted({m.owner for m in self.mismatches if m.owner})
+        mends = []
+        if owners:
+            names = ", ".join(owners)
+            mends.append(f"start without {names}, which replaced some of it in this process")
+        if any(not m.owner for m in self.mismatches):
+            mends.append("use a torch from 2.11 to 2.15")
         super().__init__(
-            f"torch {torch_version} is not one that torch-materialize can govern safely:\n{lines}\n"
-            "Nothing was changed. Run `torch-materialize doctor` for the whole table, "
-            "or use a torch from 2.11 to 2.15."
+            f"torch {torch_version}, as it is in this process, is not one that torch-materialize "
+            f"can govern safely:\n{lines}\n"
+            "Nothing was changed. Run `torch-materialize doctor` for what mends it, or "
+            f"{', and '.join(mends)}."
         )
 
 

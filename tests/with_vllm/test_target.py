@@ -6,7 +6,8 @@ import pytest
 
 from torch_materialize.inductor.offline.capture import fake_mode
 from torch_materialize.jobs.explain import compare
-from torch_materialize.models.vllm import CONFIGS, build
+from torch_materialize.models.published import CONFIGS
+from torch_materialize.models.vllm import build
 
 
 def bytes_of(target: str, tokens: int = 1024, layers: int = 4):

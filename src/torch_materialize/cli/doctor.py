@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..core.policy import STOCK, parse
-from ..environment import VARIABLE, asked
-from ..errors import UnknownPolicyError
-from ..versions import triton_to_install
+from .options import verbose
 
 if TYPE_CHECKING:
-    from ..inductor.hooks.diagnose import Diagnosis
+    from ..inductor.hooks.diagnose import Finding
+    from ..jobs.checkup import Checkup
 
 __all__ = ["doctor_command"]
-
-_FEATURES = ("policy", "compare", "pins", "tune")
 
 
 @click.command("doctor")
@@ -32,98 +28,90 @@ _FEATURES = ("policy", "compare", "pins", "tune")
     metavar="MODULE",
     help="Import a module first, to see what it patches (for example vllm). Repeatable.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@verbose("Also versions, settings, caches, and every upstream object that we lean on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all of that.")
 @click.pass_context
-def doctor_command(ctx: click.Context, modules: tuple[str, ...], as_json: bool) -> None:
-    """Show whether torch-materialize can work here, and what it leans on.
+def doctor_command(
+    ctx: click.Context, /, modules: tuple[str, ...], verbose: bool, as_json: bool
+) -> None:
+    """Say whether torch-materialize can work here, and what mends what is wrong.
 
     Exit status: 0 when every upstream object is as it was checked, 1 otherwise.
     """
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise click.ClickException(
                 f"--import {module}: {type(error).__name__}: {error}"
             ) from error
-    from ..inductor.hooks.diagnose import diagnose
+    from ..jobs.checkup import FEATURES, checkup
 
-    found = diagnose()
+    found = checkup()
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=1))
     else:
-        _print(found, Console())
-    ctx.exit(0 if all(found.works(feature) for feature in _FEATURES) else 1)
+        print_checkup(found, Console(), verbose)
+    ctx.exit(0 if all(found.works(feature) for feature in FEATURES) else 1)
 
 
-def _print(found: Diagnosis, console: Console) -> None:
-    for name, version in found.versions.items():
-        console.print(f"{name:18} {version}", highlight=False)
-    console.print(f"{'device':18} {found.device}", highlight=False)
-    console.print(f"{VARIABLE:18} {_written()}", highlight=False)
-    problem = _unheard(found)
-    if problem:
-        console.print(f"{'':18} {problem}", highlight=False)
-    active = [f"{policy}, set by {origin}" for policy, origin in found.active]
-    console.print(f"{'active policy':18} {active[-1] if active else 'stock'}", highlight=False)
-    for feature in _FEATURES:
-        verdict = "works" if found.works(feature) else "DOES NOT WORK: see the rows with a cross"
-        console.print(f"{feature:18} {verdict}", highlight=False)
-    command = triton_to_install()
-    if command:
-        console.print(
-            f"{'without Triton':18} bytes can be compared for any GPU; to see generated code "
-            f"(`explain --code`) and to compile for a GPU: {command}",
-            highlight=False,
+def print_checkup(found: Checkup, console: Console, verbose: bool = False) -> None:
+    """Prints the verdict, what is wrong with its mend, and with ``verbose`` all that was seen."""
+    from ..jobs.checkup import CheckupState
+    from ..report.tables import say, words
+
+    say(console, found.sentence())
+    for problem in found.problems:
+        console.print()
+        say(console, f"{'Problem' if problem.is_serious else 'Note'}: {problem.what}")
+        say(console, f"Mend: {problem.mend}")
+    if found.state is not CheckupState.BROKEN:
+        console.print()
+        say(
+            console,
+            "Next: torch-materialize compare my_model.py:build, or a built-in model: "
+            "torch-materialize compare llama-3.1-8b --layers 4",
         )
-    table = Table(
-        title="Upstream objects", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
-    )
-    table.add_column("", no_wrap=True)
-    table.add_column("object", overflow="fold", ratio=1)
-    table.add_column("use", no_wrap=True)
-    table.add_column("as seen in torch", overflow="fold")
-    for finding in found.findings:
+    if not verbose:
+        return
+    console.print()
+    table = Table.grid(padding=(0, 2, 0, 0))
+    words(table, "", "")
+    for name, text in {**found.versions, **found.facts}.items():
+        table.add_row(name, text)
+    console.print(table, markup=False, highlight=False)
+    if found.diagnosis is not None:
+        _print_objects(found.diagnosis.findings, console)
+
+
+def _print_objects(findings: tuple[Finding, ...], console: Console) -> None:
+    from ..report.tables import plain_table, show, words
+
+    table = plain_table("Upstream objects")
+    words(table, "", "object", "use", "as seen in torch")
+    for finding in findings:
         state = finding.problem or finding.known_from
         if finding.replaced_by:
             state += f"; replaced by {finding.replaced_by}"
-        mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
-        table.add_row(
-            mark, finding.seam.path.replace("torch._inductor.", ""), finding.seam.use.value, state
-        )
-    console.print(table)
+        path = finding.seam.path.replace("torch._inductor.", "")
+        table.add_row("no" if finding.problem else "ok", path, finding.seam.use.value, state)
+    show(console, table)
 
 
-def _unheard(found: Diagnosis) -> str:
-    """Why what the environment asks for is not what is active here; "" where it is."""
-    name = asked(STOCK.name).name
-    if name == STOCK.name or found.active:
-        return ""
-    try:
-        chosen = parse(name)
-    except UnknownPolicyError as error:
-        return f"is ignored: {error}"
-    return (
-        f"policy {chosen} in a program that says `import torch_materialize.auto` at its start, in "
-        'vLLM, and for torch.compile(backend="materialize")'
-    )
+def _as_json(found: Checkup) -> dict[str, Any]:
+    from ..jobs.checkup import FEATURES
 
-
-def _written() -> str:
-    """The variable's text, and what it means where it turns everything off."""
-    wanted = asked(STOCK.name)
-    if wanted.written is None:
-        return "not set"
-    return f"{wanted.written!r}: off" if wanted.name == STOCK.name else wanted.written
-
-
-def _as_json(found: Diagnosis) -> dict[str, Any]:
+    seen = found.diagnosis
+    active = seen.active if seen is not None else ()
     return {
+        "verdict": {"state": found.state.value, "text": found.sentence()},
+        "problems": [asdict(problem) for problem in found.problems],
         "versions": found.versions,
-        "device": found.device,
-        "active": [{"policy": policy, "set_by": origin} for policy, origin in found.active],
-        "hooks_installed": found.hooks_installed,
-        "works": {feature: found.works(feature) for feature in _FEATURES},
+        "facts": found.facts,
+        "device": found.facts.get("device"),
+        "active": [{"policy": policy, "set_by": origin} for policy, origin in active],
+        "hooks_installed": seen is not None and seen.hooks_installed,
+        "works": {feature: found.works(feature) for feature in FEATURES},
         "objects": [
             {
                 "path": f.seam.path,
@@ -133,7 +121,8 @@ def _as_json(found: Diagnosis) -> dict[str, Any]:
                 "known_from": f.known_from,
                 "problem": f.problem,
                 "replaced_by": f.replaced_by,
+                "owner": f.owner,
             }
-            for f in found.findings
+            for f in (seen.findings if seen is not None else ())
         ],
     }

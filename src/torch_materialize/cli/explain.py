@@ -9,11 +9,10 @@ import click
 from rich.console import Console
 
 from ..core.policy import PREDICTED
-from .options import file_to_write, planned, policies_to, rows, saving
+from .options import file_to_write, rows, saving, target_options, verbose
 from .progress import hush_upstream, steps
 
 if TYPE_CHECKING:
-    from ..models.targets import Size
     from ..results.explanation import Explanation
 
 __all__ = ["explain_command", "explained"]
@@ -21,41 +20,32 @@ __all__ = ["explain_command", "explained"]
 
 @click.command("explain")
 @click.argument("target")
-@policies_to("explain")
-@planned
-@click.option("--training", is_flag=True, help="Explain forwards and backwards.")
+@target_options
 @click.option("--code", is_flag=True, help="Keep the generated kernels, to see them side by side.")
 @rows()
+@verbose("Also the bytes of every kernel family.")
 @file_to_write(
     "--json", "Write the record (docs/record.md), compressed where the name ends in .gz."
 )
 @file_to_write("--html", "Write the report as one HTML file.")
 def explain_command(
     target: str,
-    policies: tuple[str, ...],
-    device: str,
-    tokens: int,
-    batch: int,
-    layers: int | None,
-    training: bool,
-    code: bool,
     top: int,
+    verbose: bool,
     json_path: Path | None,
     html_path: Path | None,
+    **how: Any,
 ) -> None:
     """Say which intermediates of TARGET are written to memory, and why.
 
-    TARGET is what `compare` takes, or a model of the corpus (`sweep --list`). For each tensor:
-    what it costs stored and inlined, the rule that decided, and the pin to copy. No weights
-    are allocated and nothing runs.
+    TARGET is what `compare` takes. For each tensor: what it costs stored and inlined, the rule
+    that decided, and the pin to copy. No weights are allocated and nothing runs.
     """
-    from ..models.targets import Size
     from ..report.report import Report
     from ..report.terminal import print_explanation
 
-    size = Size(tokens, batch, layers)
-    explanation = explained(target, policies, device, size, training=training, code=code)
-    print_explanation(explanation, Console(), top)
+    explanation = explained(target, **how)
+    print_explanation(explanation, Console(), top, verbose)
     for path in (json_path, html_path):
         if path is not None:
             with saving(path):
@@ -63,16 +53,17 @@ def explain_command(
 
 
 def explained(
-    target: str, policies: tuple[str, ...], device: str, size: Size, **how: Any
+    target: str, *, policies: tuple[str, ...], device: str, tokens: int, **how: Any
 ) -> Explanation:
     """What the job finds under these policies (all where none is named), with its progress."""
-    from ..jobs.explain import explain_target
-    from ..models.targets import most_tokens
+    from ..jobs.explain import check_words, explain_target
+    from ..models.names import most_tokens
 
+    chosen = policies or PREDICTED
+    check_words(target, chosen, device)
     hush_upstream()
-    fitting = most_tokens(target, size.tokens)
-    if fitting < size.tokens:
-        message = f"{target} has {fitting} positions: {fitting} tokens, not {size.tokens}"
-        click.echo(message, err=True)
+    fitting = most_tokens(target, tokens)
+    if fitting < tokens:
+        click.echo(f"{target} has {fitting} positions: {fitting} tokens, not {tokens}", err=True)
     with steps() as step:
-        return explain_target(target, policies or PREDICTED, device, **vars(size), step=step, **how)
+        return explain_target(target, chosen, device, tokens=tokens, step=step, **how)

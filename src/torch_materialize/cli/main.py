@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from .._version import __version__
@@ -22,6 +25,10 @@ __all__ = ["main"]
 @click.version_option(__version__, prog_name="torch-materialize")
 def main() -> None:
     """Decide, and see, which intermediates TorchInductor writes to memory."""
+    # A line of somebody's model may hold what this terminal has no character for.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 main.add_command(compare_command)

@@ -10,38 +10,65 @@ from typing import Any
 
 import click
 
-from ..core.devices import DEVICES
+from ..core.devices import DEVICES, HERE
 from ..core.policy import PREDICTED
 
-__all__ = ["file_to_write", "planned", "policies_to", "rows", "saving", "tell_left_out"]
+__all__ = ["file_to_write", "rows", "saving", "target_options", "tell_left_out", "verbose"]
 
-_Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+_Command = Callable[..., Any]
+_Wrapper = Callable[[_Command], _Command]
 
-_OPTIONS = (
+
+def _words(
+    _ctx: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The words of an option that is repeated, or given once with commas."""
+    return tuple(word.strip() for one in given for word in one.split(",") if word.strip())
+
+
+_TARGET_OPTIONS = (
     click.option(
-        "--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}."
+        "--policy",
+        "--policies",
+        "policies",
+        multiple=True,
+        callback=_words,
+        metavar="P[,P...]",
+        help=f"Policies beside stock, of {', '.join(PREDICTED)}; repeat it or separate them by "
+        "commas. Default: all.",
     ),
-    click.option("--tokens", default=8192, show_default=True, type=click.IntRange(1)),
+    click.option(
+        "--device",
+        default="h200",
+        show_default=True,
+        help=f"One of {', '.join(DEVICES)}, which need not be there, or {HERE[0]}: this "
+        "machine's GPU.",
+    ),
+    click.option("--training", is_flag=True, help="Forwards and backwards of a training step."),
+    click.option(
+        "--tokens",
+        default=8192,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Length of the input of a built-in model.",
+    ),
     click.option("--batch", default=1, show_default=True, type=click.IntRange(1)),
     click.option("--layers", type=click.IntRange(1), help="Layers of a built-in model."),
+    click.option(
+        "--tracing",
+        type=click.Choice(["dynamo", "make_fx"]),
+        default="dynamo",
+        show_default=True,
+        help="The whole torch.compile pipeline, or make_fx straight to a post-grad graph.",
+    ),
 )
 
 
-def planned(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the device that a target is planned for, and the size of a built-in one."""
-    for option in reversed(_OPTIONS):
+def target_options(command: _Command) -> _Command:
+    """Adds what every command takes that plans for a device: policies, device, sizes, tracing."""
+    for option in reversed(_TARGET_OPTIONS):
         command = option(command)
     return command
-
-
-def policies_to(verb: str) -> _Wrapper:
-    """``--policy``, as ``policies``: what to do with which; empty where none is named."""
-    return click.option(
-        "--policy",
-        "policies",
-        multiple=True,
-        help=f"A policy to {verb}; repeat it. One of {', '.join(PREDICTED)}. Default: all.",
-    )
 
 
 def rows(default: int = 8) -> _Wrapper:
@@ -53,6 +80,11 @@ def rows(default: int = 8) -> _Wrapper:
         type=click.IntRange(0),
         help="Rows per list.",
     )
+
+
+def verbose(words: str) -> _Wrapper:
+    """``--verbose``: what is shown besides."""
+    return click.option("--verbose", "-v", is_flag=True, help=words)
 
 
 def file_to_write(flag: str, words: str) -> _Wrapper:

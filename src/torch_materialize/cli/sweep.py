@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from ..core.devices import DEVICES
-from ..core.policy import PREDICTED
 from ..sweep.spec import KINDS
 from .interrupt import INTERRUPTED, twice_is_now
-from .options import file_to_write
+from .options import file_to_write, target_options
 from .progress import counted
 
 if TYPE_CHECKING:
@@ -24,19 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["sweep_command"]
 
 
-def _words(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in value.split(",") if word.strip()) if value else ()
-
-
 @click.command("sweep")
 @click.argument("names", nargs=-1)
-@click.option("--device", default="h200", show_default=True, help=f"One of {', '.join(DEVICES)}.")
-@click.option(
-    "--policies",
-    callback=_words,
-    metavar="P,P,...",
-    help=f"Policies to measure beside stock, of {', '.join(PREDICTED)}. Default: all.",
-)
+@target_options
 @click.option("--family", "families", multiple=True, help="Only this family (--list). Repeatable.")
 @click.option(
     "--kind",
@@ -71,9 +59,9 @@ def _words(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @click.pass_context
 def sweep_command(
     ctx: click.Context,
+    /,
     names: tuple[str, ...],
-    device: str,
-    policies: tuple[str, ...],
+    training: bool,
     families: tuple[str, ...],
     kinds: tuple[Kind, ...],
     at_once: int | None,
@@ -82,11 +70,12 @@ def sweep_command(
     verify: bool,
     resume: bool,
     list_only: bool,
+    **how: Any,
 ) -> None:
     """Measure policies on many models for a device, which need not be there.
 
     NAMES are models of the corpus (--list; most need `pip install
-    "torch-materialize[corpus]"`) or FILE.py:FUNCTION as `compare` takes them; without one,
+    "torch-materialize[corpus]"`) or other targets as `compare` takes them; without one,
     the whole corpus is swept. No weights are allocated, nothing runs and nothing is downloaded.
 
     A model that fails, crashes or takes too long is a row of its own. Ctrl-C stops what runs and
@@ -98,6 +87,7 @@ def sweep_command(
     from ..sweep.workers import end_at_once
     from .sweep_tables import print_corpus, print_sweep
 
+    kinds = tuple(dict.fromkeys((*kinds, *(KINDS["training"] if training else ()))))
     jobs = jobs_for(names, families, kinds)
     if list_only:
         from ..sweep.registry import CORPUS
@@ -106,7 +96,7 @@ def sweep_command(
         return
     if resume and json_path is None:
         raise click.UsageError("--resume needs the file to go on with: --json FILE")
-    sweep = new_sweep(device, policies, kinds, verify=verify)
+    sweep = new_sweep(kinds=kinds, verify=verify, **how)
     if resume and json_path is not None:
         sweep = file.resume(json_path, sweep)
     with twice_is_now(end_at_once):

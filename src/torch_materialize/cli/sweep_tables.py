@@ -9,40 +9,45 @@ from collections.abc import Collection
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from ..core.devices import DEVICES
-from ..report.comparison import plain_table
-from ..results.headline import size_text
+from ..core.devices import named
+from ..report.tables import figures, plain_table, say, show, words
+from ..results.headline import plural, size_text
 from ..sweep.rows import BASE, GraphRow, ModelRow
 from ..sweep.run import Sweep
 from ..sweep.spec import Model
+from ..sweep.verdict import verdict_of
 
 __all__ = ["ended_text", "print_corpus", "print_sweep"]
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
     """Prints the sweep, what matters most first."""
-    device = DEVICES[sweep.settings.device]
+    verdict = verdict_of(sweep)
+    say(console, " ".join(verdict.sentences()))
+    command = verdict.next_command()
+    if command:
+        say(console, f"Next  {command}")
+    for table in (
+        _headline(sweep) if sweep.graphs else None,
+        _failures(sweep.failures()) if sweep.failures() else None,
+        _rows(sweep) if sweep.graphs else None,
+    ):
+        if table is not None:
+            show(console, table)
+    device = named(sweep.settings.device)
     place = f"planned {device.title}" if device.is_gpu else "this CPU"
     ended = len({model.name for model in sweep.models})
-    what = f"{_count(len(sweep.graphs), 'graph')} of {_count(ended, 'model')}"
-    console.print(f"[bold]{what}[/bold] on {place}")
+    what = f"{plural(len(sweep.graphs), 'graph')} of {plural(ended, 'model')} on {place}"
     versions = ", ".join(f"{name} {version}" for name, version in sweep.versions.items())
-    console.print(Text(f"Begun on {sweep.date}. {versions}.", style="dim"))
-    if sweep.graphs:
-        console.print(_headline(sweep))
-    if sweep.failures():
-        console.print(_failures(sweep.failures()))
-    if sweep.graphs:
-        console.print(_rows(sweep))
+    console.print()
+    say(console, f"{what}, begun on {sweep.date}. {versions}.", "dim")
 
 
 def _headline(sweep: Sweep) -> Table:
     table = plain_table("Bytes of the fused kernels against stock's")
-    table.add_column("policy", no_wrap=True)
-    for heading in ("geomean", "best", "worst", "worse", "gap", "time", "time p90"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words(table, "policy")
+    figures(table, "geomean", "best", "worst", "worse", "gap", "time", "slow")
     for policy in sweep.settings.policies:
         found = sweep.summary(policy)
         if found is None:
@@ -60,30 +65,25 @@ def _headline(sweep: Sweep) -> Table:
         )
     table.caption = (
         "Worse: graphs above stock by more than 0.1%. Gap: above the policy's certified bound, "
-        "on 9 of 10 graphs at most. Time: a dry run with its planning, median and 9 of 10."
+        "on 9 of 10 graphs at most. Time: a dry run with its planning, the median; slow: what 9 "
+        "of 10 do not exceed."
     )
-    table.caption_justify = "left"
     return table
 
 
 def _failures(models: Collection[ModelRow]) -> Table:
     table = plain_table(f"Not measured, or not wholly: {len(models)}")
-    table.add_column("model", overflow="fold")
-    table.add_column("mode", no_wrap=True)
-    table.add_column("ended by", no_wrap=True)
-    table.add_column("because", overflow="fold", ratio=1)
+    words(table, "model", "mode", "ended by", "because")
     for model in models:
-        table.add_row(model.name, model.mode, model.status, Text(model.message))
+        table.add_row(model.name, model.mode, model.status, model.message)
     return table
 
 
 def _rows(sweep: Sweep) -> Table:
     others = [policy for policy in sweep.settings.policies if policy != BASE]
     table = plain_table("Graphs")
-    table.add_column("model", overflow="fold")
-    table.add_column("kind", no_wrap=True)
-    for heading in ("nodes", BASE, *others, "gap", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words(table, "model", "kind")
+    figures(table, "nodes", BASE, *others, "gap", "time")
     for row in sweep.graphs:
         table.add_row(
             f"{row.name} ({row.index + 1})" if row.index else row.name,
@@ -95,7 +95,6 @@ def _rows(sweep: Sweep) -> Table:
             f"{max(row.seconds.values()):.1f} s",
         )
     table.caption = "Gap: of the last policy that has a bound. Time: of the slowest policy."
-    table.caption_justify = "left"
     return table
 
 
@@ -108,22 +107,17 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}%"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def ended_text(model: ModelRow, graphs: int) -> str:
     """One line of progress."""
     failed = f"{model.status}: {model.message}"
-    what = _count(graphs, "graph") if model.status == "ok" else failed
+    what = plural(graphs, "graph") if model.status == "ok" else failed
     return f"{model.name} {model.mode}: {what}, {model.seconds:.0f} s"
 
 
 def print_corpus(models: Collection[Model], console: Console) -> None:
     """Prints the models that can be swept."""
     table = plain_table(f"Models: {len(models)}")
-    for heading in ("name", "family", "modes", "package"):
-        table.add_column(heading, overflow="fold")
+    words(table, "name", "family", "modes", "package")
     for model in models:
         table.add_row(model.name, model.family, ", ".join(model.modes), model.package)
-    console.print(table)
+    show(console, table)

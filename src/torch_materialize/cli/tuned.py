@@ -5,8 +5,11 @@ from __future__ import annotations
 import datetime
 
 import click
+from rich.console import Console
 
+from ..report.tables import say
 from ..results import tuned
+from ..results.headline import plural
 
 __all__ = ["tuned_command"]
 
@@ -25,24 +28,30 @@ def tuned_command(ctx: click.Context) -> None:
 @tuned_command.command("list")
 def list_command() -> None:
     """Show every choice: the graph, what was fastest, and the times of all."""
+    print_choices(Console())
+
+
+def print_choices(console: Console) -> None:
+    """Prints what `tune` has chosen, oldest first, and what cannot be read."""
     found = list(tuned.entries())
-    click.echo(f"{len(found)} choices in {tuned.folder()}")
+    say(console, f"{plural(len(found), 'choice')} in {tuned.folder()}")
     for one in found:
         times = ", ".join(f"{name} {1e3 * s:.3f} ms" for name, s in one.seconds.items())
         made = datetime.datetime.fromtimestamp(one.made).isoformat(" ", "minutes")
         about = {what: one.about.get(what, "unknown") for what in ("graph", "device", "torch")}
-        click.echo(f"\n{one.key[:8]}  {made}  {about['graph']}: {one.choice}")
-        click.echo(f"    {about['device']}; torch {about['torch']}")
-        click.echo(f"    {times or 'nothing to time'} (noise {100 * one.noise:.1f}%)")
+        console.print()
+        say(console, f"{one.key[:8]}  {made}  {about['graph']}: {one.choice}")
+        say(console, f"    {about['device']}; torch {about['torch']}")
+        say(console, f"    {times or 'nothing to time'} (noise {100 * one.noise:.1f}%)")
     for error in tuned.damaged():
-        click.echo(f"\nnot a choice, ignored and made anew when it is needed: {error}")
+        say(console, f"\nnot a choice, ignored and made anew when it is needed: {error}")
 
 
 @tuned_command.command("clear")
 def clear_command() -> None:
     """Forget every choice; what Inductor's own caches hold stays as it was compiled."""
     try:
-        click.echo(f"{tuned.clear()} choices forgotten in {tuned.folder()}")
+        click.echo(f"{plural(tuned.clear(), 'choice')} forgotten in {tuned.folder()}")
     except OSError as error:
         raise click.ClickException(
             f"{tuned.folder()} cannot be cleared: {error.strerror}. Remove its files by hand."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from .options import tell_left_out
 
@@ -22,10 +23,11 @@ def why_command(record: Path, tensor: str) -> None:
     folder is left out with a line.
     """
     from ..report.report import Report
+    from ..report.tables import say
     from ..results.folder import load_any
 
     skipped: list[str] = []
     explanation = load_any(record, skipped)
     # Before the story: the tensor may be in what was left out.
     tell_left_out(skipped)
-    click.echo(Report(explanation).why(tensor))
+    say(Console(), Report(explanation).why(tensor))

@@ -18,11 +18,26 @@ __all__ = ["Candidates", "State", "templates"]
 
 @dataclass(frozen=True)
 class State:
-    """A dry run: what it was told to materialize (None: nothing), its kernels, and their values."""
+    """A trial lowering: its kernels, and their values.
+
+    Attributes:
+        store: nodes that it had to materialize, everything else inlined; None: as stock does.
+        rounded: nodes that were rounded for all their users.
+        marked: nodes that were marked as materialized: ``store``, and of ``rounded`` some.
+        promised: bytes that the plan for it foresaw; 0 where no plan was made for it.
+    """
 
     store: frozenset[str] | None
     graph: Graph
     dag: Dag
+    rounded: frozenset[str] = frozenset()
+    marked: frozenset[str] = frozenset()
+    promised: int = 0
+
+    @property
+    def broke_promise(self) -> bool:
+        """Whether it moves more bytes than its plan foresaw."""
+        return 0 < self.promised < self.dag.measured
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,6 +140,14 @@ class Dag:
         """Value -> the kernel that materializes it, as the trial lowering had it."""
         return {i: kernel.index for kernel in self.kernels for i in kernel.writes}
 
+    def with_homes(self, homes: Mapping[int, int]) -> Dag:
+        """The same values, materialized by other kernels: as a plan would have it."""
+        writes: dict[int, list[int]] = {}
+        for i, kernel in homes.items():
+            writes.setdefault(kernel, []).append(i)
+        kernels = (replace(k, writes=tuple(writes.get(k.index, ()))) for k in self.kernels)
+        return replace(self, kernels=tuple(kernels))
+
     def chosen(self) -> frozenset[int]:
         """Values that the trial lowering materialized without need."""
         return frozenset(i for i in self.homes() if not self.fixed(i))

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import TargetError
 
-__all__ = ["CPU", "DEVICES", "Device", "cpu_at_hand", "find", "identify", "named"]
+__all__ = ["CPU", "DEVICES", "HERE", "Device", "cpu_at_hand", "find", "identify", "named"]
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -144,6 +144,10 @@ _TABLE = (
 DEVICES: Mapping[str, Device] = MappingProxyType({d.name: d for d in _TABLE})
 
 
+#: What means the GPU of this machine, where a device is named.
+HERE = ("here", "cuda")
+
+
 def find(name: str) -> Device:
     """Looks a device up by its short name.
 
@@ -152,9 +156,13 @@ def find(name: str) -> Device:
     """
     if name in DEVICES:
         return DEVICES[name]
-    close = difflib.get_close_matches(name, DEVICES, n=1)
+    known = (*DEVICES, *HERE)
+    close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise TargetError(f"unknown device {name!r}: expected one of {', '.join(DEVICES)}.{hint}")
+    raise TargetError(
+        f"unknown device {name!r}: expected one of {', '.join(DEVICES)}, or {HERE[0]} for this "
+        f"machine's GPU.{hint}"
+    )
 
 
 def named(name: str) -> Device:
@@ -184,11 +192,28 @@ def identify(properties: Any) -> Device:
         "hip" if arch else "cuda",
         (int(getattr(properties, "major", 0)), int(getattr(properties, "minor", 0))),
         processors,
+        **_limits(properties),
         memory_bytes=memory,
         l2_bytes=int(getattr(properties, "L2_cache_size", 0)),
         bandwidth=0.0 if arch else _bandwidth(properties),
         arch=arch,
     )
+
+
+# Field -> what the driver calls it, of what a kernel's size may depend on.
+_LIMITS = {
+    "warp_size": "warp_size",
+    "registers_per_processor": "regs_per_multiprocessor",
+    "threads_per_processor": "max_threads_per_multi_processor",
+    "threads_per_block": "max_threads_per_block",
+    "shared_bytes_per_block": "shared_memory_per_block_optin",
+}
+
+
+def _limits(properties: Any) -> dict[str, Any]:
+    """What a driver says of a processor; what it does not say has our default."""
+    found = {field: getattr(properties, name, None) for field, name in _LIMITS.items()}
+    return {field: int(value) for field, value in found.items() if value}
 
 
 def _bandwidth(properties: Any) -> float:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from .dag import Dag, Kind
 
-__all__ = ["RULES", "Decision", "Group", "Refusal", "rule_of"]
+__all__ = ["RULES", "Group", "Refusal", "TensorChoice", "rule_of"]
 
 #: Rule -> what it says, as the end of "It is ... because ...".
 RULES: Mapping[str, str] = MappingProxyType(
@@ -29,7 +29,7 @@ RULES: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Decision:
+class TensorChoice:
     """What was decided about one tensor.
 
     Attributes:
@@ -84,7 +84,7 @@ class Group:
 
     Attributes:
         nodes: FX nodes, in program order; all written or all inlined by the priced policy.
-        stored_bytes, inlined_bytes, peak_change: as for :class:`Decision`, all flipped at once.
+        stored_bytes, inlined_bytes, peak_change: as for :class:`TensorChoice`, all flipped at once.
     """
 
     nodes: tuple[str, ...]

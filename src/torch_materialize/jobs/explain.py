@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..core.devices import find
+from ..core.devices import HERE, find
 from ..core.limits import limits_for
 from ..core.policy import PREDICTED, STOCK, Policy, PolicyLike, parse
 from ..errors import CaptureError, MaterializeError, TargetError, brief
 from ..report.report import Report
 from ..results.explanation import Code, ExplainedGraph, Explanation
+from ..results.source_text import lines_of
 from ..versions import installed_versions, triton_to_install
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from ..inductor.fx.post_grad import PostGrad
     from ..inductor.offline.compiler import Compiler
     from ..inductor.plan.outcome import Outcome
-    from ..models.targets import Built, Size
+    from ..models.names import Size
+    from ..models.targets import Built
 
-__all__ = ["Step", "beside_stock", "compare", "explain", "explain_target"]
+__all__ = ["Step", "beside_stock", "check_words", "compare", "explain", "explain_target"]
 
 #: What a job calls before each step: the step's text, steps done, steps in all.
 Step = Callable[[str, int, int], None]
@@ -84,26 +86,47 @@ def explain_target(
 ) -> Explanation:
     """:func:`explain` for what a command names: a built-in target, a user's, one of the corpus.
 
-    ``tokens``, ``batch`` and ``layers`` size the built-in models; ``tracing`` is ``dynamo``
-    (the whole pipeline of ``torch.compile``) or ``make_fx`` (straight to a post-grad graph).
+    ``device`` may be ``here``, this machine's GPU.  ``tokens``, ``batch`` and ``layers`` size the
+    built-in models; ``tracing`` is ``dynamo`` (the whole pipeline of ``torch.compile``) or
+    ``make_fx`` (straight to a post-grad graph).
 
     Raises:
-        TargetError: no such target or device, or the target does not import or build.
+        TargetError: no such target or device, or the target does not import or build.  A misspelt
+            word is refused before torch is loaded.
         CaptureError, UnknownPolicyError, UnsupportedTorchError: as for :func:`explain`.
     """
+    from ..models.names import Size
+
+    check_words(target, policies, device)
     job = _Job(policies, device, training, code, tracing, prices, step)
     job.check()
-    from ..models.targets import Size
 
     job.step(f"building {target}", 0)
     with job.clock("build"):
         built, mode = _build(target, training, Size(tokens, batch, layers))
     graphs = job.capture(built.model, built.args, built.kwargs, mode, built.compiler)
     size = {"tokens": tokens, "batch": batch, "layers": layers} if built.unit_bytes else {}
-    return job.explanation(target, graphs, built.unit_bytes, size)
+    command = (target, *job.words(), *_size_words(Size(tokens, batch, layers), Size()))
+    return job.explanation(target, graphs, built.unit_bytes, size, command)
 
 
-#: The same without prices, which take longest after the dry runs.
+def check_words(target: str, policies: Sequence[PolicyLike], device: str) -> None:
+    """Sees that all that was named is there, as far as that can be told without loading torch.
+
+    Raises:
+        TargetError: there is no such target or device.
+        UnknownPolicyError: a policy is misspelt.
+    """
+    from ..models.names import check_target
+    from ..sweep.registry import CORPUS
+
+    check_target(target, [model.name for model in CORPUS])
+    beside_stock(policies)
+    if device not in HERE:
+        find(device)
+
+
+#: :func:`explain_target` without prices, which take longest after the dry runs.
 compare = functools.partial(explain_target, prices=False)
 
 
@@ -119,10 +142,17 @@ def beside_stock(policies: Sequence[PolicyLike]) -> tuple[Policy, ...]:
     return chosen if STOCK in chosen else (STOCK, *chosen)
 
 
+def _size_words(size: Size, usual: Size) -> list[str]:
+    """The options of a command that size a model, without those that have their default."""
+    pairs = [(name, value) for name, value in vars(size).items() if value != vars(usual)[name]]
+    return [word for name, value in pairs for word in (f"--{name}", str(value))]
+
+
 def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
     """A target's model and inputs, and the mode that they are fake in."""
     from ..inductor.offline.capture import fake_mode
-    from ..models.targets import BUILT_IN, Built, load
+    from ..models.names import BUILT_IN
+    from ..models.targets import Built, load
     from ..sweep.registry import CORPUS
     from ..sweep.registry import find as find_model
 
@@ -154,7 +184,11 @@ class _Job:
     def check(self) -> None:
         """Looks at every word before torch is loaded, and at torch before it is used."""
         self.policies = beside_stock(self.asked)
-        self.device: Device = find(self.device_name)
+        if self.device_name not in HERE:
+            find(self.device_name)
+        from ..inductor.read.at_hand import device_named
+
+        self.device: Device = device_named(self.device_name)
         command = triton_to_install()
         if self.code and self.device.is_gpu and command:
             raise TargetError(
@@ -166,6 +200,18 @@ class _Job:
         from ..inductor.contract import seams
 
         seams.require("compare")
+
+    def words(self) -> list[str]:
+        """The options of a command that asks for this job, without those that have their default.
+
+        How a device is called goes first, so that whoever copies the line sees it.
+        """
+        words = ["--device", self.device_name]
+        words += ["--training"] if self.training else []
+        words += ["--tracing", self.tracing] if self.tracing != "dynamo" else []
+        if self.policies != tuple(map(parse, PREDICTED)):
+            words += [word for policy in self.policies for word in ("--policy", str(policy))]
+        return words
 
     def step(self, text: str, done: int) -> None:
         self.tell(text, done, 2 + len(self.policies))
@@ -208,6 +254,7 @@ class _Job:
         graphs: dict[Policy, list[PostGrad]],
         unit_bytes: int = 0,
         size: dict[str, int | None] | None = None,
+        command: tuple[str, ...] = (),
     ) -> Explanation:
         """Dry-runs every graph under every policy, and tells what was decided."""
         outcomes: dict[str, list[Outcome]] = {}
@@ -242,6 +289,8 @@ class _Job:
             size=size or {},
             tracing=self.tracing,
             prices=self.prices,
+            lines=lines_of(explained),
+            command=command,
         )
 
     def _explained(
@@ -259,6 +308,7 @@ class _Job:
             self.priced,
             {policy: found[place] for policy, found in codes.items()},
             with_prices=self.prices,
+            fitted=self.device.fitted,
         )
 
     def _dry_run(self, graph: PostGrad, policy: Policy) -> Outcome:

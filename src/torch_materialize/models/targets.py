@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,18 +19,10 @@ from ..inductor.offline.fakes import settle
 from .building import building
 from .decoder import Decoder
 from .huggingface import build as build_huggingface
+from .names import BUILT_IN, Size, check_target, most_tokens
 from .vllm import build as build_vllm
 
-__all__ = ["BUILT_IN", "Built", "Size", "load"]
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a built-in model is run; None takes the model's own number of layers."""
-
-    tokens: int = 8192
-    batch: int = 1
-    layers: int | None = None
+__all__ = ["Built", "load"]
 
 
 @dataclass(frozen=True)
@@ -49,24 +41,9 @@ class Built:
     compiler: Compiler | None = None
 
 
-#: Built-in name -> what it is.
-BUILT_IN: Mapping[str, str] = MappingProxyType(
-    {
-        "llama-3.1-8b": "Llama-3.1-8B (transformers)",
-        "qwen3-30b-a3b": "Qwen3-30B-A3B mixture of experts (transformers)",
-        "gpt2": "GPT-2 (transformers)",
-        "bert-base": "BERT base (transformers)",
-        "t5-base": "T5 base (transformers)",
-        "fused-add-rmsnorm": "our decoder in vLLM's style: fp32 sum, bf16 residual",
-        "fused-add-rmsnorm-hf": "our decoder in transformers' style: bf16 residual add",
-    }
-)
-
 _DECODER_HIDDEN = 4096
 _DECODER_INTERMEDIATE = 16384
 _DECODER_LAYERS = 8
-# What these models were trained with; a longer input would read past their position table.
-_MOST_TOKENS = {"gpt2": 1024, "bert-base": 512, "t5-base": 512}
 
 
 def load(target: str, size: Size) -> Built:
@@ -82,17 +59,8 @@ def load(target: str, size: Size) -> Built:
         return Built(model, args, unit_bytes=size.tokens * hidden * 2, compiler=compiler)
     if ":" in target:
         return _from_file(target)
-    close = difflib.get_close_matches(target, BUILT_IN, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise TargetError(
-        f"unknown target {target!r}: expected file.py:function, vllm:model or one of "
-        f"{', '.join(BUILT_IN)}.{hint}"
-    )
-
-
-def most_tokens(target: str, asked: int) -> int:
-    """``asked`` tokens, or the model's limit where it has a smaller one."""
-    return min(asked, _MOST_TOKENS.get(target, asked))
+    check_target(target)
+    raise TargetError(f"target {target!r} is a model of the corpus, which is built otherwise")
 
 
 def _built_in(target: str, size: Size) -> Built:
@@ -124,7 +92,7 @@ def _called(path: Path, name: str, target: str) -> Built:
         raise TargetError(f"{path} has no function {name!r}.{hint}")
     try:
         result = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TargetError(
             f"{target} raised {type(error).__name__}{place_in(error, path)}: {error}. It is "
             "called without arguments on fake tensors and must return (model, inputs); weights "
@@ -152,7 +120,7 @@ def _import_file(path: Path, target: str) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TargetError(
             f"target {target!r}: importing {path} raised {type(error).__name__}"
             f"{place_in(error, path)}: {error}"
@@ -181,4 +149,4 @@ def _checked(target: str, result: Any) -> Built:
 def _short(value: Any) -> str:
     text = repr(value)
     kind = type(value).__name__
-    return f"{kind} {text[:60]}…" if len(text) > 60 else f"{kind} {text}"
+    return f"{kind} {text[:60]}..." if len(text) > 60 else f"{kind} {text}"

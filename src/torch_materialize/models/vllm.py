@@ -12,9 +12,8 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -23,48 +22,9 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ..errors import MaterializeError, TargetError, brief
 from ..inductor.offline.compiler import Compiler
-from .huggingface import LLAMA_3_1_8B, QWEN3_30B_A3B
+from .published import CONFIGS, CUTS
 
-__all__ = ["CONFIGS", "CUTS", "build"]
-
-#: Name -> the part of the model's public ``config.json`` that shapes its graph.
-CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "llama-3.1-8b": {
-            **LLAMA_3_1_8B,
-            "model_type": "llama",
-            "architectures": ["LlamaForCausalLM"],
-            "torch_dtype": "bfloat16",
-        },
-        "qwen3-30b-a3b": {
-            **QWEN3_30B_A3B,
-            "model_type": "qwen3_moe",
-            "architectures": ["Qwen3MoeForCausalLM"],
-            "torch_dtype": "bfloat16",
-        },
-        "qwen3-next-80b-a3b": {
-            "model_type": "qwen3_next",
-            "architectures": ["Qwen3NextForCausalLM"],
-            "torch_dtype": "bfloat16",
-            "max_position_embeddings": 262144,
-            "hidden_size": 2048,
-            "intermediate_size": 5120,
-            "moe_intermediate_size": 512,
-            "shared_expert_intermediate_size": 512,
-            "num_hidden_layers": 48,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "head_dim": 256,
-            "num_experts": 512,
-            "num_experts_per_tok": 10,
-            "norm_topk_prob": True,
-            "vocab_size": 151936,
-        },
-    }
-)
-
-#: How vLLM cuts a model: the default of this target first, though vLLM's own is ``piecewise``.
-CUTS = ("whole", "piecewise")
+__all__ = ["build"]
 
 
 def build(

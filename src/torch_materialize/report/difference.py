@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..results.explanation import ExplainedGraph, Explanation
 from ..results.headline import families, headline, short_source, size_text, type_text
-from .comparison import plain_table
+from .tables import figures, plain_table, say, show, words
 
 __all__ = ["Changed", "changed", "print_difference"]
 
@@ -80,30 +80,25 @@ def print_difference(
     a: Explanation, b: Explanation, names: tuple[str, str], console: Console, top: int = 20
 ) -> None:
     """Prints totals, families and tensors of two sides beside each other."""
-    console.print(_totals(a, b, names))
-    console.print(_families(a, b, names, top))
+    show(console, _totals(a, b, names))
+    show(console, _families(a, b, names, top))
     rows = changed(a, b)
     if not rows:
-        console.print("Both sides store the same tensors.")
+        say(console, "\nBoth sides store the same tensors.")
         return
     table = plain_table(f"Tensors decided otherwise: {len(rows)}")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("type", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column(names[0])
-    table.add_column(names[1])
-    table.add_column("where", overflow="fold")
+    words(table, "tensor", "type")
+    figures(table, "size")
+    words(table, *names, "where")
     for row in rows[:top]:
         table.add_row(row.name, row.type, size_text(row.bytes), row.one, row.other, row.where)
-    console.print(table)
+    show(console, table)
 
 
 def _totals(a: Explanation, b: Explanation, names: tuple[str, str]) -> Table:
     table = plain_table("Fused kernels")
-    for heading in ("", "policy", "device", "torch"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("kernels", "moved", "least", "of first"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words(table, "", "policy", "device", "torch")
+    figures(table, "kernels", "moved", "least", f"of {names[0]}")
     base = a.traffic(a.priced).bytes
     for name, side in zip(names, (a, b), strict=True):
         total, bound = side.traffic(side.priced), headline(side).bound
@@ -122,9 +117,8 @@ def _totals(a: Explanation, b: Explanation, names: tuple[str, str]) -> Table:
 
 def _families(a: Explanation, b: Explanation, names: tuple[str, str], top: int) -> Table:
     table = plain_table("Moved by kernel family")
-    table.add_column("family", overflow="fold")
-    for heading in (*names, "change"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words(table, "family")
+    figures(table, *names, "change")
     for family, one, other in list(_family_rows(a, b))[:top]:
         sign = "+" if other > one else "-" if other < one else ""
         change = f"{sign}{size_text(abs(other - one))}" if sign else "same"

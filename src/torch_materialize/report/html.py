@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -11,34 +14,81 @@ from ..results.headline import (
     NOT_PRICED,
     Headline,
     decision_rows,
-    families,
     growth,
     has_shares,
     headline,
     place_text,
     refusals,
+    signed_text,
     size_text,
-    sum_rows,
 )
-from .charts import growth_chart, roofline_chart, waterfall_chart
+from ..results.verdict import seconds_text, verdict_of
+from .charts import growth_chart
 from .payload import encoded
+from .trace import Measured
 
-__all__ = ["page", "summary"]
+__all__ = ["SCRIPTS", "page", "summary"]
 
-_TOP = 12
+#: The parts of the page's script behind `base`, each of which may use those before it.
+SCRIPTS = (
+    "state",
+    "rows",
+    "tree",
+    "changes",
+    "icicle",
+    "whatif",
+    "table",
+    "tensors",
+    "code",
+    "kernels",
+    "chart",
+    "trace",
+    "main",
+)
+
+_TOP = 6
 
 
-def page(explanation: Explanation) -> str:
-    """The whole report."""
-    return _render("page.html.j2", explanation, payload=encoded(explanation))
+def page(explanation: Explanation, measured: Measured | None = None) -> str:
+    """The whole report; ``measured`` is a trace whose times stand beside its kernels."""
+    verdict, figures = verdict_of(explanation), headline(explanation)
+    return _render(
+        "page.html.j2",
+        explanation,
+        payload=encoded(explanation, measured),
+        scripts=SCRIPTS,
+        device=named(explanation.device),
+        verdict=verdict,
+        sentences=verdict.sentences(),
+        # Who reads the page of `explain` has done the next step.
+        steps={
+            word: what
+            for word, what in verdict.steps().items()
+            if word != "Next" or not explanation.prices
+        },
+        left=_left(figures),
+        # The verdict has the first of them.
+        refused=refusals(explanation)[1:],
+        has_code=any(s.code for g in explanation.graphs for s in g.sides.values()),
+        not_priced=NOT_PRICED,
+    )
 
 
 def summary(explanation: Explanation) -> str:
-    """The headline and the growth of reads along the layers, for a notebook's cell."""
-    return _render("summary.html.j2", explanation)
+    """The verdict and the growth of reads along the layers, for a notebook's cell."""
+    row = growth(explanation)
+    return _render(
+        "summary.html.j2",
+        explanation,
+        sentences=verdict_of(explanation).sentences(),
+        row=row,
+        growth=Markup(growth_chart(explanation, row)) if row else "",
+        decisions=decision_rows(explanation, _TOP),
+        shares=has_shares(explanation),
+    )
 
 
-def _render(template: str, explanation: Explanation, **more: str) -> str:
+def _render(template: str, explanation: Explanation, **more: Any) -> str:
     environment = Environment(
         loader=PackageLoader("torch_materialize", "report/page"),
         autoescape=True,
@@ -46,35 +96,39 @@ def _render(template: str, explanation: Explanation, **more: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["size"] = lambda amount: size_text(round(amount))
-    row = growth(explanation)
-    device = named(explanation.device)
+    environment.filters |= {
+        "size": lambda amount: size_text(round(amount)),
+        "change": _change,
+        "time": seconds_text,
+        "change_of_time": _change_of_time,
+        "code": _code,
+    }
     text: str = environment.get_template(template).render(
-        it=explanation,
-        place=place_text(explanation),
-        device=device,
-        figures=headline(explanation),
-        row=row,
-        growth=Markup(growth_chart(explanation, row)) if row else "",
-        waterfall=Markup(waterfall_chart(explanation)),
-        roofline=Markup(roofline_chart(explanation)),
-        families=families(explanation),
-        decisions=decision_rows(explanation, _TOP),
-        shares=has_shares(explanation),
-        not_priced=NOT_PRICED,
-        sums=sum_rows(explanation, _TOP),
-        refused=refusals(explanation),
-        left_out=sum(graph.left_out for graph in explanation.graphs),
-        has_code=any(s.code for g in explanation.graphs for s in g.sides.values()),
-        verdict=_verdict(headline(explanation)),
-        **more,
+        it=explanation, place=place_text(explanation), figures=headline(explanation), **more
     )
     return text
 
 
-def _verdict(figures: Headline) -> str:
+def _change(size: int) -> str:
+    return "same" if size == 0 else f"{'+' if size > 0 else ''}{signed_text(size)}"
+
+
+def _change_of_time(saved: float) -> str:
+    return f"{'-' if saved > 0 else '+' if saved < 0 else ''}{seconds_text(abs(saved))}"
+
+
+def _code(text: str) -> Markup:
+    """What stands between backticks as code."""
+    parts = re.split(r"`([^`]*)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part
+        for number, part in enumerate(parts)
+    )
+
+
+def _left(figures: Headline) -> str:
     """How far the plan is from the best, in words."""
     if figures.bound is None or figures.left is None:
         return "no bound was asked for"
     above = figures.left / max(figures.bound, 1)
-    return f"at most {above:.2%} above the least possible"
+    return f"certified; the plan is at most {above:.2%} above"

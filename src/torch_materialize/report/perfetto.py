@@ -11,10 +11,10 @@ from typing import Any
 from ..core.devices import named
 from ..results.explanation import ExplainedGraph, Explanation, Side
 
-__all__ = ["timeline"]
+__all__ = ["UNKNOWN_BANDWIDTH", "timeline"]
 
-# Where no bandwidth is stated: one byte a nanosecond, so that lengths can be compared.
-_UNKNOWN = 1e9
+#: Where no bandwidth is stated: one byte a nanosecond, so that lengths can be compared.
+UNKNOWN_BANDWIDTH = 1e9
 
 
 def timeline(explanation: Explanation) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _launches(
     explanation: Explanation, graph: ExplainedGraph, policy: str, process: int, thread: int
 ) -> list[dict[str, Any]]:
     side, now = graph.sides[policy], 0.0
-    bandwidth = named(explanation.device).bandwidth or _UNKNOWN
+    bandwidth = named(explanation.device).bandwidth or UNKNOWN_BANDWIDTH
     events: list[dict[str, Any]] = []
     moved = 0
     for kernel, family in zip(side.graph.kernels, graph.families(policy), strict=True):

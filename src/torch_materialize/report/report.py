@@ -10,7 +10,9 @@ from rich.console import Console
 
 from ..errors import RecordError
 from ..results.base import write_json, write_whole
-from ..results.explanation import EXPLANATION, SUFFIX, Explanation
+from ..results.explanation import Explanation
+from ..results.record import EXPLANATION, SUFFIX
+from ..results.verdict import Verdict, verdict_of
 
 __all__ = ["Report"]
 
@@ -33,6 +35,17 @@ class Report:
         out = io.StringIO()
         print_explanation(self.explanation, Console(file=out, width=columns), top)
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+    @property
+    def verdict(self) -> Verdict:
+        """What a person wants to know first: the priced policy against the first one."""
+        return verdict_of(self.explanation)
+
+    def print(self, top: int = 8, *, verbose: bool = False) -> None:
+        """Prints the terminal's view, as wide as the terminal; ``verbose`` adds every family."""
+        from .terminal import print_explanation
+
+        print_explanation(self.explanation, Console(), top, verbose)
 
     def why(self, tensor: str) -> str:
         """One tensor's story: by FX node, or by ``file:line`` of the model.

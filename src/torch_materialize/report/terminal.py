@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..core.traffic import most_read
 from ..results.explanation import Explanation
@@ -19,59 +18,59 @@ from ..results.headline import (
     has_shares,
     headline,
     place_text,
+    plural,
     refusals,
     size_text,
     sum_rows,
 )
-from .comparison import plain_table, totals_table
+from .comparison import print_totals
+from .summary import print_changes, print_families, print_verdict
+from .tables import figures, plain_table, say, show, words
 
 __all__ = ["print_explanation"]
 
 
-def print_explanation(explanation: Explanation, console: Console, top: int = 8) -> None:
-    """Prints what a reader needs, what matters most first; ``top`` rows of each list."""
-    place = place_text(explanation)
-    graphs = ", ".join(f"{g.kind} of {g.nodes} nodes" for g in explanation.graphs)
-    console.print(f"[bold]{explanation.target}[/bold] on {place}: {graphs}", highlight=False)
-    versions = ", ".join(f"{name} {version}" for name, version in explanation.versions.items())
-    console.print(Text(f"{versions}. Numerics: {explanation.numerics}.", style="dim"))
+def print_explanation(
+    explanation: Explanation, console: Console, top: int = 8, verbose: bool = False
+) -> None:
+    """Prints what a reader needs, what matters most first; ``top`` rows of each list.
+
+    ``verbose`` adds how it was made and every family's bytes.
+    """
+    print_verdict(explanation, console)
     for line in _headline(explanation):
-        console.print(line, highlight=False)
-    for table in (_policies(explanation), _growth(explanation), _decisions(explanation, top)):
+        say(console, line)
+    print_totals(explanation, console)
+    print_changes(explanation, console, top)
+    print_families(explanation, console, top)
+    if not explanation.prices:
+        console.print()
+        say(console, NOT_PRICED)
+    tables = [_growth(explanation), _decisions(explanation, top)]
+    tables += [_families(explanation, top)] if verbose else []
+    for table in (*tables, _kernels(explanation, top)):
         if table is not None:
-            console.print(table)
-    console.print(_families(explanation, top))
-    console.print(_kernels(explanation, top))
+            show(console, table)
+    console.print()
+    graphs = ", ".join(f"{g.kind} of {plural(g.nodes, 'node')}" for g in explanation.graphs)
+    versions = ", ".join(f"{name} {version}" for name, version in explanation.versions.items())
+    where = f"On {place_text(explanation)}: {graphs}."
+    say(console, f"{where} {versions}. Numerics: {explanation.numerics}.", "dim")
 
 
 def _headline(explanation: Explanation) -> list[str]:
-    figures, first = headline(explanation), explanation.policies[0]
-    lines = ["", f"{'moved by ' + first:24} {size_text(figures.moved)}"]
-    if figures.avoidable is None:
-        lines.append(f"{'of it avoidable':24} unknown: no plan here has a certified least")
+    found, first = headline(explanation), explanation.policies[0]
+    if found.avoidable is None:
+        line = "unknown: no plan here has a certified least"
     else:
-        share = f" ({figures.avoidable / figures.moved:.1%})" if figures.moved else ""
-        lines.append(f"{'of it avoidable':24} [bold]{size_text(figures.avoidable)}[/bold]{share}")
-    if explanation.priced != first:
-        lines.append(f"{'moved by ' + explanation.priced:24} {size_text(figures.planned)}")
-    if figures.bound is not None and figures.left is not None:
-        left = f"; {explanation.priced} is at most {figures.left / max(figures.bound, 1):.2%} above"
-        lines.append(f"{'certified least':24} {size_text(round(figures.bound))}{left}")
-    left_out = sum(graph.left_out for graph in explanation.graphs)
-    if left_out:
-        lines.append(f"{left_out} nodes of repeated layers, decided alike, are not counted here.")
-    return lines + refusals(explanation)
-
-
-def _policies(explanation: Explanation) -> Table:
-    def peak(policy: str) -> int:
-        sides = [g.sides[policy] for g in explanation.graphs if policy in g.sides]
-        return max((side.peak_bytes for side in sides), default=0)
-
-    return totals_table(
-        {policy: explanation.traffic(policy) for policy in explanation.policies},
-        peak={policy: size_text(peak(policy)) for policy in explanation.policies},
-    )
+        share = f" ({found.avoidable / found.moved:.1%})" if found.moved else ""
+        line = f"{size_text(found.avoidable)}{share} of {size_text(found.moved)}"
+    lines = [f"Avoidable in what {first} moves: {line}."]
+    if found.bound is not None and found.left is not None:
+        left = f"{found.left / max(found.bound, 1):.2%}"
+        least = size_text(round(found.bound))
+        lines.append(f"Certified least: {least}; {explanation.priced} is at most {left} above.")
+    return lines + refusals(explanation)[1:]
 
 
 def _growth(explanation: Explanation, most: int = 12) -> Table | None:
@@ -80,34 +79,29 @@ def _growth(explanation: Explanation, most: int = 12) -> Table | None:
         return None
     unit = "activations" if explanation.unit_bytes else f"units of {size_text(row.unit)}"
     table = plain_table(f"Read by {row.family} kernels in order, in {unit}")
-    table.min_width = 60
-    table.add_column("policy", no_wrap=True)
-    table.add_column("kernel by kernel", overflow="ellipsis", no_wrap=True)
+    words(table, "policy", "kernel by kernel")
     for policy, reads in row.reads.items():
         shown = "  ".join(f"{size / row.unit:.3g}" for size in reads[:most])
-        table.add_row(policy, shown + (" …" if len(reads) > most else ""))
+        more = f"  and {len(reads) - most} more" if len(reads) > most else ""
+        table.add_row(policy, shown + more)
     return table
 
 
-def _decisions(explanation: Explanation, top: int) -> Table | Text | None:
-    if not explanation.prices:
-        return Text(f"{NOT_PRICED}\n")
+def _decisions(explanation: Explanation, top: int) -> Table | None:
     rows = decision_rows(explanation, top)
     if not rows:
         return None
     shares, first = has_shares(explanation), explanation.policies[0]
     table = plain_table("Decisions worth most")
-    for heading in ("tensor", "type", "stored by"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("saves",) if shares else ("stored", "inlined"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("where", overflow="fold")
+    words(table, "tensor", "type", "stored by")
+    figures(table, *(("saves",) if shares else ("stored", "inlined")))
+    words(table, "where")
     for row in rows:
         more = f" and {row.alike} alike" if row.alike else ""
         cells = (row.saves,) if shares else (row.stored, row.inlined)
         table.add_row(row.name + more, row.type, row.stored_by, *cells, row.where)
-    for words, saves in sum_rows(explanation, top):
-        table.add_row(words, "", "", saves, "")
+    for what, saves in sum_rows(explanation, top):
+        table.add_row(what, "", "", saves, "")
     how = (
         f"What deciding it as {explanation.priced} does saves against {first}; together all that "
         "is saved."
@@ -116,15 +110,14 @@ def _decisions(explanation: Explanation, top: int) -> Table | Text | None:
         f"{explanation.priced} has it."
     )
     table.caption = f"{how} One tensor's story: torch-materialize why RECORD TENSOR."
-    table.caption_justify = "left"
     return table
 
 
 def _families(explanation: Explanation, top: int) -> Table:
     table = plain_table("Moved by kernel family")
-    table.add_column("family", overflow="fold")
+    words(table, "family")
     for policy in explanation.policies:
-        table.add_column(policy, justify="right", no_wrap=True)
+        table.add_column(policy, justify="right", overflow="fold")
     for family, row in list(families(explanation).items())[:top]:
         table.add_row(family, *(size_text(row[policy]) for policy in explanation.policies))
     return table
@@ -132,11 +125,8 @@ def _families(explanation: Explanation, top: int) -> Table:
 
 def _kernels(explanation: Explanation, top: int) -> Table:
     table = plain_table(f"Most-read kernels under {explanation.priced}")
-    table.add_column("kernel", overflow="fold")
-    table.add_column("family", overflow="fold")
-    table.add_column("inputs", justify="right")
-    table.add_column("read", justify="right", no_wrap=True)
-    table.add_column("written", justify="right", no_wrap=True)
+    words(table, "kernel", "family")
+    figures(table, "inputs", "read", "written")
     sides = [(g, g.sides[explanation.priced]) for g in explanation.graphs]
     family = {
         id(kernel): name

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
-from ..core.story import RULES, Decision
+from ..core.story import RULES, TensorChoice
 from ..errors import TargetError
 from ..results.explanation import ExplainedGraph, Explanation, Node
 from ..results.headline import (
     NOT_PRICED,
     pin_line,
     pin_of,
+    plural,
     short_source,
     signed_text,
     size_text,
@@ -21,7 +22,7 @@ from ..results.headline import (
 __all__ = ["find_tensor", "why"]
 
 
-def find_tensor(explanation: Explanation, name: str) -> list[tuple[ExplainedGraph, Decision]]:
+def find_tensor(explanation: Explanation, name: str) -> list[tuple[ExplainedGraph, TensorChoice]]:
     """The decisions on a tensor, in every graph that has it: by FX node or ``file:line``.
 
     Raises:
@@ -44,7 +45,7 @@ def find_tensor(explanation: Explanation, name: str) -> list[tuple[ExplainedGrap
     return found
 
 
-def why(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> str:
+def why(explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice) -> str:
     """What was decided about one tensor under each policy, why, and at what price."""
     fact = graph.facts[decision.node]
     paragraphs = [
@@ -67,7 +68,7 @@ def _what(fact: Node) -> str:
 
 
 def _decided(
-    explanation: Explanation, graph: ExplainedGraph, decision: Decision, policy: str
+    explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice, policy: str
 ) -> str:
     side, node = graph.sides[policy], decision.node
     rule = decision.rules[policy]
@@ -81,7 +82,7 @@ def _decided(
     readers = side.readers.get(node, [])
     computers = side.computers.get(node, [])
     if node in side.stored:
-        read = f" and read by {_count(len(readers), 'kernel')}" if readers else ""
+        read = f" and read by {plural(len(readers), 'kernel')}" if readers else ""
         return f"Under {policy} it is written to memory{read}, because {reason}."
     if len(computers) > 1:
         return f"Under {policy} {len(computers)} kernels compute it anew, because {reason}."
@@ -90,7 +91,9 @@ def _decided(
     return f"Under {policy} no kernel needs it by itself."
 
 
-def _share(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
+def _share(
+    explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice
+) -> Iterator[str]:
     """What the decision saves, with those alike, against the first policy."""
     priced, first = explanation.priced, explanation.policies[0]
     shares = graph.saves.get(priced, {})
@@ -101,14 +104,15 @@ def _share(explanation: Explanation, graph: ExplainedGraph, decision: Decision) 
         f"That saves {signed_text(saved)} against {first}: its share of the "
         f"{signed_text(graph.saved(priced))} that {priced} saves in all."
     )
-    group = graph.group_of.get(decision.node)
-    alike = [node for node in group.nodes if node in shares] if group else []
-    if len(alike) > 1:
-        together = signed_text(sum(shares[node] for node in alike))
-        yield f"It is one of {len(alike)} that are decided alike; they save {together} together."
+    alike, together = graph.saved_together.get(priced, {}).get(decision.node, (0, 0))
+    if alike > 1:
+        all_save = signed_text(together)
+        yield f"It is one of {alike} that are decided alike; they save {all_save} together."
 
 
-def _price(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
+def _price(
+    explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice
+) -> Iterator[str]:
     if not explanation.prices:
         yield NOT_PRICED
     if decision.stored_bytes is None or decision.inlined_bytes is None:
@@ -128,12 +132,12 @@ def _price(explanation: Explanation, graph: ExplainedGraph, decision: Decision) 
         yield f"In the kernels of {first}, with nothing else changed, {_saving(alone)}."
 
 
-def _is_stored(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> bool:
+def _is_stored(explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice) -> bool:
     """Whether the priced policy writes it, so that flipping it would inline it."""
     return decision.node in graph.sides[explanation.priced].stored
 
 
-def _gain(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> int:
+def _gain(explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice) -> int:
     """Bytes that the other way of this one alone would save; negative where it costs some."""
     if not decision.open:
         return 0
@@ -152,14 +156,14 @@ def _saving(saves: int) -> str:
     return f"{'storing' if saves > 0 else 'inlining'} it saves {size_text(abs(saves))}"
 
 
-def _memory(decision: Decision) -> Iterator[str]:
+def _memory(decision: TensorChoice) -> Iterator[str]:
     if decision.peak_change:
         way = "higher" if decision.peak_change > 0 else "lower"
         size = size_text(abs(decision.peak_change))
         yield f"The peak memory is {size} {way} where it is stored."
 
 
-def _rounding(explanation: Explanation, decision: Decision) -> Iterator[str]:
+def _rounding(explanation: Explanation, decision: TensorChoice) -> Iterator[str]:
     if decision.rounding == "fma":
         yield (
             "Inlined, the device may contract it with a sum that reads it and round once "
@@ -176,7 +180,7 @@ def _rounding(explanation: Explanation, decision: Decision) -> Iterator[str]:
         yield "Upstream would have folded this cast away; the plan keeps it."
 
 
-def _pin(explanation: Explanation, graph: ExplainedGraph, decision: Decision) -> Iterator[str]:
+def _pin(explanation: Explanation, graph: ExplainedGraph, decision: TensorChoice) -> Iterator[str]:
     pin = pin_of(graph, decision, explanation.priced)
     if not pin:
         return
@@ -189,7 +193,3 @@ def _pin(explanation: Explanation, graph: ExplainedGraph, decision: Decision) ->
 def _some(names: Sequence[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

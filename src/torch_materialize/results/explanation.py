@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..core.graph import Graph, Kernel
 from ..core.policy import parse
-from ..core.story import Decision, Group, Refusal
+from ..core.story import Group, Refusal, TensorChoice
 from ..core.traffic import Traffic, traffic
-from .base import Schema
 
-__all__ = ["EXPLANATION", "SUFFIX", "Code", "ExplainedGraph", "Explanation", "Node", "Side"]
-
-#: What the name of a compressed record ends in.
-SUFFIX = ".json.gz"
+__all__ = ["Code", "ExplainedGraph", "Explanation", "Node", "Side"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,16 @@ class Code:
         kernels: function name -> its source.
         launches: the function that each fused kernel calls, in launch order; empty where the
             calls could not be matched with the kernels.
+        arguments: for each of them the buffers that it is called with, in the order of the
+            function's pointers; empty in records of older versions.
+        reused: buffer -> the one whose memory it takes over; a kernel that does so in place
+            reads the old one and writes the new one through one pointer.
     """
 
     kernels: Mapping[str, str]
     launches: tuple[str, ...] = ()
+    arguments: tuple[tuple[str, ...], ...] = ()
+    reused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Side:
         peak_bytes: most bytes alive at once, inputs and outputs counted.
         work: fused kernel -> operations that it executes.
         code: the generated code, where it was asked for.
+        predicted_seconds: time that its fused kernels should take in one call, by the rates fitted
+            to measurements on the device (:mod:`..core.fits`); None where there are none.
     """
 
     graph: Graph
@@ -78,11 +82,17 @@ class Side:
     peak_bytes: int = 0
     work: Mapping[str, int] = field(default_factory=dict)
     code: Code | None = None
+    predicted_seconds: float | None = None
 
     def label(self, buffer: str) -> str:
         """What a buffer is called in the model's graph: the FX node, or the buffer itself."""
         tensor = self.graph.tensors.get(buffer)
         return tensor.node if tensor is not None and tensor.node else buffer
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """Bytes that the fused kernels move."""
+        return traffic(self.graph).bytes
 
     @functools.cached_property
     def stored(self) -> frozenset[str]:
@@ -95,6 +105,20 @@ class Side:
             return "", ""
         name = self.code.launches[place]
         return name, self.code.kernels[name]
+
+    def arguments_of(self, place: int) -> list[tuple[str, str]]:
+        """What the fused kernel launched at ``place`` is called with, as FX nodes.
+
+        Of each argument what its memory held before, which a kernel reads that works in place,
+        and what it holds then; the two are the same where no other buffer's memory is taken over.
+        """
+        if self.code is None or place >= len(self.code.arguments):
+            return []
+        reused = self.code.reused
+        return [
+            (self.label(reused.get(name, name)), self.label(name))
+            for name in self.code.arguments[place]
+        ]
 
     @functools.cached_property
     def readers(self) -> dict[str, list[str]]:
@@ -125,7 +149,7 @@ class ExplainedGraph:
         left_out: of them, those in repeated layers that the kernels here do not have.
         facts: FX node -> what is known of it whatever is decided.
         sides: policy -> what it makes of the graph.
-        decisions: one for each tensor, in program order; without prices where none were asked for.
+        decisions: one for each tensor, in program order; prices only where they were asked for.
         groups: the open decisions, those alike together.
         refused: better plans that a rule kept from being taken.
         saves: policy -> FX node -> bytes that its decision saves against the first policy, of
@@ -136,7 +160,7 @@ class ExplainedGraph:
     nodes: int
     facts: Mapping[str, Node]
     sides: Mapping[str, Side]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[TensorChoice, ...]
     groups: tuple[Group, ...] = ()
     left_out: int = 0
     refused: tuple[Refusal, ...] = ()
@@ -145,7 +169,7 @@ class ExplainedGraph:
     def saved(self, policy: str) -> int:
         """Bytes that a policy saves against the first one."""
         first = next(iter(self.sides.values()))
-        return traffic(first.graph).bytes - traffic(self.sides[policy].graph).bytes
+        return first.bytes - self.sides[policy].bytes
 
     def rest(self, policy: str) -> int:
         """What of them no decision explains: kernels that are fused in another way."""
@@ -160,30 +184,61 @@ class ExplainedGraph:
         """FX node -> the group that it is decided with."""
         return {node: group for group in self.groups for node in group.nodes}
 
+    @functools.cached_property
+    def saved_together(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Policy -> FX node -> how many of its group differ, and what those save together."""
+        found: dict[str, dict[str, tuple[int, int]]] = {}
+        for policy, shares in self.saves.items():
+            for group in self.groups:
+                alike = [node for node in group.nodes if node in shares]
+                together = len(alike), sum(shares[node] for node in alike)
+                found.setdefault(policy, {}).update(dict.fromkeys(alike, together))
+        return found
+
     def families(self, policy: str) -> list[str]:
         """What the kernels of a policy are grouped by, in launch order.
 
         The class of the layer that a kernel works for; where that is not known, the operator
         of what it makes for others than fused kernels, which is the same under every policy.
         """
+        return [family for family, _ in self.works_for(policy)]
+
+    def works_for(self, policy: str) -> list[tuple[str, str]]:
+        """Family and module path of each kernel of a policy, in launch order.
+
+        A kernel that sums up works for the module of its sums: what else it computes, it
+        computes for them.  Of several modules of that class it is the last in program order,
+        which the others are computed for, or, of a kernel that writes several tensors, what
+        their paths have in common; "" where the trace knows no module.
+        """
         needed = {one.node for one in self.decisions if "needed" in one.rules.values()}
         side = self.sides[policy]
-        return [self._family(kernel, side, needed) for kernel in side.graph.kernels]
+        return [self._works_for(kernel, side, needed) for kernel in side.graph.kernels]
 
-    def _family(self, kernel: Kernel, side: Side, needed: set[str]) -> str:
+    def _works_for(self, kernel: Kernel, side: Side, needed: set[str]) -> tuple[str, str]:
         if not kernel.fused:
-            return kernel.kind
+            return kernel.kind, ""
         facts = [self.facts[name] for name in kernel.computes if name in self.facts]
         reductions = [fact for fact in facts if fact.kind == "reduction"]
-        layers = [fact.layer for fact in reductions or facts if fact.layer]
-        if layers:
-            return Counter(layers).most_common(1)[0][0]
+        known = [fact for fact in reductions or facts if fact.layer]
+        if known:
+            family = Counter(fact.layer for fact in known).most_common(1)[0][0]
+            modules = [fact.module for fact in known if fact.layer == family]
+            return family, _common(modules) if len(kernel.writes) > 1 else modules[-1]
+        module = next((fact.module for fact in reversed(facts) if fact.module), "")
         written = [side.label(name) for name in kernel.writes]
         made = [self.facts[name] for name in written if name in needed and name in self.facts]
         for fact in (made or reductions or facts)[:1]:
             name = fact.op.split(".")[1] if "." in fact.op else fact.op
-            return f"{name} ({kernel.kind})"
-        return kernel.kind
+            return f"{name} ({kernel.kind})", module
+        return kernel.kind, module
+
+
+def _common(modules: Sequence[str]) -> str:
+    """The path that holds all these modules."""
+    parts = [module.split(".") for module in modules]
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    return ".".join(column[0] for column in same)
 
 
 @dataclass(frozen=True)
@@ -193,13 +248,16 @@ class Explanation:
     Attributes:
         policies: in the order given; the first is what the others are held against.
         priced: the policy whose decisions are told, and that prices are of.
-        prices: whether prices were asked for: `explain` does, `compare` does not.
+        prices: whether prices of the other way were asked for: `explain` does, `compare` does not.
         unit_bytes: size of one activation, 0 where the target has no such unit.
         seconds: wall time by step.
         versions: package -> installed version.
         balance: bytes that the device is taken to move in the time of one operation.
         origin: ``model`` for a dry run, ``compile`` for a program's own compile.
         tracing: ``dynamo`` or ``make_fx``.
+        lines: ``file:line`` -> the text of that line, of every source of a fact that could be read.
+        command: the words after ``torch-materialize compare`` that make it anew; empty where no
+            command made it.
     """
 
     target: str
@@ -215,6 +273,8 @@ class Explanation:
     origin: str = "model"
     tracing: str = "dynamo"
     prices: bool = True
+    lines: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
 
     @property
     def numerics(self) -> str:
@@ -229,6 +289,20 @@ class Explanation:
                 total += traffic(graph.sides[policy].graph)
         return total
 
+    def predicted_seconds(self, policy: str) -> float | None:
+        """Time that the fused kernels of all graphs should take in one call.
+
+        None where the device has no rates that were fitted to measurements.
+        """
+        times = [g.sides[policy].predicted_seconds for g in self.graphs if policy in g.sides]
+        known = [seconds for seconds in times if seconds is not None]
+        return sum(known) if known and len(known) == len(times) else None
+
+    def peak_bytes(self, policy: str) -> int:
+        """Most bytes alive at once in one of the graphs, inputs and outputs counted."""
+        sides = (graph.sides[policy] for graph in self.graphs if policy in graph.sides)
+        return max((side.peak_bytes for side in sides), default=0)
+
     def bound(self, policy: str = "") -> float | None:
         """Certified least bytes of all graphs under a policy, or the priced one.
 
@@ -239,29 +313,8 @@ class Explanation:
         known = [bound for bound in bounds if bound is not None]
         return sum(known) if known and len(known) == len(bounds) else None
 
-    def decisions(self) -> Iterator[tuple[ExplainedGraph, Decision]]:
+    def decisions(self) -> Iterator[tuple[ExplainedGraph, TensorChoice]]:
         """Every tensor's decision, with its graph."""
         for graph in self.graphs:
             for decision in graph.decisions:
                 yield graph, decision
-
-
-def _derived(found: Explanation) -> dict[str, Any]:
-    """What the priced policy promises, and the totals of every policy."""
-    totals = {}
-    for policy in found.policies:
-        total = found.traffic(policy)
-        totals[policy] = {
-            "fused_kernels": total.kernels,
-            "other_kernels": total.other_kernels,
-            "read_bytes": total.read_bytes,
-            "write_bytes": total.write_bytes,
-            "bytes": total.bytes,
-            "units": round(total.bytes / found.unit_bytes, 3) if found.unit_bytes else None,
-            "bound_bytes": found.bound(policy),
-            "seconds": found.seconds.get(policy),
-        }
-    return {"numerics": found.numerics, "totals": totals}
-
-
-EXPLANATION = Schema(Explanation, "explanation", 2, _derived)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import RecordError
-from .explanation import EXPLANATION, SUFFIX, Explanation
+from .explanation import Explanation
+from .record import EXPLANATION, SUFFIX
 
 __all__ = ["load_any"]
 
@@ -60,5 +61,13 @@ def _joined(path: Path, found: list[Explanation]) -> Explanation:
         for step, value in one.seconds.items():
             seconds[step] = round(seconds.get(step, 0.0) + value, 3)
     graphs = tuple(graph for one in found for graph in one.graphs)
-    name = path.resolve().name
-    return replace(first, target=name, graphs=graphs, seconds=seconds, unit_bytes=0, size={})
+    return replace(
+        first,
+        target=path.resolve().name,
+        graphs=graphs,
+        seconds=seconds,
+        unit_bytes=0,
+        size={},
+        lines={place: text for one in found for place, text in one.lines.items()},
+        command=(),
+    )

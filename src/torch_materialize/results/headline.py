@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..core.devices import named
 from ..core.graph import Kernel
-from ..core.story import Decision
+from ..core.story import TensorChoice
 from .explanation import ExplainedGraph, Explanation, Node
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "pin_line",
     "pin_of",
     "place_text",
+    "plural",
     "refusals",
     "short_source",
     "signed_text",
@@ -48,6 +49,14 @@ def size_text(size: int) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} TB"
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 kernel``, ``2 kernels``, ``3 families``."""
+    if number == 1:
+        return f"1 {noun}"
+    ends = noun.endswith("y") and not noun.endswith(("ay", "ey", "oy"))
+    return f"{number} {noun[:-1]}ies" if ends else f"{number} {noun}s"
 
 
 @dataclass(frozen=True)
@@ -263,14 +272,14 @@ def _above(size: int, least: int) -> str:
     return f"+{size_text(size - least)}" if size > least else "least"
 
 
-def pin_of(graph: ExplainedGraph, decision: Decision, policy: str) -> str:
+def pin_of(graph: ExplainedGraph, decision: TensorChoice, policy: str) -> str:
     """The line of model code that pins what ``policy`` decided; "" where nothing is open."""
     if not decision.open:
         return ""
     return pin_line(graph, decision, decision.node in graph.sides[policy].stored)
 
 
-def pin_line(graph: ExplainedGraph, decision: Decision, stored: bool) -> str:
+def pin_line(graph: ExplainedGraph, decision: TensorChoice, stored: bool) -> str:
     """The line of model code that has a tensor written to memory, or recomputed."""
     source = graph.facts[decision.node].source
     place = f"  # behind {short_source(source)}" if source else ""

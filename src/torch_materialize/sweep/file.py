@@ -9,6 +9,7 @@ from typing import Any
 from ..results.base import Schema, check_same
 from .rows import GraphRow
 from .run import Sweep
+from .verdict import verdict_of
 
 __all__ = ["SWEEP", "resume"]
 
@@ -16,7 +17,13 @@ __all__ = ["SWEEP", "resume"]
 def _derived(sweep: Sweep) -> dict[str, Any]:
     """The headlines, and in every row its figures against stock and the bound."""
     summaries = map(sweep.summary, sweep.settings.policies)
+    verdict = verdict_of(sweep)
     return {
+        "verdict": {
+            **asdict(verdict),
+            "state": verdict.state.value,
+            "text": " ".join(verdict.sentences()),
+        },
         "summary": [asdict(found) for found in summaries if found is not None],
         "graphs": [_row(row) for row in sweep.graphs],
     }

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..core.devices import find as find_device
 from ..core.policy import Policy, parse
 from ..core.traffic import traffic
 from ..errors import MaterializeError, brief
 from ..inductor.offline import capture as capturing
 from ..inductor.offline.dry_run import dry_run, verified
+from ..inductor.read.at_hand import device_named
 from ..results.base import convert, write_json
 from .rows import GraphRow, Job, Measured, Request, Settings
 from .spec import Kind
@@ -88,16 +88,26 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
 
 def captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
     """Each graph of the model, for each policy."""
-    device = find_device(settings.device)
+    device = device_named(settings.device)
     policies = [parse(policy) for policy in settings.policies]
     if not job.package:
-        from ..models.targets import Size, load
+        from ..models.names import Size
+        from ..models.targets import load
 
         mode = capturing.fake_mode()
         with mode:
-            built = load(job.name, Size())
+            built = load(job.name, Size(settings.tokens, settings.batch, settings.layers))
         graphs = capturing.capture_for(
-            policies, built.model, built.args, built.kwargs, device, mode, dynamic=False
+            policies,
+            built.model,
+            built.args,
+            built.kwargs,
+            device,
+            mode,
+            settings.tracing,
+            training=job.mode == "training",
+            dynamic=False,
+            compiler=built.compiler,
         )
         return _by_graph(graphs)
     from .construct import build, zeros_mode
@@ -107,7 +117,15 @@ def captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
     module, args, kwargs = build(find(job.name), job.mode, mode)
     training = job.mode == "training"
     graphs = capturing.capture_for(
-        policies, module, args, kwargs, device, mode, training=training, dynamic=False
+        policies,
+        module,
+        args,
+        kwargs,
+        device,
+        mode,
+        settings.tracing,
+        training=training,
+        dynamic=False,
     )
     return _by_graph(graphs)
 
@@ -120,7 +138,7 @@ def _measured(
     job: Job, kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
 ) -> Iterator[GraphRow | str]:
     """A graph's row and, where that is asked for, a text for each plan that does not ship so."""
-    device = find_device(settings.device)
+    device = device_named(settings.device)
     moved: dict[str, int] = {}
     kernels: dict[str, int] = {}
     bounds: dict[str, float] = {}

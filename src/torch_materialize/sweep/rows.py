@@ -50,6 +50,8 @@ class Settings:
         seed: of the random numbers that a model's constructor may draw.
         verify: every plan is lowered once more, by upstream's own class; one that moves other bytes
             or has other kernels than was claimed is an error.
+        tokens, batch, layers: sizes of the targets that have them and are not of the corpus.
+        tracing: ``dynamo`` or ``make_fx``.
     """
 
     device: str
@@ -58,6 +60,10 @@ class Settings:
     smallest_nodes: int = 50
     seed: int = 0
     verify: bool = False
+    tokens: int = 8192
+    batch: int = 1
+    layers: int | None = None
+    tracing: str = "dynamo"
 
 
 @dataclass(frozen=True)

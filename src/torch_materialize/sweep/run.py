@@ -12,24 +12,27 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
+from ..core.devices import HERE
 from ..core.devices import find as find_device
 from ..core.policy import PREDICTED, parse
 from ..errors import TargetError
+from ..models.names import check_target
+from ..results.headline import plural
 from ..versions import implementation, installed_versions
 from .registry import CORPUS, select
 from .rows import BASE, GraphRow, Job, ModelRow, Result, Settings
-from .spec import KINDS, Kind
+from .spec import KINDS, Kind, Mode
 from .workers import results
 
-__all__ = ["OWN", "Summary", "Sweep", "jobs_for", "new_sweep", "run"]
+__all__ = ["OWN", "WORSE", "Summary", "Sweep", "geomean", "jobs_for", "new_sweep", "run"]
 
 #: The family of users' own models.
 OWN = "own"
 
 #: A graph counts as worse than stock from this ratio on: less is noise of sizes and alignment.
-_WORSE = 1.001
+WORSE = 1.001
 
 
 @dataclass(frozen=True)
@@ -107,18 +110,18 @@ class Sweep:
         return Summary(
             policy=policy,
             graphs=len(ratios),
-            geomean=_geomean(ratios),
+            geomean=geomean(ratios),
             best=min(ratios),
             worst=max(ratios),
-            worse=sum(ratio > _WORSE for ratio in ratios),
+            worse=sum(ratio > WORSE for ratio in ratios),
             gap=_nine_of_ten(gaps) if gaps else None,
             seconds=(statistics.median(seconds), _nine_of_ten(seconds)),
         )
 
 
-def _geomean(ratios: Sequence[float]) -> float:
-    # A policy may leave a graph without a fused kernel; its logarithm has no end.
-    if min(ratios) <= 0:
+def geomean(ratios: Sequence[float]) -> float:
+    """Geometric mean; 0 of nothing, and where a policy leaves no fused kernel."""
+    if not ratios or min(ratios) <= 0:
         return 0.0
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
 
@@ -134,26 +137,30 @@ def jobs_for(
 ) -> list[Job]:
     """The jobs of these models: all where nothing is named, without regard to what was swept.
 
-    A name with a colon is a user's own ``file.py:function``, for inference.
+    A name that the corpus does not have is a target as `compare` takes them; it is measured for
+    inference, and for training where only such kinds are wanted.
 
     Raises:
         TargetError: there is no such model, family or file, or nothing is left.
     """
-    own = [name for name in dict.fromkeys(names) if ":" in name]
+    known = {model.name for model in CORPUS}
+    own = [name for name in dict.fromkeys(names) if name not in known]
     for target in own:
-        path = Path(target.rpartition(":")[0])
-        if not path.is_file():
-            raise TargetError(f"target {target!r}: there is no file {path}")
-    known = [name for name in names if ":" not in name]
-    models = select(known, families) if known or not own else []
+        check_target(target, known)
+    models = select([name for name in names if name in known], families)
+    if own and len(own) == len(set(names)):
+        models = []
     jobs = [Job(m.name, m.family, mode, m.package) for m in models for mode in m.modes]
-    jobs += [Job(name, OWN, "inference", "") for name in own if not families]
+    inference = not kinds or "inference" in kinds
+    mode: Mode = "inference" if inference else "training"
+    jobs += [Job(name, OWN, mode, "") for name in own if not families]
     wanted = [job for job in jobs if not kinds or set(KINDS[job.mode]) & set(kinds)]
     if not wanted:
         raise TargetError(
-            f"no model is left to sweep: found {len(jobs)} jobs of the names and families "
-            f"given, expected one with graphs of kind {' or '.join(sorted(kinds)) or 'any'}. "
-            "`torch-materialize sweep --list` shows what each model has."
+            f"no model is left to sweep: found {plural(len(jobs), 'job')} of the names and "
+            "families given, expected one with graphs of kind "
+            f"{' or '.join(sorted(kinds)) or 'any'}. `torch-materialize sweep --list` shows what "
+            "each model has."
         )
     return wanted
 
@@ -164,8 +171,11 @@ def new_sweep(
     kinds: Collection[Kind] = (),
     *,
     verify: bool = False,
+    **how: Any,
 ) -> Sweep:
     """An empty sweep of this device, these policies (all, and stock always) and these kinds.
+
+    ``how`` are further fields of :class:`.rows.Settings`: sizes and tracing.
 
     Raises:
         TargetError: there is no such device.
@@ -174,15 +184,24 @@ def new_sweep(
     chosen = tuple(dict.fromkeys((BASE, *(str(parse(p)) for p in policies or PREDICTED))))
     every = tuple(kind for group in KINDS.values() for kind in group)
     settings = Settings(
-        device=find_device(device).name,
+        device=_device(device),
         policies=chosen,
         kinds=tuple(kind for kind in every if not kinds or kind in kinds),
         verify=verify,
+        **how,
     )
     versions = installed_versions("timm", "diffusers")
     # The source's digest with it: a policy of the same version may be decided by other code.
     versions["torch-materialize"] = implementation()
     return Sweep(settings, versions, datetime.date.today().isoformat())
+
+
+def _device(name: str) -> str:
+    if name not in HERE:
+        return find_device(name).name
+    from ..inductor.read.at_hand import device_named  # it imports torch
+
+    return device_named(name).name
 
 
 def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -108,6 +109,24 @@ class Seam:
             return None
         return f"{found.__module__}.{found.__qualname__} ({code.co_filename})"
 
+    def replaced_by_module(self) -> str:
+        """The module whose code stands in upstream's place, "" where none does.
+
+        By the file of the code: a wrapper made with ``functools.wraps`` has upstream's names.  What
+        upstream wraps itself (``contextlib.contextmanager``) or has from elsewhere is its own.
+
+        Raises:
+            ImportError, AttributeError: the object is missing.
+        """
+        if self.replaced_by() is None:
+            return ""
+        file = self.upstream().__code__.co_filename
+        modules = list(sys.modules.items())
+        names = [name for name, one in modules if getattr(one, "__file__", None) == file]
+        owner = min(names, key=len) if names else file
+        top = owner.partition(".")[0]
+        return "" if top == "torch" or top in sys.stdlib_module_names else owner
+
     def check(self) -> Mismatch | None:
         """None when the installed object is one that was looked at."""
         try:
@@ -123,4 +142,11 @@ class Seam:
 
     def _mismatch(self, found: str) -> Mismatch:
         known = ", ".join(f"{d} (torch {v})" for d, v in self.digests.items())
-        return Mismatch(self.path, f"digest {known}" if known else "this object", found)
+        required = f"digest {known}" if known else "this object"
+        return Mismatch(self.path, required, found, self._owner())
+
+    def _owner(self) -> str:
+        try:
+            return self.replaced_by_module()
+        except (ImportError, AttributeError):
+            return ""

@@ -24,8 +24,10 @@ from torch._logging import _internal as torch_logging
 from ...core.policy import STOCK, Policy
 from ...core.traffic import traffic
 from ...events import count, detailed, log, once, strict
-from ...results.explanation import EXPLANATION, SUFFIX, Explanation
-from ...results.headline import decision_rows, sum_rows
+from ...results.explanation import Explanation
+from ...results.headline import decision_rows, plural, sum_rows
+from ...results.record import EXPLANATION, SUFFIX
+from ...results.source_text import lines_of
 from ...versions import installed_versions
 from ..fx.post_grad import PostGrad
 from ..plan.outcome import Found, Outcome
@@ -95,7 +97,10 @@ def _explanation(graph: PostGrad, policy: Policy, found: Found, balance: float) 
     }
     # With a bound, the whole graph was lowered.
     left_out = found.left_out if found.bound is None else 0
-    one = explained(dict.fromkeys(outcomes, graph), outcomes, name, left_out=left_out)
+    device = device_of(graph.inputs)
+    fitted = device.fitted if device is not None else ""
+    graphs = dict.fromkeys(outcomes, graph)
+    one = explained(graphs, outcomes, name, left_out=left_out, fitted=fitted)
     return Explanation(
         target="compiled program",
         device=_device(graph),
@@ -109,6 +114,7 @@ def _explanation(graph: PostGrad, policy: Policy, found: Found, balance: float) 
         versions=installed_versions(),
         balance=balance,
         origin="compile",
+        lines=lines_of((one,)),
     )
 
 
@@ -128,7 +134,7 @@ def _choice(found: Found) -> str:
     """Whose choice it is, and what is materialized besides: all, where it is a plan's."""
     if found.store is None and not found.marked:
         return "stock kept"
-    more = f"{len(found.marked)} tensors materialized"
+    more = f"{plural(len(found.marked), 'tensor')} materialized"
     return more if found.store is not None else f"stock's choice, and {more}"
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from torch.utils import _pytree as pytree
 
+from ...core.cost import Rates, seconds_of
 from ...core.dag import Dag, Kind, Value
+from ...core.fits import FITS
 from ...core.graph import Graph, Kernel
 from ...core.policy import parse
 from ...core.prices import Prices
 from ...core.shares import saved_by
-from ...core.story import Decision, Group, rule_of
+from ...core.story import Group, TensorChoice, rule_of
 from ...results.explanation import Code, ExplainedGraph, Node, Side
 from ..fx.casts import held_names
 from ..fx.post_grad import PostGrad
@@ -31,13 +34,15 @@ def explained(
     code: Mapping[str, Code] | None = None,
     left_out: int = 0,
     with_prices: bool = True,
+    fitted: str = "",
 ) -> ExplainedGraph:
     """One graph under each policy.
 
     ``graphs`` and ``outcomes`` map a policy to the graph it was applied to (numerics may make
     that another) and to its trial lowering; ``priced`` names the policy whose choice is shown, and
     priced where that is wanted; ``code`` holds generated sources; ``left_out`` counts the
-    nodes of repeated layers that the trial lowerings left out.
+    nodes of repeated layers that the trial lowerings left out; ``fitted`` names the rates of the
+    device (:attr:`.core.devices.Device.fitted`), without which there is no predicted time.
     """
     prices = {policy: Prices(one.dag) for policy, one in outcomes.items()}
     graph = graphs[priced]
@@ -49,22 +54,30 @@ def explained(
         nodes=graph.nodes,
         facts=facts,
         sides={
-            policy: _side(one, prices[policy], (code or {}).get(policy))
+            policy: _side(one, prices[policy], (code or {}).get(policy), FITS.get(fitted))
             for policy, one in outcomes.items()
         },
         decisions=decisions,
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
         refused=found.refused if found is not None else (),
-        saves=dict(_saves(outcomes)) if with_prices else {},
+        saves=dict(_saves(outcomes, facts)),
     )
 
 
-def _saves(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, dict[str, int]]]:
+def _saves(
+    outcomes: Mapping[str, Outcome], facts: Mapping[str, Node]
+) -> Iterator[tuple[str, dict[str, int]]]:
+    """What each decision of a policy saves against the first one's.
+
+    Numerics may make a graph of other nodes: of one that the priced policy's does not have nothing
+    is known, and its share belongs to what no decision explains.
+    """
     (_, first), *others = outcomes.items()
     for policy, other in others:
         stored = first.graph.materialized(), other.graph.materialized()
-        yield policy, saved_by(first.dag, other.dag, (frozenset(stored[0]), frozenset(stored[1])))
+        found = saved_by(first.dag, other.dag, (frozenset(stored[0]), frozenset(stored[1])))
+        yield policy, {node: size for node, size in found.items() if node in facts}
 
 
 def kind_of(graph: PostGrad) -> str:
@@ -74,7 +87,7 @@ def kind_of(graph: PostGrad) -> str:
     return "backward" if graph.is_backward else "forward"
 
 
-def _side(outcome: Outcome, prices: Prices, code: Code | None) -> Side:
+def _side(outcome: Outcome, prices: Prices, code: Code | None, rates: Rates | None) -> Side:
     dag = outcome.dag
     computed = {
         kernel.name: tuple(_names(dag, sorted(one.computes)))
@@ -91,6 +104,7 @@ def _side(outcome: Outcome, prices: Prices, code: Code | None) -> Side:
         peak_bytes=prices.peak,
         work={kernel.name: kernel.work for kernel in dag.kernels},
         code=code,
+        predicted_seconds=None if rates is None else seconds_of(dag, rates),
     )
 
 
@@ -146,12 +160,13 @@ def _layer(node: torch.fx.Node) -> tuple[str, str]:
     return _plain(path), name.rpartition(".")[2]
 
 
+# How Dynamo names what a module was reached from: the local variable of some frame, of ours too.
+_LOCAL = re.compile(r"^L\['\w+'\](\[\d+\])?\.?")
+
+
 def _plain(path: str) -> str:
     """``L['self'].layers.3.mlp`` -> ``layers.3.mlp``."""
-    for prefix in ("L['self']", "L['args'][0]"):
-        if path.startswith(prefix):
-            return path.removeprefix(prefix).lstrip(".")
-    return path
+    return _LOCAL.sub("", path)
 
 
 # Decisions.
@@ -159,7 +174,7 @@ def _plain(path: str) -> str:
 
 def _decisions(
     graph: PostGrad, outcomes: Mapping[str, Outcome], priced: str, prices: Mapping[str, Prices]
-) -> Iterator[Decision]:
+) -> Iterator[TensorChoice]:
     first = next(iter(outcomes))
     dag, found = outcomes[priced].dag, outcomes[priced].found
     nodes = {node.name: node for node in graph.module.graph.nodes}
@@ -176,7 +191,7 @@ def _decisions(
         price = prices[priced].price(value.index) if prices else None
         alone = indices[first].get(value.node) if prices else None
         at_first = None if alone is None else prices[first].price(alone)
-        yield Decision(
+        yield TensorChoice(
             node=value.node,
             rules={
                 policy: rule_of(one.dag, indices[policy][value.node], names[policy], kept)
@@ -197,13 +212,13 @@ def _decisions(
 
 
 def _groups(
-    decisions: tuple[Decision, ...], facts: Mapping[str, Node], prices: Prices, dag: Dag
+    decisions: tuple[TensorChoice, ...], facts: Mapping[str, Node], prices: Prices, dag: Dag
 ) -> Iterator[Group]:
     """Open decisions in layers of one class, of the same operator, shape and outcome."""
     chosen = dag.nodes(dag.chosen())
     index = _by_node(dag)
     kernel = {fused.name: fused.index for fused in dag.kernels}
-    alike: dict[tuple[object, ...], list[Decision]] = {}
+    alike: dict[tuple[object, ...], list[TensorChoice]] = {}
     for one in decisions:
         if one.open:
             fact = facts[one.node]

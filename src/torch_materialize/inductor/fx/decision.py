@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
+from ...core.dag import Dag
 from ...events import surprise
+from ..read.storage import copied_over
 from .casts import fold
 from .marks import mark, unmark
-from .rounding import apply_rounding, skip_exact_casts, undo_rounding
+from .rounding import apply_rounding, skip_exact_casts, to_round, undo_rounding
 
 __all__ = [
     "GIVEN_UP",
@@ -22,6 +24,7 @@ __all__ = [
     "of_names",
     "prepare",
     "rounds_casts",
+    "with_rounding",
 ]
 
 
@@ -56,6 +59,16 @@ NO_CHANGE = Decision()
 def rounds_casts(decision: Decision, numerics: str) -> bool:
     """Whether the code that is generated has to round at each of its casts."""
     return numerics == "eager" or bool(decision.rounded)
+
+
+def with_rounding(module: torch.fx.GraphModule, decision: Decision, dag: Dag) -> Decision:
+    """``decision`` with what is to be rounded where its kernels are those of ``dag``.
+
+    What of that is written is marked: else its unrounded value might be written.
+    """
+    rounded = to_round(module, dag)
+    written = dag.nodes(dag.chosen()) - copied_over(module)
+    return replace(decision, rounded=rounded, marked=decision.marked | (rounded & written))
 
 
 #: Stock, since a search took far too long; another attempt may plan, so it is not to be cached.

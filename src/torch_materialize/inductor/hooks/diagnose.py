@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch._inductor import config
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from ... import activation
 from ...versions import installed_versions
@@ -16,12 +18,17 @@ __all__ = ["Diagnosis", "Finding", "diagnose"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One upstream object as installed; ``problem`` is "" where all is well."""
+    """One upstream object as installed; ``problem`` is "" where all is well.
+
+    ``replaced_by`` is somebody else's function that stands in its place, with its file, and
+    ``owner`` the module that it belongs to; "" where upstream's own stands there.
+    """
 
     seam: Seam
     known_from: str
     problem: str
     replaced_by: str
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     active: tuple[tuple[str, str], ...]
     hooks_installed: bool
+    inductor_cache: str = ""
 
     def works(self, feature: str) -> bool:
         """Whether every object that ``policy``, ``compare`` or ``pins`` needs is as we know it."""
@@ -51,22 +59,30 @@ def diagnose() -> Diagnosis:
         findings=tuple(_finding(seam) for seam in SEAMS),
         active=tuple((str(entry.policy), entry.origin) for entry in activation.entries()),
         hooks_installed=install.installed(),
+        inductor_cache=_cache(),
     )
 
 
+def _cache() -> str:
+    """Inductor's cache folder, and whether it keeps compiled graphs there."""
+    kept = "on" if config.fx_graph_cache and not config.force_disable_caches else "off"
+    return f"{cache_dir()}, graphs: {kept}"
+
+
 def _finding(seam: Seam) -> Finding:
+    replaced, owner = _replaced_by(seam)
     mismatch = seam.check()
     if mismatch is not None:
-        return Finding(seam, "", mismatch.found, _replaced_by(seam))
+        return Finding(seam, "", mismatch.found, replaced, owner)
     try:
         digest = seam.digest()
     except (ImportError, AttributeError):
         return Finding(seam, "absent here, and not needed", "", "")
-    return Finding(seam, seam.digests.get(digest, "exists"), "", _replaced_by(seam))
+    return Finding(seam, seam.digests.get(digest, "exists"), "", replaced, owner)
 
 
-def _replaced_by(seam: Seam) -> str:
+def _replaced_by(seam: Seam) -> tuple[str, str]:
     try:
-        return seam.replaced_by() or ""
+        return seam.replaced_by() or "", seam.replaced_by_module()
     except (ImportError, AttributeError):
-        return ""
+        return "", ""

@@ -20,7 +20,7 @@ from torch._inductor.virtualized import V
 
 from ...core import local
 from ...events import log, surprise
-from ..fx.policy_mark import governing_policy
+from ..fx.policy_mark import governing_policy, otherwise_by_local_rule
 from ..read.pin_nodes import INLINE, is_pin
 
 __all__ = ["patch_should_realize_on_reuse"]
@@ -63,25 +63,33 @@ def patch_should_realize_on_reuse(upstream: _Upstream) -> _Upstream:
     def should_realize_on_reuse_patched(self: ir.StorageBox, users: int, **kwargs: Any) -> bool:
         try:
             policy = governing_policy()
-            if policy is None or policy.name != "traffic":
-                return upstream(self, users, **kwargs)
-            if not isinstance(self.data, ir.Pointwise | ir.Reduction):
-                return False
-            if _is_pinned_inline():
-                return False
-            if _reads_lone_template(self):
-                return upstream(self, users, **kwargs)
-            reuse = _facts(self, users, upstream, **kwargs)
-            verdict = local.decide(reuse)
+            if policy is not None and policy.name == "traffic":
+                return _by_rule(self, users, upstream, **kwargs)
+            otherwise = otherwise_by_local_rule()
+            if policy is None and otherwise is not None:
+                answer = upstream(self, users, **kwargs)
+                if _by_rule(self, users, upstream, **kwargs) != answer:
+                    otherwise.append(str(V.current_node))
+                return answer
         except Exception as error:  # noqa: BLE001 - whatever it is, the compile must go on
             surprise("torch._inductor.ir:StorageBox.should_realize_on_reuse", error)
-            return upstream(self, users, **kwargs)
-        if verdict.materialize and log.isEnabledFor(10):
-            node = self.data.get_origin_node()
-            log.debug("materialize %s: %s, %s", node, verdict.reason.value, reuse)
-        return verdict.materialize
+        return upstream(self, users, **kwargs)
 
     return should_realize_on_reuse_patched
+
+
+def _by_rule(box: ir.StorageBox, users: int, upstream: _Upstream, **kwargs: Any) -> bool:
+    """What the local rule answers."""
+    if not isinstance(box.data, ir.Pointwise | ir.Reduction) or _is_pinned_inline():
+        return False
+    if _reads_lone_template(box):
+        return upstream(box, users, **kwargs)
+    reuse = _facts(box, users, upstream, **kwargs)
+    verdict = local.decide(reuse)
+    if verdict.materialize and log.isEnabledFor(10):
+        node = box.data.get_origin_node()
+        log.debug("materialize %s: %s, %s", node, verdict.reason.value, reuse)
+    return verdict.materialize
 
 
 def _is_pinned_inline() -> bool:

@@ -5,6 +5,7 @@ Real code generation: real Triton or C++ source, that nothing compiles.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 from unittest import mock
@@ -30,6 +31,10 @@ __all__ = ["code_of", "split"]
 _DEFINED = re.compile(
     r"^(?P<name>\w+) = async_compile\.\w+\([^\n]*?r?(?P<quote>'''|\"\"\")(?P<source>.*?)(?P=quote)",
     re.MULTILINE | re.DOTALL,
+)
+_CALL = re.compile(r"^\s+\w+(?:\.run)?\(")
+_REUSED = re.compile(
+    r"^\s+(?P<new>\w+) = (?:reinterpret_tensor\()?(?P<old>\w+)\b[^\n]*# reuse", re.MULTILINE
 )
 _TRITON = "@triton.jit"
 
@@ -67,7 +72,36 @@ def split(source: str, fused: int) -> Code:
         body = found["source"]
         start = body.find(_TRITON)
         kernels[found["name"]] = body[start:].strip() if start >= 0 else body.strip()
-    called = re.compile(r"^\s+(?P<name>\w+)(?:\.run)?\(", re.MULTILINE)
     after = max((found.end() for found in _DEFINED.finditer(source)), default=0)
-    launches = tuple(c["name"] for c in called.finditer(source, after) if c["name"] in kernels)
-    return Code(kernels, launches if len(launches) == fused else ())
+    calls = [
+        (name, arguments)
+        for name, arguments in map(_call, source[after:].splitlines())
+        if name in kernels
+    ]
+    if len(calls) != fused:
+        return Code(kernels)
+    launches, arguments = tuple(n for n, _ in calls), tuple(buffers for _, buffers in calls)
+    reused = {found["new"]: found["old"] for found in _REUSED.finditer(source, after)}
+    return Code(kernels, launches, arguments, reused)
+
+
+def _call(line: str) -> tuple[str, tuple[str, ...]]:
+    """The function that a line of the generated wrapper calls, and the buffers it is given."""
+    if not _CALL.match(line):
+        return "", ()
+    try:
+        call = ast.parse(line.strip(), mode="eval").body
+    except SyntaxError:
+        return "", ()
+    if not isinstance(call, ast.Call):
+        return "", ()
+    called = call.func.value if isinstance(call.func, ast.Attribute) else call.func
+    name = called.id if isinstance(called, ast.Name) else ""
+    return name, tuple(filter(None, map(_buffer, call.args)))
+
+
+def _buffer(argument: ast.expr) -> str:
+    """The buffer that an argument is, or is a view of; "" for a size."""
+    while isinstance(argument, ast.Call) and argument.args:
+        argument = argument.args[0]
+    return argument.id if isinstance(argument, ast.Name) else ""

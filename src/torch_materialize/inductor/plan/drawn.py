@@ -13,9 +13,8 @@ import torch
 
 from ...core.candidates import State, templates
 from ...core.dag import Kind, delicate
-from ..fx.decision import Decision
+from ..fx.decision import Decision, with_rounding
 from .rounds import Rounds
-from .settle import with_rounding
 
 __all__ = ["Drawn"]
 
@@ -46,7 +45,7 @@ class Drawn(Rounds):
             return None
         decision, after = trials.decision(found.store), found
         if trials.numerics == "stored":
-            decision = with_rounding(module, decision, found)
+            decision = with_rounding(module, decision, found.dag)
             shipped = (
                 trials.attempt("drawn, with roundings", decision) if decision.rounded else found
             )

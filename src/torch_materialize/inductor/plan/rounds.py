@@ -3,16 +3,17 @@
 In one page.  Every trial lowering is a candidate; the best that was measured is taken, and stock
 where none is better (:mod:`torch_materialize.core.candidates`).
 
-1. From stock's kernels an integer program chooses what to realize, and the choice is lowered.
+1. From stock's kernels an integer program chooses what to realize, and the choice is lowered: with
+   the roundings that it needs (``numerics``), and with all realized at once that something besides
+   fused kernels reads.
 2. What Inductor realized unasked is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
    or when too little seems to be left.
 3. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
    choice; from the latter on a GPU also where it moves fewer bytes than the best plan.
-4. On a GPU the best plan is tried with all realized that somebody besides fused kernels reads.
-5. The best is rounded (``numerics``), and on a CPU what crosses an opaque operator is written
-   (:mod:`.settle`); both are lowered and measured.
+4. Where the best needs other roundings than it was lowered with, it is lowered with those; on a CPU
+   also with what crosses an opaque operator written (:mod:`.settle`).
 
 What each of these gains is in ``docs/results/search.md``.
 """
@@ -73,7 +74,6 @@ class Rounds:
                     self._climb_if(start())
         if limits.locally and trials.may_go_on:
             self._begin_locally()
-            self._needed_at_once()
 
     def settled(self) -> tuple[Decision, State]:
         """The best plan with its roundings, and its trial lowering; to be called last."""
@@ -98,45 +98,27 @@ class Rounds:
     def _everything_inlined(self) -> State | None:
         return self.trials.measure("everything inlined", self.trials.kept)
 
-    @functools.cached_property
-    def _local(self) -> Dag:
-        """What the local rule makes of the graph."""
-        decision = Decision(casts=self.trials.written)
-        return self.trials.lowered("the local rule", decision, Policy("traffic")).dag
-
     def _by_traffic(self) -> State | None:
-        trials, local = self.trials, self._local
+        trials, local = self.trials, self.trials.local
         store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock)
-        return trials.measure("the local rule's choice", store | trials.kept | self._needed(local))
+        store |= trials.kept | self._needed(local)
+        return trials.measure("the local rule's choice", store, local)
 
     def _begin_locally(self) -> None:
         """Starts from the local rule's choice where that moves fewer bytes than the best plan."""
-        if self._local.measured < self.trials.best.dag.measured * (1 - _PROGRESS):
+        if self.trials.local.measured < self.trials.best.dag.measured * (1 - _PROGRESS):
             self._climb_if(self._by_traffic())
 
-    def _needed_at_once(self) -> None:
-        """Tries the best plan with all that others read written before they ask.
-
-        An operator gets no copy of an argument then; but kernels may fuse less well.
-        """
-        best = self.trials.best
-        if best.store is None or not self.trials.may_go_on:
-            return
-        store = best.store | self._needed(best.dag, early=False)
-        after = self.trials.measure("what others read is written at once", store)
-        if after is not None and after is self.trials.best:
-            self._climb(after)
-
-    def _needed(self, dag: Dag, *, early: bool = True) -> frozenset[str]:
-        """What a lowering wrote, or wrote ``early``, and something besides fused kernels reads.
+    def _needed(self, dag: Dag) -> frozenset[str]:
+        """What a lowering wrote, and something besides fused kernels reads.
 
         It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
         expanded to all heads, say, and the kernels would not be those that were planned with.
-        What only its reader made a buffer (a part of a concatenation, say) is left to it again.
+        What lies in another's memory (a part of a concatenation, say) is left to its reader again.
         """
         homes = dag.homes()
         values = [dag.values[i] for i in required(dag) if i in homes]
-        chosen = (v.index for v in values if v.kind is Kind.POINTWISE and (v.early or not early))
+        chosen = (v.index for v in values if v.kind is Kind.POINTWISE and v.memory < 0)
         return self.trials.short.spread(dag.nodes(chosen))
 
     def _climb_if(self, start: State | None) -> None:
@@ -165,7 +147,8 @@ class Rounds:
             if not banned and not self._promises(planned, dag, limits, failed):
                 break
             store = trials.short.spread(dag.nodes(planned.store)) | trials.kept | self._needed(dag)
-            after = trials.measure("a plan", store)
+            like = current.dag.with_homes(planned.homes)
+            after = trials.measure("a plan", store, like, planned.predicted)
             if after is None:
                 break
             self._forced.setdefault(store, forced)

@@ -1,7 +1,8 @@
-"""From the best dry run to what ships: its roundings are decided, lowered and measured, too.
+"""From the best trial lowering to what ships: its roundings are decided and measured, too.
 
 What is to be rounded follows from the kernels (:mod:`..fx.rounding`), and rounding may change
-them.  So the best plan is lowered once more as it would ship, and what that moves counts: where
+them.  A plan is lowered with what its kernels should need; where the kernels that it got need
+something else, it is lowered once more as it would ship, and what that moves counts: where
 another plan is then better, that one is taken, and where nothing moves less than stock, stock's
 choice.
 
@@ -21,12 +22,12 @@ import torch
 from ...core.candidates import Candidates, State
 from ...core.dag import Dag, Kind, moved
 from ...events import log
-from ..fx.decision import Decision
-from ..fx.rounding import across, to_round
+from ..fx.decision import Decision, with_rounding
+from ..fx.rounding import across
 from ..read.pin_nodes import is_written
 from ..read.storage import copied_over
 
-__all__ = ["as_cut", "settle", "with_rounding"]
+__all__ = ["as_cut", "settle"]
 
 # Dry runs that may be spent on finding out which roundings cost bytes, and which writes do.
 _TRIES = 6
@@ -47,10 +48,10 @@ def settle(
     shipped: dict[int, tuple[Decision, State]] = {}
     while id(candidates.best) not in shipped:
         best = candidates.best
-        decision = with_rounding(module, unrounded(best), best)
+        decision = with_rounding(module, unrounded(best), best.dag)
         after: State | None = best
-        if decision.rounded:
-            decision, after = _cheaper(module, decision, best, attempt)
+        if decision.rounded or best.rounded:
+            decision, after = _cheapest(module, decision, best, attempt)
             if best.store is None and (after is None or _costs(after, stock)):
                 decision, after = _without_what_costs(decision, best, stock, attempt)
             candidates.replace(best, after)
@@ -89,7 +90,7 @@ def as_cut(
         return decision, settled
     final = written(names)
     if rounding:
-        final = with_rounding(module, final, after)
+        final = with_rounding(module, final, after.dag)
     shipped = attempt(final) if final.rounded else after
     return (final, shipped) if shipped is not None and fits(shipped) else (decision, settled)
 
@@ -102,28 +103,27 @@ def _unwritten(module: torch.fx.GraphModule, dag: Dag) -> list[str]:
     return [n.name for n in module.graph.nodes if n.name in names and not is_written(n)]
 
 
-def with_rounding(module: torch.fx.GraphModule, decision: Decision, state: State) -> Decision:
-    """``decision`` with what is to be rounded, and what of that is to be written."""
-    rounded = to_round(module, state.dag)
-    written = state.dag.nodes(state.dag.chosen()) - copied_over(module)
-    return replace(decision, rounded=rounded, marked=decision.marked | (rounded & written))
-
-
-def _cheaper(
+def _cheapest(
     module: torch.fx.GraphModule,
     decision: Decision,
-    unrounded: State,
+    best: State,
     attempt: Callable[[Decision], State | None],
 ) -> tuple[Decision, State | None]:
-    """``decision`` and its dry run; where rounding costs bytes, perhaps with more of it written.
+    """``decision`` and its trial lowering, where that moves fewer bytes with more of it written.
 
     A value that is rounded in registers makes each kernel larger that recomputes it, and Inductor
-    cuts large ones; written, it is rounded for everyone by that.
+    cuts large ones; written, it is rounded for everyone by that.  ``best`` may have been rounded
+    like this, and costs bytes by it if it moves more than its plan foresaw.
     """
-    after = attempt(decision)
-    if after is not None and not _costs(after, unrounded):
-        return decision, after
-    more = decision.rounded & _recomputed(unrounded.dag) - copied_over(module)
+    if (decision.rounded, decision.marked) == (best.rounded, best.marked):
+        after: State | None = best
+        if not best.broke_promise:
+            return decision, best
+    else:
+        after = attempt(decision)
+        if after is not None and not _costs(after, best):
+            return decision, after
+    more = decision.rounded & _recomputed(best.dag) - copied_over(module)
     written = replace(decision, marked=decision.marked | more)
     if written == decision:
         return decision, after

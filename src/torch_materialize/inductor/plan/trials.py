@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from dataclasses import replace
+
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from ...core.candidates import Candidates, State
-from ...core.dag import in_delicate, required
+from ...core.dag import Dag, in_delicate, required
 from ...core.deadline import Deadline
 from ...core.limits import Limits
 from ...core.policy import STOCK, Policy
 from ...core.traffic import traffic
 from ...events import log
 from ..fx.casts import held_names
-from ..fx.decision import Decision
+from ..fx.decision import Decision, with_rounding
 from ..fx.layers import Shortened
+from ..fx.policy_mark import local_rule_compared
 from ..fx.rounding import across, exact_casts, rounds
 from ..lower.trial import LoweringError, trial
 from .outcome import Step
@@ -47,6 +52,8 @@ class Trials:
         self.steps: list[Step] = []
         self._limits = limits
         self._tried: dict[frozenset[str], State | None] = {}
+        # Stock's choice, with which casts held: what the local rule would make of it, too.
+        self._local_alike: dict[Decision, State] = {}
         module = short.graph.module
         casts = held_names(short.graph)
         self.stock = self.lowered("stock", Decision(), numerics="")
@@ -96,14 +103,33 @@ class Trials:
         marked = store or frozenset()
         return Decision(store=store, marked=marked, casts=marked | self.written)
 
-    def measure(self, why: str, store: frozenset[str]) -> State | None:
-        """What Inductor makes of a plan, tried once; None where it cannot lower the graph so."""
+    def measure(
+        self, why: str, store: frozenset[str], like: Dag | None = None, promised: int = 0
+    ) -> State | None:
+        """What Inductor makes of a plan, tried once; None where it cannot lower the graph so.
+
+        ``like`` has the kernels that are expected of it: what these need rounded is rounded, so
+        that the plan is measured as it would ship (:mod:`.settle`).  ``promised`` are the bytes
+        that they should move.
+        """
         if store not in self._tried:
-            after = self.attempt(why, self.decision(store))
+            decision = self.decision(store)
+            if like is not None and self.numerics == "stored":
+                decision = with_rounding(self.short.graph.module, decision, like)
+            after = self.attempt(why, decision)
+            if after is not None:
+                after = replace(after, promised=promised)
             self._tried[store] = after
             if after is not None:
                 self.candidates.offer(after)
         return self._tried[store]
+
+    @functools.cached_property
+    def local(self) -> Dag:
+        """What the local rule makes of the graph."""
+        decision = Decision(casts=self.written)
+        alike = None if self.numerics == "eager" else self._local_alike.get(decision)
+        return (alike or self.lowered("the local rule", decision, Policy("traffic"))).dag
 
     def unasked(self, state: State) -> frozenset[str]:
         """What Inductor realizes on its own in a trial lowering that follows a plan."""
@@ -136,10 +162,13 @@ class Trials:
         how = self.numerics if numerics is None else numerics
         step = Step(why, decision, policy, how)
         self.steps.append(step)
-        state = State(
-            decision.store, *trial(self.short.graph, decision, numerics=how, policy=policy)
-        )
-        total = traffic(state.graph)
+        compared = decision.store is None and not decision.rounded and policy.is_stock
+        with local_rule_compared() if compared else contextlib.nullcontext(["?"]) as otherwise:
+            graph, dag = trial(self.short.graph, decision, numerics=how, policy=policy)
+        state = State(decision.store, graph, dag, decision.rounded, decision.marked)
+        if not otherwise:
+            self._local_alike[decision] = state
+        total = traffic(graph)
         self.steps[-1] = step.measured(total.bytes, total.kernels)
         log.debug("plan: trial lowering %d: %s", len(self.steps), self.steps[-1])
         return state

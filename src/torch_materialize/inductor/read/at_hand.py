@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from ...core.devices import Device, cpu_at_hand, identify
+from ...core.devices import DEVICES, HERE, Device, cpu_at_hand, find, identify
+from ...errors import TargetError
 from ...versions import processor
 
-__all__ = ["decides", "device_of", "device_text"]
+__all__ = ["decides", "device_named", "device_of", "device_text"]
 
 
 def device_of(inputs: Iterable[Any]) -> Device | None:
@@ -22,6 +23,26 @@ def device_of(inputs: Iterable[Any]) -> Device | None:
     if placed.type != "cuda" or not torch.cuda.is_available():
         return None
     return identify(torch.cuda.get_device_properties(placed))
+
+
+def device_named(name: str) -> Device:
+    """A device that somebody named: one of the table, or this machine's GPU.
+
+    That is ``here``, ``cuda``, or the title by which a record names it.
+
+    Raises:
+        TargetError: there is no such device, or no GPU here.
+    """
+    there = torch.cuda.is_available() if name not in DEVICES else False
+    gpu = identify(torch.cuda.get_device_properties(torch.cuda.current_device())) if there else None
+    if gpu is not None and name in (*HERE, gpu.name):
+        return gpu
+    if name in HERE:
+        raise TargetError(
+            f"device {name!r} is this machine's GPU: expected one that torch {torch.__version__} "
+            f"can use; found none. Name one to plan for: {', '.join(DEVICES)}."
+        )
+    return find(name)
 
 
 def decides() -> str:
