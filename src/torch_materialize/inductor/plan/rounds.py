@@ -105,8 +105,15 @@ class Rounds:
         return trials.measure("the local rule's choice", store, local)
 
     def _begin_locally(self) -> None:
-        """Starts from the local rule's choice where that moves fewer bytes than the best plan."""
-        if self.trials.local.measured < self.trials.best.dag.measured * (1 - _PROGRESS):
+        """Starts from the local rule's choice where that moves fewer bytes than the best plan.
+
+        It is lowered after a plan only, and where it writes what that has not in memory: else it
+        never did.
+        """
+        trials = self.trials
+        if not trials.tried or not trials.local_writes_more:
+            return
+        if trials.local.measured < trials.best.dag.measured * (1 - _PROGRESS):
             self._climb_if(self._by_traffic())
 
     def _needed(self, dag: Dag) -> frozenset[str]:
