@@ -55,13 +55,13 @@ def test_a_busy_machine_decides_alike(monkeypatch):
     with mode:
         inputs = [torch.empty(shape) for shape in shapes]
     (graph,) = capturing.capture(function, inputs, {}, device, mode)
-    limits = replace(limits_for(device).strong, emergency=math.inf)
+    limits = replace(limits_for(device), emergency=math.inf)
     with planned_device(device):
         idle = search(graph, limits, certify=False)
         clock, start = time.monotonic, time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: start + 1e4 * (clock() - start))
         busy = search(graph, limits, certify=False)
-    assert busy.rounds == idle.rounds > 3
+    assert busy.rounds == idle.rounds > 1
     assert names_of(busy) == names_of(idle)
 
 
