@@ -116,7 +116,11 @@ def test_when_enough_was_lowered_the_best_so_far_is_taken():
                 limits,
             )
         )
-    assert also_local.rounds == found.rounds < longer.rounds
+    plans = [[step.why for step in one.steps].count("a plan") for one in (found, also_local)]
+    assert plans == [1, 1]
+    assert also_local.rounds == found.rounds
+    assert [step.why for step in longer.steps].count("a plan") > 1
+    assert longer.dag.measured < found.dag.measured
 
 
 def test_where_rates_were_measured_a_plan_goes_by_time():
