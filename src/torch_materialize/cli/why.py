@@ -19,7 +19,7 @@ def why_command(record: Path, tensor: str) -> None:
     """Tell the story of one TENSOR of a RECORD of `explain` or `compare`, or of a folder of them.
 
     TENSOR is the name of an FX node, as the reports show it, or file:line of the model's code.
-    The story ends with the pin to copy, where prices were asked for. What cannot be read of a
+    The story ends with the pin to copy, where prices were computed. What cannot be read of a
     folder is left out with a line.
     """
     from ..report.report import Report

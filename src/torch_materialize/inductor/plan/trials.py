@@ -131,7 +131,7 @@ class Trials:
         alike = None if self.numerics == "eager" else self._local_alike.get(decision)
         return (alike or self.lowered("the local rule", decision, Policy("traffic"))).dag
 
-    def unasked(self, state: State) -> frozenset[str]:
+    def unplanned(self, state: State) -> frozenset[str]:
         """What Inductor realizes on its own in a trial lowering that follows a plan."""
         if state.store is None:
             return frozenset()
@@ -175,7 +175,7 @@ class Trials:
 
 
 def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
-    """Nodes whose size only the data tells, so that there are no bytes to plan with."""
+    """Nodes whose size depends on the data, so that there are no bytes to plan with."""
     return frozenset(
         node.name
         for node in module.graph.nodes
