@@ -1,6 +1,8 @@
 # Two commands set everything up on a fresh machine:
-#   make compare    the main job: Llama-3.1-8B under each policy on an H200 that is not there
+#   make compare    the main job: 8 layers of Llama-3.1-8B under each policy on an H200 that is not
+#                   there; make compare TARGET=llama-3.1-8b has all 32
 #   make test       the quick tests, six minutes on two cores; make test-full has all
+# make docs builds the site, into build/site.
 # TORCH chooses the torch version; each has a virtual environment of its own, outside of here.
 
 TORCH ?= 2.13.0
@@ -10,10 +12,10 @@ VENV := $(VENVS)/torch-$(TORCH)
 BIN := $(VENV)/bin
 # The environments are shared by all checkouts; what runs is always this one.
 export PYTHONPATH := $(CURDIR)/src
-TARGET ?= llama-3.1-8b
+TARGET ?= llama-3.1-8b --layers 8
 ARGS ?=
 
-.PHONY: compare test test-full contract lint bench vllm-test clean
+.PHONY: compare test test-full contract lint bench docs vllm-test clean
 
 compare: $(VENV)/.ready
 	$(BIN)/torch-materialize compare $(TARGET) --device h200 $(ARGS)
@@ -37,6 +39,10 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py compile $(ARGS)
 
+# Fails where a link, an anchor or a page of the navigation is missing.
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Real vLLM engines on a CPU: make vllm-test VLLM=0.24.0 for torch 2.11
 VLLM ?= 0.28.0
 vllm-test: $(VENVS)/vllm-$(VLLM)/.ready
@@ -47,6 +53,10 @@ $(VENVS)/vllm-%/.ready: pyproject.toml dev/vllm_venv.sh
 
 $(VENV)/.ready: pyproject.toml dev/venv.sh
 	dev/venv.sh "$(PYTHON)" "$(VENV)" "$(TORCH)"
+
+$(VENV)/.docs-ready: $(VENV)/.ready
+	PIP_CONSTRAINT=/dev/null $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch "$@"
 
 clean:
 	rm -rf "$(VENV)"

@@ -58,6 +58,15 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
             "--device": {"default": "h200"},
         },
     ),
+    "search-cost": (
+        "search_cost",
+        "CPU seconds of a search beside those of one lowering of the same graph",
+        {
+            "names": {"nargs": "+", "help": "models of the corpus"},
+            "--mode": {**_TEXTS, "choices": ["inference", "training"]},
+            "--device": {"default": "h200"},
+        },
+    ),
     "fuzz": (
         "fuzz",
         "random programs under every policy, or random graphs for the planner alone",

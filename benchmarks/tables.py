@@ -149,6 +149,35 @@ def ablations(files: Files) -> Lines:
         yield ""
 
 
+def searches(files: Files) -> Lines:
+    """What searches cost beside one lowering, by the commit that searched."""
+    yield from head(
+        "commit",
+        "graphs",
+        "of stock's bytes",
+        "trial lowerings",
+        "of one lowering",
+        "it gains",
+        "not",
+    )
+    for data in files.values():
+        rows = data["searches"]
+        for commit in dict.fromkeys(row["commit"] for row in rows):
+            own = [row for row in rows if row["commit"] == commit]
+            gains = [row for row in own if row["bytes"] < row["stock"]]
+            rest = [row for row in own if row["bytes"] >= row["stock"]]
+            ratio = f"x{geomean([row['bytes'] / row['stock'] for row in own]):.4f}"
+            rounds = str(sum(row["rounds"] for row in own))
+            shares = [_times(some) for some in (own, gains, rest)]
+            yield line([commit, str(len(own)), ratio, rounds, *shares])
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A search's share of one lowering, in the median."""
+    found = [row["search_seconds"] / row["lowering_seconds"] for row in rows]
+    return f"x{statistics.median(found):.2f}" if found else "-"
+
+
 def _few(changes: Mapping[str, float], most: Callable[..., str]) -> str:
     """How many graphs, and the one that changes most."""
     if not changes:
@@ -376,6 +405,7 @@ KINDS_OF_FILES: dict[str, tuple[Callable[..., Lines], Callable[[Any], bool]]] = 
     "comparisons": (comparisons, lambda data: isinstance(data, list)),
     "sweeps": (sweeps, lambda data: data.get("schema") == "torch-materialize/sweep"),
     "ablations": (ablations, lambda data: "found" in _first(data, "rows")),
+    "searches": (searches, lambda data: "searches" in data),
     "vllm bytes": (vllm_bytes, lambda data: "cut" in _first(data, "models", "rows")),
     "times": (times, lambda data: "rows" in data and "machine" in data),
     "answers": (answers, lambda data: "correctness" in data),

@@ -61,7 +61,7 @@ def test_a_busy_machine_decides_alike(monkeypatch):
         clock, start = time.monotonic, time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: start + 1e4 * (clock() - start))
         busy = search(graph, limits, certify=False)
-    assert busy.rounds == idle.rounds > 3
+    assert busy.rounds == idle.rounds > 1
     assert names_of(busy) == names_of(idle)
 
 

@@ -89,16 +89,38 @@ def decoder_graph(around=lambda decoder: decoder, *shapes):
     return graph
 
 
+def chained(decoder):
+    """A decoder and chains that are read twice each."""
+
+    def model(x):
+        chains = [(((x.float() * i + 1) * i + 2) * i + 3) * i + 4 for i in range(1, 7)]
+        return decoder(x), [(chain.sum(0), chain.sum(1)) for chain in chains]
+
+    return model
+
+
+# Operations are so dear here that every chain would be written: more than stock moves.
+DEAR = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-9)), cache=0)
+
+
 def test_when_enough_was_lowered_the_best_so_far_is_taken():
-    """Stock and one plan are always dry-run; nothing else is, once the limit is reached."""
-    graph = decoder_graph()
-    limits = Limits(least_bytes=0, launch_bytes=0, lowered=0)
+    """Stock and one plan are always lowered; nothing else is, once the limit is reached."""
+    graph = decoder_graph(chained)
+    limits = Limits(least_bytes=0, launch_bytes=0, balance=DEAR.balance, rates=DEAR)
     with hooks_for(PLAN):
-        found = search(graph, limits, certify=False)
-        also_local = search(graph, replace(limits, locally=True), certify=False)
-        longer = search(graph, replace(limits, locally=True, lowered=40_000), certify=False)
-    assert found.store is not None
-    assert also_local.rounds == found.rounds < longer.rounds
+        found, also_local, longer = (
+            search(graph, one, certify=False)
+            for one in (
+                replace(limits, lowered=0),
+                replace(limits, lowered=0, locally=True),
+                limits,
+            )
+        )
+    plans = [[step.why for step in one.steps].count("a plan") for one in (found, also_local)]
+    assert plans == [1, 1]
+    assert also_local.rounds == found.rounds
+    assert [step.why for step in longer.steps].count("a plan") > 1
+    assert longer.dag.measured < found.dag.measured
 
 
 def test_where_rates_were_measured_a_plan_goes_by_time():
@@ -115,18 +137,8 @@ def test_where_rates_were_measured_a_plan_goes_by_time():
 
 
 def test_where_the_least_time_moves_too_much_the_search_goes_on_for_bytes():
-    """Operations are so dear here that every chain would be written: more than stock moves."""
-
-    def chained(decoder):
-        def model(x):
-            chains = [(((x.float() * i + 1) * i + 2) * i + 3) * i + 4 for i in range(1, 7)]
-            return decoder(x), [(chain.sum(0), chain.sum(1)) for chain in chains]
-
-        return model
-
     graph = decoder_graph(chained)
-    rates = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-9)), cache=0)
-    limits = Limits(least_bytes=0, launch_bytes=0, balance=rates.balance, rates=rates)
+    limits = Limits(least_bytes=0, launch_bytes=0, balance=DEAR.balance, rates=DEAR)
     with hooks_for(PLAN):
         found = search(graph, limits, certify=False)
         fewest = search(graph, limits.only_bytes, certify=False)

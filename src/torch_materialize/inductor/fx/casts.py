@@ -13,6 +13,7 @@ is stock's.
 from __future__ import annotations
 
 import functools
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..contract import seams
 from .operators import identity
 from .post_grad import PostGrad, copy_graph
 
-__all__ = ["fold", "folded", "folds_narrow_casts", "held_names", "hide", "release"]
+__all__ = ["fold", "folded", "folds_narrow_casts", "held_names", "hide", "release", "with_casts"]
 
 _HELD = "torch_materialize_held_cast"
 _CAST = torch.ops.prims.convert_element_type.default
@@ -122,3 +123,11 @@ def _widens(node: torch.fx.Node, user: torch.fx.Node) -> bool:
 
 def _floats(*values: Any) -> bool:
     return all(isinstance(v, torch.Tensor) and v.dtype in _FLOATS for v in values)
+
+
+def with_casts(module: torch.fx.GraphModule, names: Set[str]) -> frozenset[str]:
+    """``names``, and the nodes that they are casts of or are cast to."""
+    casts = module.graph.find_nodes(op="call_function", target=_CAST)
+    pairs = [(node.name, node.all_input_nodes[0].name) for node in casts]
+    found = (set(pair) for pair in pairs if names & set(pair))
+    return frozenset(names).union(*found)

@@ -10,13 +10,13 @@ from torch._inductor.virtualized import V
 
 from ...core.policy import Policy
 
-__all__ = ["POLICY_KEY", "governing_policy", "local_rule_compared", "otherwise_by_local_rule"]
+__all__ = ["POLICY_KEY", "governing_policy", "local_rule_compared", "written_by_local_rule"]
 
 #: Key in ``GraphModule.meta`` under which our graph pass leaves the graph's policy.
 POLICY_KEY = "torch_materialize_policy"
 
-# Reused tensors that the local rule decides otherwise than stock; None: nobody compares them.
-_otherwise: ContextVar[list[str] | None] = ContextVar("torch_materialize_otherwise", default=None)
+# What the local rule would write and stock does not; None: nobody compares the two.
+_written: ContextVar[set[str] | None] = ContextVar("torch_materialize_by_local_rule", default=None)
 
 
 def governing_policy() -> Policy | None:
@@ -34,20 +34,19 @@ def governing_policy() -> Policy | None:
 
 
 @contextlib.contextmanager
-def local_rule_compared() -> Iterator[list[str]]:
+def local_rule_compared() -> Iterator[set[str]]:
     """Inside the block a graph without a policy is also put to the local rule (``traffic``).
 
-    Collects what it would decide otherwise than stock.  Where that is nothing, its lowering would
-    be stock's: each decision follows from the ones before, and the first is the same.
+    Collects the nodes that it would write where stock does not.
     """
-    found: list[str] = []
-    token = _otherwise.set(found)
+    found: set[str] = set()
+    token = _written.set(found)
     try:
         yield found
     finally:
-        _otherwise.reset(token)
+        _written.reset(token)
 
 
-def otherwise_by_local_rule() -> list[str] | None:
-    """Where to note what the local rule decides otherwise; None: nobody compares."""
-    return _otherwise.get()
+def written_by_local_rule() -> set[str] | None:
+    """Where to note what the local rule would write; None: nobody compares."""
+    return _written.get()

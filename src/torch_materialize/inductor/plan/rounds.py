@@ -5,7 +5,8 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 
 1. From stock's kernels an integer program chooses what to realize, and the choice is lowered: with
    the roundings that it needs (``numerics``), and with all realized at once that something besides
-   fused kernels reads.
+   fused kernels reads.  Where it moves more than the program foresaw, it is lowered without the
+   roundings, too.
 2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
@@ -56,6 +57,7 @@ class Rounds:
         self._forced: dict[frozenset[str] | None, set[str]] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
         self._solved: Solved = {}
+        self._rounding_is_free = False
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
         self._left = 1.0
 
@@ -105,8 +107,15 @@ class Rounds:
         return trials.measure("the local rule's choice", store, local)
 
     def _begin_locally(self) -> None:
-        """Starts from the local rule's choice where that moves fewer bytes than the best plan."""
-        if self.trials.local.measured < self.trials.best.dag.measured * (1 - _PROGRESS):
+        """Starts from the local rule's choice where that moves fewer bytes than the best plan.
+
+        It is lowered after a plan only, and where it writes what that has not in memory: else it
+        never did.
+        """
+        trials = self.trials
+        if not trials.tried or not trials.local_writes_more:
+            return
+        if trials.local.measured < trials.best.dag.measured * (1 - _PROGRESS):
             self._climb_if(self._by_traffic())
 
     def _needed(self, dag: Dag) -> frozenset[str]:
@@ -147,8 +156,7 @@ class Rounds:
             if not banned and not self._promises(planned, dag, limits, failed):
                 break
             store = trials.short.spread(dag.nodes(planned.store)) | trials.kept | self._needed(dag)
-            like = current.dag.with_homes(planned.homes)
-            after = trials.measure("a plan", store, like, planned.predicted)
+            after = self._lowered(store, current.dag.with_homes(planned.homes), planned)
             if after is None:
                 break
             self._forced.setdefault(store, forced)
@@ -169,6 +177,24 @@ class Rounds:
             if wrong <= banned and not news:
                 break  # nothing was learned
             banned |= wrong
+
+    def _lowered(self, store: frozenset[str], like: Dag, planned: Plan) -> State | None:
+        """The trial lowering of a plan; without its roundings where they cost bytes, it seems.
+
+        Another plan may need other roundings, so it goes on from there.  Where they once cost
+        nothing it is not tried again.
+        """
+        after = self.trials.measure("a plan", store, like, planned.predicted)
+        rounding_may_cost = after is not None and after.rounded and after.broke_promise
+        if after is None or not rounding_may_cost:
+            return after
+        if self._rounding_is_free or not self.trials.may_go_on:
+            return after
+        bare = self.trials.measure("a plan, not rounded", store, promised=planned.predicted)
+        if bare is not None and bare.dag.measured < after.dag.measured:
+            return bare
+        self._rounding_is_free = True
+        return after
 
     def _to_plan(self, dag: Dag, forced: set[str]) -> Dag:
         """Kernels with what the program may not decide held fixed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from ...core.limits import Limits
 from ...core.policy import STOCK, Policy
 from ...core.traffic import traffic
 from ...events import log
-from ..fx.casts import held_names
+from ..fx.casts import held_names, with_casts
 from ..fx.decision import Decision, with_rounding
 from ..fx.layers import Shortened
 from ..fx.policy_mark import local_rule_compared
@@ -51,12 +50,12 @@ class Trials:
         self.deadline = Deadline(limits.emergency)
         self.steps: list[Step] = []
         self._limits = limits
-        self._tried: dict[frozenset[str], State | None] = {}
-        # Stock's choice, with which casts held: what the local rule would make of it, too.
-        self._local_alike: dict[Decision, State] = {}
+        self._tried: set[Decision] = set()
+        self._made: dict[Decision, State | None] = {}
         module = short.graph.module
         casts = held_names(short.graph)
-        self.stock = self.lowered("stock", Decision(), numerics="")
+        with local_rule_compared() as self._by_local_rule:
+            self.stock = self.lowered("stock", Decision(), numerics="")
         self.start = self.stock
         if casts:
             self.start = self.lowered("stock, with held casts", Decision(casts=casts))
@@ -112,24 +111,27 @@ class Trials:
         that the plan is measured as it would ship (:mod:`.settle`).  ``promised`` are the bytes
         that they should move.
         """
-        if store not in self._tried:
-            decision = self.decision(store)
-            if like is not None and self.numerics == "stored":
-                decision = with_rounding(self.short.graph.module, decision, like)
-            after = self.attempt(why, decision)
-            if after is not None:
-                after = replace(after, promised=promised)
-            self._tried[store] = after
-            if after is not None:
-                self.candidates.offer(after)
-        return self._tried[store]
+        decision = self.decision(store)
+        if like is not None and self.numerics == "stored":
+            decision = with_rounding(self.short.graph.module, decision, like)
+        known = decision in self._made
+        self._tried.add(decision)
+        after = self.attempt(why, decision, promised)
+        if after is not None and not known:
+            self.candidates.offer(after)
+        return after
 
     @functools.cached_property
     def local(self) -> Dag:
         """What the local rule makes of the graph."""
         decision = Decision(casts=self.written)
-        alike = None if self.numerics == "eager" else self._local_alike.get(decision)
-        return (alike or self.lowered("the local rule", decision, Policy("traffic"))).dag
+        return self.lowered("the local rule", decision, Policy("traffic")).dag
+
+    @property
+    def local_writes_more(self) -> bool:
+        """Whether the local rule would write what the best has not in memory, at any width."""
+        module, dag = self.short.graph.module, self.best.dag
+        return not self._by_local_rule <= with_casts(module, dag.nodes(dag.homes()))
 
     def unplanned(self, state: State) -> frozenset[str]:
         """What Inductor realizes on its own in a trial lowering that follows a plan."""
@@ -137,13 +139,16 @@ class Trials:
             return frozenset()
         return self.short.spread(state.dag.nodes(state.dag.chosen()) - state.store)
 
-    def attempt(self, why: str, decision: Decision) -> State | None:
-        """:meth:`lowered`; None where Inductor cannot lower the graph so."""
-        try:
-            return self.lowered(why, decision)
-        except LoweringError as error:
-            log.info("plan: a plan is dropped, since Inductor cannot lower it: %s", error)
-            return None
+    def attempt(self, why: str, decision: Decision, promised: int = 0) -> State | None:
+        """:meth:`lowered`, made once; None where Inductor cannot lower the graph so."""
+        if decision not in self._made:
+            try:
+                after = replace(self.lowered(why, decision), promised=promised)
+            except LoweringError as error:
+                log.info("plan: a plan is dropped, since Inductor cannot lower it: %s", error)
+                after = None
+            self._made[decision] = after
+        return self._made[decision]
 
     def lowered(
         self,
@@ -162,12 +167,8 @@ class Trials:
         how = self.numerics if numerics is None else numerics
         step = Step(why, decision, policy, how)
         self.steps.append(step)
-        compared = decision.store is None and not decision.rounded and policy.is_stock
-        with local_rule_compared() if compared else contextlib.nullcontext(["?"]) as otherwise:
-            graph, dag = trial(self.short.graph, decision, numerics=how, policy=policy)
+        graph, dag = trial(self.short.graph, decision, numerics=how, policy=policy)
         state = State(decision.store, graph, dag, decision.rounded, decision.marked)
-        if not otherwise:
-            self._local_alike[decision] = state
         total = traffic(graph)
         self.steps[-1] = step.measured(total.bytes, total.kernels)
         log.debug("plan: trial lowering %d: %s", len(self.steps), self.steps[-1])

@@ -1,0 +1,87 @@
+"""What a search costs beside one lowering of the same graph: CPU seconds, side by side."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor import config
+
+from torch_materialize.core.devices import find
+from torch_materialize.core.limits import limits_for
+from torch_materialize.core.policy import parse
+from torch_materialize.core.traffic import traffic
+from torch_materialize.inductor.fx.rounding import emulation
+from torch_materialize.inductor.lower.trial import trial
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
+from torch_materialize.inductor.offline.dry_run import hooks_for
+from torch_materialize.inductor.plan.search import search
+from torch_materialize.results.base import read_json, write_json
+from torch_materialize.sweep.measure import captured
+from torch_materialize.sweep.rows import Job, Settings
+
+_PLAN = parse("plan")
+
+
+def main(chosen: Any) -> int:
+    """Adds rows of this commit to the file; models that it has of it are not searched again."""
+    if chosen.json is None:
+        raise SystemExit("search-cost needs --json FILE")
+    device, path, commit = chosen.device, chosen.json, _commit()
+    settings = Settings(device, ("plan",), ("inference", "forward", "backward"))
+    data = read_json(path) if path.exists() else {"torch": torch.__version__, "searches": []}
+    done = {(r["name"], r["mode"], r["device"], r["commit"]) for r in data["searches"]}
+    torch.set_num_threads(1)
+    for name in chosen.names:
+        for mode in chosen.mode or ["inference", "training"]:
+            if (name, mode, device, commit) in done:
+                continue
+            for index, graphs in enumerate(captured(Job(name, "", mode, "corpus"), settings)):
+                graph = next(iter(graphs.values()))
+                if graph.nodes >= settings.smallest_nodes:
+                    row = {"name": name, "mode": mode, "index": index, "device": device}
+                    row |= {"commit": commit, "nodes": graph.nodes, **_costs(graph, device)}
+                    data["searches"].append(row)
+                    times = row["search_seconds"] / row["lowering_seconds"]
+                    sys.stdout.write(f"{name} {mode} {index}: x{times:.2f} of one lowering\n")
+            write_json(path, data)
+    return 0
+
+
+def _costs(graph: Any, name: str) -> dict[str, Any]:
+    device = find(name)
+    limits = limits_for(device)
+    with planned_device(device), config.patch(emulation(_PLAN)), hooks_for(_PLAN):
+        trial(graph)  # what is imported and remembered at the first time is not what is measured
+        before, _ = _timed(lambda: trial(graph))
+        seconds, found = _timed(lambda: search(graph, limits, _PLAN, certify=False))
+        after, _ = _timed(lambda: trial(graph))
+    return {
+        "lowering_seconds": round((before + after) / 2, 3),
+        "search_seconds": round(seconds, 3),
+        "rounds": found.rounds,
+        "stock": traffic(found.stock).bytes,
+        "bytes": traffic(found.graph).bytes,
+        "steps": list(_steps(found)),
+    }
+
+
+def _steps(found: Any) -> Iterator[str]:
+    return (str(step) for step in found.steps)
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.process_time()
+    result = run()
+    return time.process_time() - start, result
+
+
+def _commit() -> str:
+    root = Path(__file__).parent
+    command = ["git", "-C", str(root), "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
