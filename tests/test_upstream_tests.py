@@ -503,6 +503,16 @@ class TestStopping:
         with pytest.raises(RecordError, match="damaged"):
             upstream_file.resume(record, UpstreamRun(STOCK, ("a.py",)))
 
+    def test_an_import_that_hangs_is_an_error_of_its_file(self, folder):
+        (folder / "conftest.py").write_text(
+            "from upstream import plugin\nplugin._IMPORT_SECONDS = 1.0\n"
+        )
+        (folder / "test_slow.py").write_text("import time\ntime.sleep(1000)\n")
+        arguments = ["--file", "test_slow.py", "--policy", "stock", "--device", "cuda"]
+        done = CliRunner().invoke(main, [str(folder), *arguments])
+        assert done.exit_code == 1
+        assert "1 of 1 tests fail with stock: pytest ended with exit status 3" in done.output
+
     def test_resume_needs_a_file(self, folder):
         done = CliRunner().invoke(main, [str(folder), "--resume"])
         assert done.exit_code == 2

@@ -68,8 +68,8 @@ def run(
 
     Args:
         timeout: seconds for one test.
-        stopped: is called some times a second; once true, the tests that run are ended, and no
-            step follows but one with what there is.
+        stopped: is called some times a second; once true, the tests that run are ended, and the
+            last step has what there is.
     """
     for path in files:
         for side in ("stock", "governed"):
@@ -97,7 +97,8 @@ def _run_file(
                     _take(written, result, outcomes, timeout)
                     kept = time.monotonic()
                     yield
-        _take(written, result, outcomes, timeout)
+            # Before what still runs is ended: no crash of a test's own.
+            _take(written, result, outcomes, timeout)
     result.seconds = round(before + time.monotonic() - started, 1)
     if not stopped():
         result.finished.add((path.name, side))
