@@ -55,8 +55,8 @@ MECHANISMS: dict[str, Callable[[], Any]] = {
 def _limits(limits: Limits) -> dict[str, Limits]:
     """Other limits to search with: one balance in the place of fitted rates."""
     return {
-        "rates: none": replace(limits, rates=None, doubts=None),
-        "rates: none, balance 0.1": replace(limits, rates=None, doubts=None, balance=0.1),
+        "rates: none": replace(limits, rates=None, refusing_rates=None),
+        "rates: none, balance 0.1": replace(limits, rates=None, refusing_rates=None, balance=0.1),
     }
 
 
@@ -78,7 +78,7 @@ def _ablated(graph: Any, device: Any) -> dict[str, dict[str, float]]:
     """Mechanism taken out -> what the search found without it; "" for none."""
     found, known = {}, {}
     limits = limits_for(device)
-    rates = limits.rates or limits.doubts
+    rates = limits.rates or limits.refusing_rates
     cut = search.shorten(graph)
     with (
         planned_device(device),

@@ -14,7 +14,7 @@ from torch_materialize.core.limits import Limits
 
 # A byte takes no time here, so that operations are seconds.
 RATES = Rates(dict.fromkeys(KINDS, Load(operations=1.0)), cache=0, error=0.06)
-LIMITS = Limits(launch_bytes=0, balance=0.0, doubts=RATES)
+LIMITS = Limits(launch_bytes=0, balance=0.0, refusing_rates=RATES)
 
 
 def tried(name: str, moves: int, seconds: int, *, kernels: int = 1, arguments: int = 1) -> State:
@@ -64,12 +64,13 @@ def test_in_whatever_order_they_are_tried(order):
 
 def test_without_rates_bytes_decide():
     plans = tried("fewest", 700, 900), tried("fastest", 900, 8)
-    assert taken(*plans, limits=replace(LIMITS, doubts=None)).best.store == {"fewest"}
+    assert taken(*plans, limits=replace(LIMITS, refusing_rates=None)).best.store == {"fewest"}
 
 
 def test_by_rates_that_are_gone_by_the_least_time_decides():
     plans = tried("fewest", 700, 95), tried("fastest", 900, 94)
-    assert taken(*plans, limits=replace(LIMITS, doubts=None, rates=RATES)).best.store == {"fastest"}
+    by_rates = replace(LIMITS, refusing_rates=None, rates=RATES)
+    assert taken(*plans, limits=by_rates).best.store == {"fastest"}
 
 
 def test_of_equals_the_first_is_taken():

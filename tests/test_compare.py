@@ -342,4 +342,4 @@ def test_the_record_is_shown_by_the_other_commands(small, tmp_path):
     for words in (["report", path], ["why", path, tensor], ["diff", f"{path}@stock", path]):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
-        assert ("Prices: not asked for" in done.output) == (words[0] != "diff")
+        assert ("Prices: not computed" in done.output) == (words[0] != "diff")

@@ -102,8 +102,8 @@ def test_limits_by_the_rates_that_only_doubt():
     rates = Rates({name: Load(launches=1e-6) for name in KINDS}, cache=0)
     assert Limits().by_time is None
     assert Limits(rates=rates).by_time is None  # that is what they go by
-    by_time = Limits(doubts=rates).by_time
-    assert by_time is not None and by_time.doubts is None
+    by_time = Limits(refusing_rates=rates).by_time
+    assert by_time is not None and by_time.refusing_rates is None
     assert by_time.cost(chain(100)) == pytest.approx(2e-6)
 
 

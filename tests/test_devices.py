@@ -111,12 +111,12 @@ def test_limits_without_measured_rates_go_by_bytes():
     from torch_materialize.core.limits import limits_for
 
     other = limits_for(cpu_at_hand("Neoverse-V2", 64))
-    assert other.rates is None and other.doubts is None
+    assert other.rates is None and other.refusing_rates is None
     # A plan recomputes no more there than where it was measured what that takes.
     assert other.balance == pytest.approx(FITS["cpu"].balance, rel=0.1)
     assert limits_for(CPU).rates is FITS["cpu"]
     relative = limits_for(identify(driver("NVIDIA GH200 480GB", 132, 94.5, 2_619_000, 6144)))
-    assert relative.doubts is None
+    assert relative.refusing_rates is None
     assert relative.launch_bytes == pytest.approx(1.7e-6 * 4.02e12, rel=0.01)
     silent = limits_for(identify(driver("NVIDIA L40S", 142, 44.4)))
     assert silent == limits_for(None)

@@ -126,6 +126,6 @@ def test_a_launch_costs_what_the_device_could_have_moved():
 
 
 def test_a_gpu_goes_by_bytes_as_far_as_its_rates_have_no_say():
-    assert limits_for(DEVICES["h200"]).doubts is FITS["h200"]
+    assert limits_for(DEVICES["h200"]).refusing_rates is FITS["h200"]
     assert limits_for(DEVICES["h200"]).rates is None
-    assert limits_for(CPU).rates is FITS["cpu"] and limits_for(CPU).doubts is None
+    assert limits_for(CPU).rates is FITS["cpu"] and limits_for(CPU).refusing_rates is None

@@ -188,7 +188,7 @@ def test_one_damaged_record_does_not_lose_the_folder(builder, tmp_path):
 
 
 def test_a_damaged_choice_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv(tuned.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(tuned.FOLDER_VARIABLE, str(tmp_path))
     (tmp_path / "abc.json").write_text("{")
     found = _said("tuned", "list")
     # A long path is folded wherever a line ends.
@@ -200,7 +200,7 @@ def test_a_damaged_choice_is_named(tmp_path, monkeypatch):
     [
         ("bogus", "unknown policy 'bogus'"),
         ("plan", "import torch_materialize.auto"),
-        ("1", "asks for policy plan"),
+        ("1", "names policy plan"),
         ("false", "'false': off"),
     ],
 )

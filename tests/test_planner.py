@@ -212,11 +212,13 @@ def test_by_time_a_gpu_computes_twice_what_its_bytes_hide():
     """And writes what they do not hide, where operations are measured to be dear."""
     one = Load(read=1.0, reread=1.0, write=1.0, operations=0.02)
     for overlap, stored in ((True, False), (False, True)):
-        limits = Limits(doubts=Rates(dict.fromkeys(KINDS, one), cache=0, overlap=overlap)).by_time
+        limits = Limits(
+            refusing_rates=Rates(dict.fromkeys(KINDS, one), cache=0, overlap=overlap)
+        ).by_time
         dag, value = heavy_chain(50_000, other=10_000)
         assert (value in plan(dag, limits).store) == stored
     dear = replace(one, operations=1.0)
-    limits = Limits(doubts=Rates(dict.fromkeys(KINDS, dear), cache=0, overlap=True)).by_time
+    limits = Limits(refusing_rates=Rates(dict.fromkeys(KINDS, dear), cache=0, overlap=True)).by_time
     dag, value = heavy_chain(50_000, other=10_000)
     assert value in plan(dag, limits).store
 

@@ -1,4 +1,4 @@
-"""One decision in all processes of a job, and no process that waits for another."""
+"""One decision in all processes of a group, and no process that waits for another."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from torch_materialize.inductor.fx.decision import GIVEN_UP, Decision
 from torch_materialize.inductor.fx.post_grad import PostGrad
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.hooks.policy_pass import PolicyPass
-from torch_materialize.inductor.plan import job as job_module
-from torch_materialize.inductor.plan import ranks
+from torch_materialize.inductor.plan import process_group, ranks
 
 PLAN, TUNE = parse("plan"), parse("tune")
 
@@ -76,7 +75,7 @@ def test_a_key_is_of_shapes_policies_and_no_device_number():
 def store(monkeypatch):
     """A job of several ranks, each played by this process."""
     store = dist.HashStore()
-    monkeypatch.setattr(job_module, "has_ranks", lambda: True)
+    monkeypatch.setattr(process_group, "has_ranks", lambda: True)
     monkeypatch.setattr(ranks, "has_ranks", lambda: True)
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     return store
@@ -134,13 +133,13 @@ def test_without_a_store_each_plans_by_itself(store, monkeypatch, lenient):
     ranks.agreed(graph_of(lambda x: x.sin(), (8,)), TUNE, lambda may: asked.append(may) or GIVEN_UP)
     assert asked == [False]
     assert lenient.text.count("cannot agree by the store") == 1
-    assert job_module.job() == "planned"
+    assert process_group.group_key() == "planned"
 
 
 def test_caches_keep_what_was_measured_for_one_job(store, monkeypatch):
     there = {str(policy): PolicyPass(policy).uuid() for policy in (PLAN, TUNE)}
     assert there == {str(policy): PolicyPass(policy).uuid() for policy in (PLAN, TUNE)}
-    monkeypatch.setattr(job_module, "has_ranks", lambda: False)
+    monkeypatch.setattr(process_group, "has_ranks", lambda: False)
     assert PolicyPass(PLAN).uuid() == there["plan"]
     assert PolicyPass(TUNE).uuid() != there["tune"]
 

@@ -59,7 +59,7 @@ def test_what_guards_against_crashes_stays():
     for device in (None, *DEVICES.values()):
         usual = limits_for(device)
         assert (usual.strong.arguments, usual.strong.body) == (usual.arguments, usual.body)
-        assert usual.strong.rates is None is usual.strong.doubts
+        assert usual.strong.rates is None is usual.strong.refusing_rates
         assert usual.strong.strong == usual.strong
 
 

@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
     ],
 )
 def test_only_a_level_of_our_own_logger_asks_for_details(root, ours, asked, monkeypatch, dynamo):
-    """TORCH_LOGS=+torch_materialize sets it; a program that debugs itself asks for nothing."""
+    """TORCH_LOGS=+torch_materialize sets it; a program that debugs itself wants nothing."""
     seen = []
     upstream = graph_lowering.search
     monkeypatch.setattr(

@@ -33,7 +33,7 @@ e2e = pytest.mark.e2e
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(store.VARIABLE, str(tmp_path / "tuned"))
+    monkeypatch.setenv(store.FOLDER_VARIABLE, str(tmp_path / "tuned"))
     return tmp_path / "tuned"
 
 
@@ -191,15 +191,15 @@ def test_real_clocks():
 def test_a_gpu_is_also_tuned_for_the_least_time():
     """Rates decide only where they are sure; whether what they like is faster, the clock tells."""
     limits = graph_lowering.limits_for(DEVICES["h200"])
-    doubts = limits.doubts
-    assert doubts is not None
+    refusing_rates = limits.refusing_rates
+    assert refusing_rates is not None
     found = tune.variants(limits, parse("tune"))
     by_time, policy = found["plan, least time"]
-    assert by_time.rates is doubts and by_time.doubts is None
-    assert by_time.balance == doubts.balance > limits.balance
+    assert by_time.rates is refusing_rates and by_time.refusing_rates is None
+    assert by_time.balance == refusing_rates.balance > limits.balance
     assert policy.name == "plan"
     by_bytes, policy = found["plan, fewest bytes"]
-    assert (by_bytes.rates, by_bytes.doubts, by_bytes.balance) == (None, None, 0.0)
+    assert (by_bytes.rates, by_bytes.refusing_rates, by_bytes.balance) == (None, None, 0.0)
     assert policy.name == "plan"
     for limits in (graph_lowering.limits_for(CPU), graph_lowering.limits_for(DEVICES["b200"])):
         assert "plan, least time" not in tune.variants(limits, parse("tune"))
@@ -349,7 +349,7 @@ def test_a_setting_that_decides_is_in_the_key():
 @pytest.mark.full
 def test_a_store_that_cannot_be_written_is_told_once(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(store.VARIABLE, str(tmp_path / "file" / "tuned"))
+    monkeypatch.setenv(store.FOLDER_VARIABLE, str(tmp_path / "file" / "tuned"))
     model, x = made()
     out = compiled("tune", model, x)[0]
     torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)

@@ -175,7 +175,7 @@ def test_a_time_is_told_only_where_it_is_predicted(device, seconds, time):
         assert not re.search(r"\d us", found.text())
         assert found.seconds_before is found.time_error is None
     if time is TimeState.WITHIN_ERROR:
-        assert "no difference in time can be told" in found.text()
+        assert "within the error of the prediction" in found.text()
 
 
 @pytest.mark.parametrize("origin", ["model", "compile"])

@@ -7,9 +7,9 @@ a misspelt policy or a torch that we do not know is logged once and stock stays.
 
 from __future__ import annotations
 
-from .environment import VARIABLE, enable_from_environment
+from .environment import POLICY_VARIABLE, enable_from_environment
 
-__all__ = ["VARIABLE", "handle"]
+__all__ = ["POLICY_VARIABLE", "handle"]
 
-#: The handle of what the environment asked for, None where it asked for nothing or failed.
+#: The handle of the policy that the environment names, None where it names none or that failed.
 handle = enable_from_environment("stock")

@@ -24,10 +24,10 @@ def strict() -> bool:
 
 
 def detailed() -> bool:
-    """Whether somebody asked this package for the details of its decisions, which take solves.
+    """Whether the details of decisions, which take solves, are wanted of this package.
 
-    It is asked by the level of our own logger, which ``TORCH_LOGS=+torch_materialize`` sets.  A
-    program that logs all its libraries at DEBUG asks for what they say, not for more work.
+    The level of our own logger says so, which ``TORCH_LOGS=+torch_materialize`` sets.  A program
+    that logs all its libraries at DEBUG wants what they log, not more work.
     """
     return logging.NOTSET < log.level <= logging.DEBUG
 

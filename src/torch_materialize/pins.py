@@ -20,7 +20,7 @@ _library = torch.library.Library(_NAMESPACE, "FRAGMENT")
 
 
 def keep(x: torch.Tensor) -> torch.Tensor:
-    """Pins a tensor as written: Inductor computes it once, into a buffer that others read.
+    """Pins a tensor as written: Inductor computes it once, into a buffer that its readers load.
 
     Without a compiler it returns ``x`` itself.  Under ``torch.compile`` it wins over every
     policy, stock included.  What is in memory anyway (an input, a matmul's result) is kept

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from ..errors import UnknownPolicyError
-from .options import rows, tell_left_out
+from .options import print_left_out, rows
 
 if TYPE_CHECKING:
     from ..results.explanation import Explanation
@@ -33,7 +33,7 @@ def diff_command(a: str, b: str, top: int) -> None:
 
     skipped: list[str] = []
     one, other = _side(a, skipped), _side(b, skipped)
-    tell_left_out(skipped)
+    print_left_out(skipped)
     print_difference(one, other, ("A", "B"), Console(), top)
 
 

@@ -13,7 +13,7 @@ import click
 from ..core.devices import DEVICES, HERE
 from ..core.policy import PREDICTED
 
-__all__ = ["file_to_write", "rows", "saving", "target_options", "tell_left_out", "verbose"]
+__all__ = ["file_to_write", "print_left_out", "rows", "saving", "target_options", "verbose"]
 
 _Command = Callable[..., Any]
 _Wrapper = Callable[[_Command], _Command]
@@ -117,7 +117,7 @@ def _in_a_folder(
         raise click.BadParameter(f"{path} cannot be written ({reason})") from error
 
 
-def tell_left_out(problems: Iterable[str]) -> None:
+def print_left_out(problems: Iterable[str]) -> None:
     """A line on stderr for each record of a folder that could not be read, once."""
     for problem in dict.fromkeys(problems):
         click.echo(f"left out: {problem}", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from .options import file_to_write, rows, tell_left_out, verbose
+from .options import file_to_write, print_left_out, rows, verbose
 
 __all__ = ["report_command"]
 
@@ -56,6 +56,6 @@ def report_command(
         write_json(perfetto_path, timeline(explanation))
         click.echo(f"written to {perfetto_path}", err=True)
     print_explanation(explanation, Console(), top, verbose)
-    tell_left_out(skipped)
+    print_left_out(skipped)
     if skipped:
         click.get_current_context().exit(1)

@@ -65,7 +65,7 @@ def _headline(sweep: Sweep) -> Table:
         )
     table.caption = (
         "Worse: graphs above stock by more than 0.1%. Gap: above the policy's certified bound, "
-        "on 9 of 10 graphs at most. Time: a dry run with its planning, the median; slow: what 9 "
+        "on 9 of 10 graphs at most. Time: trial lowerings and planning, the median; slow: what 9 "
         "of 10 do not exceed."
     )
     return table

@@ -44,14 +44,14 @@ class State:
 class _Weighed:
     state: State
     cost: float  # see Limits.cost
-    seconds: float  # by the rates that doubt; 0 without such
+    seconds: float  # by Limits.refusing_rates; 0 without such
 
 
 class Candidates:
     """Every plan that was tried and may be taken, beside stock.
 
-    Of those that should take no longer than the fastest, as far as rates can tell, the cheapest is
-    the best.  Where no rates doubt, the cheapest of all.
+    The best is the cheapest of those that should take no longer than the fastest, within the error
+    of :attr:`.Limits.refusing_rates`; without such rates, the cheapest of all.
 
     Args:
         as_stock: what is lowered where no plan is better.
@@ -68,12 +68,12 @@ class Candidates:
         self._refused: list[tuple[float, Refusal]] = []  # with what each costs
 
     def offer(self, new: State) -> None:
-        """Tells of one more dry run."""
+        """Adds one more trial lowering to choose from."""
         self._put(len(self._all), new)
         self._choose()
 
     def replace(self, old: State, new: State | None) -> None:
-        """Puts what is lowered in the end in the place of a dry run; None: it cannot be lowered.
+        """Puts what is lowered in the end in the place of a trial; None: it cannot be lowered.
 
         What is lowered where no plan is better stays, whatever it moves.  Of equals the first
         stays the first, so that where rounding costs nothing no other plan is rounded, too.
@@ -88,7 +88,7 @@ class Candidates:
         self._choose()
 
     def _put(self, place: int, new: State) -> None:
-        """Adds a dry run to those that may be taken, if no rule refuses it."""
+        """Adds a trial lowering to those that may be taken, if no rule refuses it."""
         if self._saved(new) <= 0:
             return
         refusal = self._refusal(new)
@@ -98,7 +98,7 @@ class Candidates:
             self._all.insert(place, self._weighed(new))
 
     def allow(self, new: State) -> bool:
-        """Whether no rule forbids a dry run, of no more bytes than stock, to be taken."""
+        """Whether no rule forbids taking a trial lowering of no more bytes than stock."""
         if self._saved(new) < 0 or self._foreseen(new) > self._longest:
             return False
         return self._refusal(new) is None
@@ -127,17 +127,17 @@ class Candidates:
 
     @property
     def _longest(self) -> float:
-        """The most seconds that a plan should take by the rates that doubt."""
+        """The most seconds that a plan should take by the refusing rates."""
         longest = min(self._seconds, *(one.seconds for one in self._all))
-        doubts = self._limits.doubts
-        return longest if doubts is None else longest * (1 + doubts.error)
+        refusing_rates = self._limits.refusing_rates
+        return longest if refusing_rates is None else longest * (1 + refusing_rates.error)
 
     def _weighed(self, state: State) -> _Weighed:
         return _Weighed(state, self._limits.cost(state.dag), self._foreseen(state))
 
     def _foreseen(self, state: State) -> float:
-        doubts = self._limits.doubts
-        return 0.0 if doubts is None else seconds_of(state.dag, doubts)
+        refusing_rates = self._limits.refusing_rates
+        return 0.0 if refusing_rates is None else seconds_of(state.dag, refusing_rates)
 
     def _saved(self, new: State) -> int:
         return traffic(self._stock.graph).bytes - traffic(new.graph).bytes
@@ -170,7 +170,7 @@ class Candidates:
 
     @functools.cached_property
     def _peak(self) -> int:
-        """Stock's peak memory in bytes; asked for once, by whoever comes so far."""
+        """Stock's peak memory in bytes; computed once, for the first plan that gets so far."""
         dag = self._stock.dag
         return peak_bytes(dag, dag.homes())
 

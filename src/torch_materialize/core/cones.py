@@ -11,7 +11,7 @@ from .dag import Dag, Fused, Kind, Moved
 __all__ = ["MOST_ENTRIES", "Cone", "components", "cones", "entries"]
 
 # A kernel may compute on the side at most so many times as many values as it may compute at all,
-# and asks for at most so many inputs to find them: what is left out is far from what it writes.
+# and looks at no more inputs than this to find them: what is left out is far from what it writes.
 _ASIDE = 4
 _LOOKS = 10_000
 #: A program of more entries than this is not worth its solve, which takes seconds.

@@ -112,7 +112,7 @@ class Dag:
     """Values and kernels of one trial lowering.
 
     ``forced`` holds POINTWISE values that are materialized whatever the plan says: Inductor was
-    seen to do it unasked, or the model keeps them.  ``never`` holds those that the model pins as
+    seen to do it on its own, or the model keeps them.  ``never`` holds those that the model pins as
     inlined: no plan stores them, though a buffer may still be required.
     """
 

@@ -174,7 +174,7 @@ def identify(properties: Any) -> Device:
     """The GPU that ``torch.cuda.get_device_properties`` describes.
 
     The table's where name, processors and memory agree; a part of one (MIG), a variant (PCIe,
-    NVL, Laptop) and a relative (GH200, GB200) are others, with the bandwidth that their own
+    NVL, Laptop) and a relative (GH200, GB200) are other devices, with the bandwidth that their own
     properties say and without fitted rates.
     """
     title = str(properties.name)

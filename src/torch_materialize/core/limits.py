@@ -17,16 +17,16 @@ __all__ = ["Limits", "limits_for"]
 # microseconds.
 _GPU_LAUNCH_SECONDS = 1.7e-6
 _CPU_LAUNCH_BYTES = 100_000
-# A dry run takes some 1.7 ms for each node, which should be won back within 50,000 calls.  On a
-# GPU, where code takes far longer to compile, the first plan is always tried.
+# A trial lowering takes some 1.7 ms for each node, which should be won back within 50,000 calls.
+# On a GPU, where code takes far longer to compile, the first plan is always tried.
 _CPU_NODE_SECONDS = 1.7e-3 / 50_000
 # Of two cores, where no rates were measured.
 _CPU_BYTE_SECONDS = 1e-10
 # What one operation costs in the same coin.  An H200 moves 4.8 TB/s and does some 50 T simple
 # operations a second, a tenth of a byte each; a CPU core with vectors of 8 moves 10 GB/s and does
 # some 50 G.  A fraction of that, since a loop body shows more than what is executed (values that
-# a whole row shares): it is to keep out what is compute-bound beyond doubt.  Rates that were
-# measured on a device have the last word (`Limits.doubts`).
+# a whole row shares): it is to keep out what is certainly compute-bound.  Rates that were
+# measured on a device have the last word (`Limits.refusing_rates`).
 _GPU_BALANCE = 0.02
 # Of a CPU without measured rates: what the one that was measured needs, so that a plan recomputes
 # no more there.  More cores at one memory have operations to spare.
@@ -45,12 +45,12 @@ class Limits:
         arguments: the most buffers one kernel may take (a fused kernel with very many of
             them crashed a CUDA launch and had the upstream rule reverted).
         body: the most values that one kernel may recompute.
-        lowered: the most FX nodes that the dry runs of one search may lower together, some minute
-            of them; stock and one plan are always tried.
+        lowered: the most FX nodes that the trial lowerings of one search may lower together, which
+            takes some minute; stock and one plan are always tried.
         solve_entries: the most entries in the rows of one integer program.  The solver's first
             steps (presolve, the linear program) are bounded by nothing else, and a chain of layers
-            with 1,100,000 took 5 s; a group of kernels with a larger program keeps the dry run's
-            decisions.
+            with 1,100,000 took 5 s; a group of kernels with a larger program keeps the
+            decisions of the trial lowering.
         solve_work: what the solver may do for the programs of one plan, each branch counted with
             the entries of its program; the best plan by then is taken.
         emergency: seconds after which a search raises :class:`.OutOfTime` and the graph is left to
@@ -60,23 +60,23 @@ class Limits:
             inputs and outputs counted (:mod:`.memory`).
         balance: bytes that the device moves in the time of one operation.
         rates: of the device, where they were measured; None: time goes by bytes.
-        doubts: rates that decide between plans as far as they can tell: one that should take
-            longer than stock or another, by more than these are usually wrong, is refused; between
-            the others bytes decide.  None: bytes alone do.
+        refusing_rates: rates that may refuse a plan: one that should take longer than stock or
+            another plan, by more than the usual error of these rates.  Bytes decide between the
+            plans that remain; None: between all.
         launch_bytes: what one more kernel must save to be worth its launch; as it is here, on a
             GPU of 2.4 TB/s.
-        rounds: plans that may be tried by a dry run.
+        rounds: the most plans that may be lowered on trial.
         worth: share of the bytes, or of the time, that a plan must promise to save to be worth its
-            dry run.
+            trial lowering.
         least_bytes: what a plan after the first must promise to save: less is not worth the time
-            of a dry run, which is that of lowering the graph.
+            of a trial lowering, which is that of lowering the graph.
         node_bytes: what a plan must promise to save for each FX node of the graph, since that many
             are lowered to try it; ten times as much for each plan that was tried before.
-        patience: dry runs from one starting point that may fail to find anything better.
+        patience: trial lowerings from one starting point that may fail to find anything better.
         gap: share of the bytes that must seem to be left for another starting point.
-        locally: the local rule (policy `traffic`) always has a dry run, and is started from where
-            it moves fewer bytes than the best plan: what seems to be left depends on what Inductor
-            was seen to materialize on the way there.
+        locally: the local rule (policy `traffic`) always has a trial lowering, and is started from
+            where it moves fewer bytes than the best plan: what seems to be left depends on what
+            Inductor was seen to materialize on the way there.
         as_pieces: what crosses an opaque operator is written where that costs no bytes, as the
             pieces of a graph that is cut there have to.  On a CPU what else a kernel loads decides
             how long its vectors are, and so in which order it sums.  Not on a GPU, where 29 graphs
@@ -92,7 +92,7 @@ class Limits:
     peak_share: float = 0.05
     balance: float = 0.02
     rates: Rates | None = None
-    doubts: Rates | None = None
+    refusing_rates: Rates | None = None
     launch_bytes: int = 4_000_000
     rounds: int = 12
     worth: float = 0.002
@@ -116,7 +116,7 @@ class Limits:
         """
         return replace(
             self.only_bytes,
-            doubts=None,
+            refusing_rates=None,
             peak_share=_WHATEVER,
             launch_bytes=0,
             worth=_NEXT_TO_NOTHING,
@@ -128,10 +128,15 @@ class Limits:
 
     @property
     def by_time(self) -> Limits | None:
-        """These limits for the least time by the rates that only doubt; None: there are no such."""
-        if self.doubts is None:
+        """These limits for the least time by :attr:`refusing_rates`; None where there are none."""
+        if self.refusing_rates is None:
             return None
-        return replace(self, rates=self.doubts, doubts=None, balance=self.doubts.balance)
+        return replace(
+            self,
+            rates=self.refusing_rates,
+            refusing_rates=None,
+            balance=self.refusing_rates.balance,
+        )
 
     @property
     def hidden(self) -> bool:
@@ -139,7 +144,7 @@ class Limits:
         return self.rates is None or self.rates.overlap
 
     def cost(self, dag: Dag) -> float:
-        """What the fused kernels of a dry run cost, to be compared with another of the same graph.
+        """What the fused kernels of a trial lowering cost, to compare it with another of the graph.
 
         The predicted seconds where the device has :attr:`rates`, else bytes (:meth:`.Dag.cost`).
         """
@@ -148,7 +153,7 @@ class Limits:
         return seconds_of(dag, self.rates)
 
     def worth_bytes(self, share: float, dag: Dag) -> float:
-        """A share of a dry run's cost, as bytes that could be moved meanwhile."""
+        """A share of a trial lowering's cost, as bytes that could be moved meanwhile."""
         if self.rates is None or not self.rates.byte:
             return share * dag.measured
         return share * self.cost(dag) / self.rates.byte
@@ -166,17 +171,17 @@ class Limits:
 def limits_for(device: Device | None) -> Limits:
     """The limits that a plan respects on a device; None: one that we know nothing of.
 
-    A device of the table that is named (a dry run, ``compare``) has its rates; of the one at hand
-    :mod:`..inductor.read.at_hand` says whether they are its own.
+    A device of the table that is named (``compare``, a trial lowering) has its rates; of the one at
+    hand :mod:`..inductor.read.at_hand` says whether they are its own.
     """
     rates = FITS.get(device.fitted) if device else None
     if device is None or device.is_gpu:
         launch = int(_GPU_LAUNCH_SECONDS * (device.bandwidth if device else 0.0))
-        # Next to compiling for a GPU one more dry run is nothing.
+        # Next to compiling for a GPU one more trial lowering is nothing.
         return Limits(
             launch_bytes=launch or Limits.launch_bytes,
             balance=_GPU_BALANCE,
-            doubts=rates,
+            refusing_rates=rates,
             locally=True,
         )
     return Limits(

@@ -62,8 +62,8 @@ def noise(times: Sequence[float], again: Sequence[float]) -> float:
 def faster(times: Mapping[str, Sequence[float]], base: str, again: str) -> str:
     """The name of what was fastest, ``base`` where nothing beats it by more than the noise.
 
-    ``base`` and ``again`` are the same thing timed twice in each round.  Between what is not
-    told apart the one that comes first in ``times`` is taken.
+    ``base`` and ``again`` are the same thing timed twice in each round.  Of what cannot
+    be distinguished the one that comes first in ``times`` is taken.
     """
     floor = noise(times[base], times[again])
     best = base

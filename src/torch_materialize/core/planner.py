@@ -1,6 +1,6 @@
-"""A plan for the whole graph: the fewest bytes over the kernels of one dry run.
+"""A plan for the whole graph: the fewest bytes over the kernels of one trial lowering.
 
-The known local rule is asked about one reused tensor at a time.  Here every pointwise value
+The known local rule looks at one reused tensor at a time.  Here every pointwise value
 is decided at once, single-user ones included, over what each kernel would then have to read:
 a read counts once per kernel, and between equal cuts the narrower tensor costs less, so the
 bf16 residual is materialized before the fp32 sum that it rounds.
@@ -31,9 +31,9 @@ class Plan:
     Attributes:
         store: values to materialize that need not be.
         homes: every materialized value -> the kernel that should write it.
-        predicted: bytes that the plan should move, with what the model misses of the dry run.
-        saves: what it should save of the dry run's cost, in bytes of a usual kernel
-            (:meth:`.Limits.weights`): bytes and operations.
+        predicted: bytes that the plan should move, with what the model misses of the lowering.
+        saves: what it should save of the trial lowering's cost, bytes and operations, in
+            bytes of a usual kernel (:meth:`.Limits.weights`).
         bound: certified by the solver: with these kernels, their order, their required
             outputs, what each can reach (:mod:`.cones`) and the limits held fixed, no choice
             of what to materialize moves fewer bytes.  Of limits without rates; with them it is
@@ -57,7 +57,7 @@ def plan(
     solved: Solved | None = None,
     deadline: Deadline = FOREVER,
 ) -> Plan:
-    """Solves one dry run.
+    """Finds the plan for one trial lowering.
 
     ``banned`` are (value, kernel) pairs that are known not to fuse.  ``solved`` remembers programs
     from one call to the next.
@@ -99,9 +99,9 @@ def plan(
 def _weighed(
     dag: Dag, limits: Limits, each: Sequence[Moved], unseen: Sequence[tuple[int, float]]
 ) -> float:
-    """What kernels cost that move and compute as told, in bytes of a usual kernel.
+    """What kernels cost that move and compute ``each``, in bytes of a usual kernel.
 
-    ``unseen`` are bytes and operations of each kernel that its values do not tell of.
+    ``unseen`` are bytes and operations of each kernel that none of its values accounts for.
     """
     total = 0.0
     for kernel, one, (more, busy) in zip(dag.kernels, each, unseen, strict=True):
@@ -121,9 +121,9 @@ def _work(dag: Dag, one: Moved) -> float:
 def misplaced(
     dag: Dag, homes: Mapping[int, int], together: Callable[[int, int], bool | None]
 ) -> set[tuple[int, int]]:
-    """(value, kernel) pairs of a plan that the dry run after it did not fuse.
+    """(value, kernel) pairs of a plan that the trial lowering after it did not fuse.
 
-    ``together(a, b)`` tells whether that dry run computed both values in one kernel, None
+    ``together(a, b)`` is whether that lowering computed both values in one kernel, None
     when one of them is not there.
     """
     wrong = set()
@@ -138,7 +138,7 @@ def misplaced(
 
 
 class Together:
-    """Whether a dry run computed in one kernel what an earlier one knew by other indices."""
+    """Whether a trial lowering computed in one kernel what an earlier one knew by other indices."""
 
     def __init__(self, old: Dag, new: Dag) -> None:
         self._labels = [value.label for value in old.values]
@@ -152,9 +152,9 @@ class Together:
 
 
 def least_bytes(dag: Dag, limits: Limits) -> float:
-    """The least that a plan can move, knowing which fusions this very dry run refused.
+    """The least that a plan can move, knowing which fusions this very lowering refused.
 
-    A plan that materializes what this dry run did, but in other kernels, asks for fusions
+    A plan that materializes what this lowering did, but in other kernels, needs fusions
     that Inductor was just seen not to make.
     """
     banned: set[tuple[int, int]] = set()

@@ -19,7 +19,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from ..api import Handle, active
-from ..environment import VARIABLE, enable_from_environment
+from ..environment import POLICY_VARIABLE, enable_from_environment
 from ..errors import brief
 from ..events import log, once
 from ..versions import implementation
@@ -71,15 +71,15 @@ def _enable() -> None:
     from vllm import envs
 
     _variables = envs.environment_variables
-    _variables[VARIABLE] = _fingerprint
-    if envs.compile_factors().get(VARIABLE) != _fingerprint():
+    _variables[POLICY_VARIABLE] = _fingerprint
+    if envs.compile_factors().get(POLICY_VARIABLE) != _fingerprint():
         raise RuntimeError("the keys of this vLLM's artifacts would not know the policy")
     once(
         "vllm",
         logging.INFO,
         "policy %s governs what vLLM compiles; %s=stock turns it off",
         handle.policy,
-        VARIABLE,
+        POLICY_VARIABLE,
     )
 
 
@@ -90,7 +90,7 @@ def _undo() -> None:
     handle.undo()
     handle = None
     if _variables is not None:
-        _variables.pop(VARIABLE, None)
+        _variables.pop(POLICY_VARIABLE, None)
 
 
 def _fingerprint() -> str:

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ..core.policy import STOCK, parse
-from ..environment import VARIABLE, asked
+from ..environment import POLICY_VARIABLE, read_setting
 from ..errors import UnknownPolicyError, brief
 from ..results import tuned
 from ..results.headline import plural
@@ -145,16 +145,20 @@ def _upstream(found: Diagnosis) -> Iterator[Problem]:
 
 
 def _environment(is_active: bool) -> Iterator[Problem]:
-    name = asked(STOCK.name).name
+    name = read_setting(STOCK.name).name
     if name == STOCK.name or is_active:
         return
     try:
         chosen = parse(name)
     except UnknownPolicyError as error:
-        yield Problem(f"{VARIABLE} is ignored: {error}", f"Set {VARIABLE}=plan, or unset it.", True)
+        yield Problem(
+            f"{POLICY_VARIABLE} is ignored: {error}",
+            f"Set {POLICY_VARIABLE}=plan, or unset it.",
+            True,
+        )
         return
     yield Problem(
-        f"{VARIABLE} asks for policy {chosen}, which is not on in this process.",
+        f"{POLICY_VARIABLE} names policy {chosen}, which is not on in this process.",
         "It is in a program that says `import torch_materialize.auto` at its start, in vLLM, and "
         'for torch.compile(backend="materialize").',
         False,
@@ -208,19 +212,19 @@ def _caches() -> Iterator[Problem]:
     if folder.exists() and not os.access(folder, os.W_OK):
         yield Problem(
             f"{folder} cannot be written, so that `tune` chooses anew in every process.",
-            f"Make it writable, or name another folder with {tuned.VARIABLE}.",
+            f"Make it writable, or name another folder with {tuned.FOLDER_VARIABLE}.",
             False,
         )
 
 
 def _facts(found: Diagnosis | None) -> dict[str, str]:
-    wanted = asked(STOCK.name)
+    wanted = read_setting(STOCK.name)
     if wanted.written is None:
         written = "not set"
     else:
         off = wanted.name == STOCK.name
         written = f"{wanted.written!r}: off" if off else wanted.written
-    facts = {VARIABLE: written}
+    facts = {POLICY_VARIABLE: written}
     facts["tuned choices"] = f"{sum(1 for _ in tuned.entries())} in {tuned.folder()}"
     facts["vLLM"] = _version("vllm")
     if found is not None:

@@ -1,4 +1,4 @@
-"""The job: one model under several policies, in bytes, kernels and decisions with their reasons.
+"""One model under several policies, in bytes, kernels and decisions with their reasons.
 
 `explain` prices the decisions, `compare` does not.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "beside_stock", "check_words", "compare", "explain", "explain_target"]
 
-#: What a job calls before each step: the step's text, steps done, steps in all.
+#: What is called before each step: the step's text, steps done, steps in all.
 Step = Callable[[str, int, int], None]
 
 
@@ -48,7 +48,7 @@ def explain(
 
     It is called with ``inputs`` and ``named_inputs``, traced on fake copies and planned for
     ``device``, one of :data:`.core.devices.DEVICES`, which need not be there; nothing runs.  The
-    first policy is what the others are held against, and the last `plan` among them the one
+    first policy is what the rest are held against, and the last `plan` among them the one
     whose decisions are priced.  ``training`` explains forwards and backwards; ``code`` adds the
     generated kernels.
 
@@ -56,18 +56,18 @@ def explain(
         TargetError: no such device.
         CaptureError: the model cannot be traced or lowered.
         UnknownPolicyError: a policy is misspelt.
-        UnsupportedTorchError: this torch cannot be dry-run.
+        UnsupportedTorchError: this torch cannot lower a graph on trial.
     """
-    job = _Job(policies, device, training, code)
-    job.check()
+    explainer = _Explainer(policies, device, training, code)
+    explainer.check()
     from ..inductor.offline import capture, fakes
 
     mode = capture.fake_mode()
-    with job.clock("build"):
+    with explainer.clock("build"):
         copied, args, kwargs = fakes.fake_copy(model, inputs, named_inputs, mode)
-    graphs = job.capture(copied, args, kwargs, mode)
+    graphs = explainer.capture(copied, args, kwargs, mode)
     name = getattr(model, "__name__", "") or type(getattr(model, "_orig_mod", model)).__name__
-    return Report(job.explanation(name, graphs))
+    return Report(explainer.explanation(name, graphs))
 
 
 def explain_target(
@@ -98,20 +98,20 @@ def explain_target(
     from ..models.names import Size
 
     check_words(target, policies, device)
-    job = _Job(policies, device, training, code, tracing, prices, step)
-    job.check()
+    explainer = _Explainer(policies, device, training, code, tracing, prices, step)
+    explainer.check()
 
-    job.step(f"building {target}", 0)
-    with job.clock("build"):
+    explainer.step(f"building {target}", 0)
+    with explainer.clock("build"):
         built, mode = _build(target, training, Size(tokens, batch, layers))
-    graphs = job.capture(built.model, built.args, built.kwargs, mode, built.compiler)
+    graphs = explainer.capture(built.model, built.args, built.kwargs, mode, built.compiler)
     size = {"tokens": tokens, "batch": batch, "layers": layers} if built.unit_bytes else {}
-    command = (target, *job.words(), *_size_words(Size(tokens, batch, layers), Size()))
-    return job.explanation(target, graphs, built.unit_bytes, size, command)
+    command = (target, *explainer.words(), *_size_words(Size(tokens, batch, layers), Size()))
+    return explainer.explanation(target, graphs, built.unit_bytes, size, command)
 
 
 def check_words(target: str, policies: Sequence[PolicyLike], device: str) -> None:
-    """Sees that all that was named is there, as far as that can be told without loading torch.
+    """Checks that all that was named is there, as far as that is known without loading torch.
 
     Raises:
         TargetError: there is no such target or device.
@@ -126,7 +126,7 @@ def check_words(target: str, policies: Sequence[PolicyLike], device: str) -> Non
         find(device)
 
 
-#: :func:`explain_target` without prices, which take longest after the dry runs.
+#: :func:`explain_target` without prices, which take longest after the trial lowerings.
 compare = functools.partial(explain_target, prices=False)
 
 
@@ -169,21 +169,21 @@ def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
 
 
 @dataclass
-class _Job:
+class _Explainer:
     """One explanation in the making."""
 
-    asked: Sequence[PolicyLike]
+    requested: Sequence[PolicyLike]
     device_name: str
     training: bool = False
     code: bool = False
     tracing: str = "dynamo"
     prices: bool = True
-    tell: Step = lambda _text, _done, _all: None
+    report_step: Step = lambda _text, _done, _all: None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def check(self) -> None:
         """Looks at every word before torch is loaded, and at torch before it is used."""
-        self.policies = beside_stock(self.asked)
+        self.policies = beside_stock(self.requested)
         if self.device_name not in HERE:
             find(self.device_name)
         from ..inductor.read.at_hand import device_named
@@ -192,7 +192,7 @@ class _Job:
         command = triton_to_install()
         if self.code and self.device.is_gpu and command:
             raise TargetError(
-                f"code for {self.device.name} was asked for, which takes Triton; found none. "
+                f"code for {self.device.name} needs Triton; found none. "
                 f"Install it ({command}), or leave the code out."
             )
         plans = [policy for policy in self.policies if policy.name == "plan"]
@@ -202,7 +202,7 @@ class _Job:
         seams.require("compare")
 
     def words(self) -> list[str]:
-        """The options of a command that asks for this job, without those that have their default.
+        """The options of the command that explains this, without those left at their default.
 
         How a device is called goes first, so that whoever copies the line sees it.
         """
@@ -214,7 +214,7 @@ class _Job:
         return words
 
     def step(self, text: str, done: int) -> None:
-        self.tell(text, done, 2 + len(self.policies))
+        self.report_step(text, done, 2 + len(self.policies))
 
     @contextlib.contextmanager
     def clock(self, name: str) -> Iterator[None]:
@@ -256,7 +256,7 @@ class _Job:
         size: dict[str, int | None] | None = None,
         command: tuple[str, ...] = (),
     ) -> Explanation:
-        """Dry-runs every graph under every policy, and tells what was decided."""
+        """Lowers every graph under every policy, on trial; with what was decided, and why."""
         outcomes: dict[str, list[Outcome]] = {}
         codes: dict[str, list[Code]] = {}
         for number, policy in enumerate(self.policies):

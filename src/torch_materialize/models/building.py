@@ -55,7 +55,7 @@ def _swapping(upstream: Callable[[Any, Any], None]) -> Callable[[Any, Any], None
 
 
 class _OnTheCpu(TorchFunctionMode):
-    """Takes the CPU for every device that is asked for, the meta device, too: all is fake."""
+    """Takes the CPU for every device that is named, the meta device, too: all is fake."""
 
     def __torch_function__(
         self,

@@ -42,7 +42,7 @@ _MOST_TOKENS = {"gpt2": 1024, "bert-base": 512, "t5-base": 512}
 
 
 def check_target(target: str, more: Collection[str] = ()) -> None:
-    """Sees that there is such a target, as far as that can be told without running anything.
+    """Checks that there is such a target, as far as that is known without running anything.
 
     ``more`` names further models that the caller can build.
 
@@ -110,6 +110,6 @@ def _hint(word: str, known: Collection[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def most_tokens(target: str, asked: int) -> int:
-    """``asked`` tokens, or the model's limit where it has a smaller one."""
-    return min(asked, _MOST_TOKENS.get(target, asked))
+def most_tokens(target: str, wanted: int) -> int:
+    """``wanted`` tokens, or the model's limit where it has a smaller one."""
+    return min(wanted, _MOST_TOKENS.get(target, wanted))

@@ -112,10 +112,10 @@ def _engine_config(described: dict[str, Any], tokens: int) -> Any:
             kv_cache_memory_bytes=64 << 20,
             compilation_config=compilation,
         ).create_engine_config()
-    # A CPU is compiled by torch.compile alone; what is asked for is what a GPU gets.
+    # A CPU is compiled by torch.compile alone; what is wanted is what a GPU gets.
     config.compilation_config.mode = CompilationMode.VLLM_COMPILE
-    asked = CompilationConfig(**compilation).inductor_compile_config
-    config.compilation_config.inductor_compile_config = asked
+    wanted = CompilationConfig(**compilation).inductor_compile_config
+    config.compilation_config.inductor_compile_config = wanted
     _without_fusions(config.compilation_config.pass_config)
     with set_current_vllm_config(config):
         if not torch.distributed.is_initialized():
@@ -149,7 +149,7 @@ def _model(config: Any) -> torch.nn.Module:
 
 
 def _as_on_a_gpu(model: torch.nn.Module) -> None:
-    """Takes the GPU's choice of operators where a layer asks for the platform."""
+    """Takes the GPU's choice of operators where a layer looks at the platform."""
     for layer in model.modules():
         if hasattr(layer, "_forward_entry") and hasattr(layer, "_shared_experts"):
             experts = "moe_forward" if layer._shared_experts is None else "moe_forward_shared"

@@ -13,7 +13,7 @@ __all__ = ["growth_chart"]
 
 _WIDTH = 860
 _LEFT, _RIGHT = 60, 20
-# Dashes tell the lines apart where colours do not.
+# Dashes distinguish the lines where colours do not.
 _DASHES = ("6 3", "2 3", "", "9 3 2 3", "1 2")
 
 

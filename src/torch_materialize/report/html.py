@@ -129,6 +129,6 @@ def _code(text: str) -> Markup:
 def _left(figures: Headline) -> str:
     """How far the plan is from the best, in words."""
     if figures.bound is None or figures.left is None:
-        return "no bound was asked for"
+        return "no bound was computed"
     above = figures.left / max(figures.bound, 1)
     return f"certified; the plan is at most {above:.2%} above"

@@ -88,7 +88,7 @@ class Report:
             write_whole(path, self.text().encode())
         else:
             raise RecordError(
-                f"{path}: cannot tell what to write; expected a name that ends in .html, .json.gz, "
+                f"{path}: unknown kind of file; expected a name that ends in .html, .json.gz, "
                 ".json, .perfetto.json or .txt"
             )
 

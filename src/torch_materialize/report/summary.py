@@ -96,7 +96,7 @@ def _ways(tensors: tuple[TensorChange, ...]) -> Iterator[str]:
 
 
 def print_families(explanation: Explanation, console: Console, top: int, policy: str = "") -> None:
-    """Prints the kernel families that move other bytes, a line each, and the others in one."""
+    """Prints the kernel families that move other bytes, a line each, and the rest in one."""
     if (policy or explanation.priced) == explanation.policies[0]:
         return
     rows = family_changes(explanation, policy)

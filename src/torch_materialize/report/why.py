@@ -126,7 +126,7 @@ def _price(
     if gain > 0:
         yield from (refusal.sentence() for refusal in graph.refused)
         if not graph.refused:
-            yield "No dry run found the kernels that the model expects there."
+            yield "No trial lowering found the kernels that the model expects there."
     alone, first = decision.alone_saves, explanation.policies[0]
     if alone is not None and first != explanation.priced:
         yield f"In the kernels of {first}, with nothing else changed, {_saving(alone)}."

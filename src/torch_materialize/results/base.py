@@ -163,7 +163,7 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: the folder does not exist or cannot be written.
     """
     # Not a file of tempfile's: those are private, and a record is as readable as any file of the
-    # user; to ask for the umask is to change it for every thread.
+    # user; to read the umask is to change it for every thread.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with temporary.open("xb") as file:
         try:

@@ -72,7 +72,7 @@ class Side:
         bound: certified least bytes, None where the policy has none.
         peak_bytes: most bytes alive at once, inputs and outputs counted.
         work: fused kernel -> operations that it executes.
-        code: the generated code, where it was asked for.
+        code: the generated code, where it was wanted.
         predicted_seconds: time that its fused kernels should take in one call, by the rates fitted
             to measurements on the device (:mod:`..core.fits`); None where there are none.
     """
@@ -149,7 +149,7 @@ class ExplainedGraph:
         left_out: of them, those in repeated layers that the kernels here do not have.
         facts: FX node -> what is known of it whatever is decided.
         sides: policy -> what it makes of the graph.
-        decisions: one for each tensor, in program order; prices only where they were asked for.
+        decisions: one for each tensor, in program order; prices only where they were computed.
         groups: the open decisions, those alike together.
         refused: better plans that a rule kept from being taken.
         saves: policy -> FX node -> bytes that its decision saves against the first policy, of
@@ -199,7 +199,7 @@ class ExplainedGraph:
         """What the kernels of a policy are grouped by, in launch order.
 
         The class of the layer that a kernel works for; where that is not known, the operator
-        of what it makes for others than fused kernels, which is the same under every policy.
+        of what it makes for kernels other than fused ones, which is the same under every policy.
         """
         return [family for family, _ in self.works_for(policy)]
 
@@ -208,7 +208,7 @@ class ExplainedGraph:
 
         A kernel that sums up works for the module of its sums: what else it computes, it
         computes for them.  Of several modules of that class it is the last in program order,
-        which the others are computed for, or, of a kernel that writes several tensors, what
+        which the rest are computed for, or, of a kernel that writes several tensors, what
         their paths have in common; "" where the trace knows no module.
         """
         needed = {one.node for one in self.decisions if "needed" in one.rules.values()}
@@ -246,14 +246,14 @@ class Explanation:
     """One model under several policies on one device.
 
     Attributes:
-        policies: in the order given; the first is what the others are held against.
-        priced: the policy whose decisions are told, and that prices are of.
-        prices: whether prices of the other way were asked for: `explain` does, `compare` does not.
+        policies: in the order given; the first is what the rest are held against.
+        priced: the policy whose decisions are shown, and that prices are of.
+        prices: whether prices of the other way were computed: `explain` does, `compare` does not.
         unit_bytes: size of one activation, 0 where the target has no such unit.
         seconds: wall time by step.
         versions: package -> installed version.
         balance: bytes that the device is taken to move in the time of one operation.
-        origin: ``model`` for a dry run, ``compile`` for a program's own compile.
+        origin: ``model`` for a trial lowering, ``compile`` for a program's own compile.
         tracing: ``dynamo`` or ``make_fx``.
         lines: ``file:line`` -> the text of that line, of every source of a fact that could be read.
         command: the words after ``torch-materialize compare`` that make it anew; empty where no

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 #: What stands for the prices of a record that `compare` wrote.
-NOT_PRICED = "Prices: not asked for; run torch-materialize explain."
+NOT_PRICED = "Prices: not computed; run torch-materialize explain."
 
 # Fewer kernels than this are no row along the layers.
 _ROW = 3

@@ -14,7 +14,7 @@ from .explanation import ExplainedGraph, Side
 
 __all__ = ["KernelPair", "kernel_pairs"]
 
-# A tensor that more kernels than this have in common tells none of them apart.
+# A tensor that more kernels than this have in common distinguishes none of them.
 _RARE = 8
 
 
@@ -57,7 +57,7 @@ def kernel_pairs(
 
 
 class _Kernels:
-    """The fused kernels of one policy, by what tells them apart."""
+    """The fused kernels of one policy, by what distinguishes them."""
 
     def __init__(self, graph: ExplainedGraph, policy: str) -> None:
         self.side = graph.sides[policy]

@@ -17,8 +17,8 @@ from ..errors import RecordError
 from .base import Schema
 
 __all__ = [
+    "FOLDER_VARIABLE",
     "MOST",
-    "VARIABLE",
     "Remembered",
     "clear",
     "damaged",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 #: Environment variable that names another folder.
-VARIABLE = "TORCH_MATERIALIZE_TUNED"
+FOLDER_VARIABLE = "TORCH_MATERIALIZE_TUNED"
 #: Choices that are kept; a choice takes a few kilobytes.
 MOST = 2000
 
@@ -63,7 +63,7 @@ _CHOICE = Schema(Remembered, "tuned", 1)
 
 def folder() -> Path:
     """Where choices are kept: ``$TORCH_MATERIALIZE_TUNED``, or the user's cache folder."""
-    named = os.environ.get(VARIABLE)
+    named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return Path(named).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -35,7 +35,7 @@ class TimeState(Enum):
 
     FASTER = "faster"  # predicted to take less, by more than the prediction's error
     SLOWER = "slower"  # predicted to take more, by more than the prediction's error
-    WITHIN_ERROR = "within error"  # the prediction cannot tell the two apart
+    WITHIN_ERROR = "within error"  # the prediction cannot distinguish the two
     SAME = "same"  # the same kernels
     UNKNOWN = "unknown"  # no rates were fitted to measurements on this device
 
@@ -51,7 +51,7 @@ class Verdict:
         first, policy: the two policies.
         bytes_before, bytes_after: moved in one call by the fused kernels.
         kernels_before, kernels_after: number of fused kernels.
-        other_kernels: number of all others (matmuls, attention); no policy changes them.
+        other_kernels: number of all other kernels (matmuls, attention); no policy changes them.
         seconds_before, seconds_after: predicted time of the fused kernels in one call; None where
             :attr:`time` is unknown.
         time_error: median distance of such predictions from measured times, as a share of the
@@ -62,7 +62,7 @@ class Verdict:
         refused: why better plans were refused, a sentence each.
         left_out: FX nodes of repeated layers that are decided alike and not in these figures.
         training: whether a backward is among the graphs.
-        is_compiled: a program's own compile under the policy, and no dry run.
+        is_compiled: a program's own compile under the policy, and no trial lowering.
         command: the words after ``torch-materialize compare`` that make it anew, or none.
     """
 
@@ -221,8 +221,8 @@ class Verdict:
         if self.time is TimeState.WITHIN_ERROR:
             way = "less" if saved > 0 else "more"
             return (
-                f"{seconds_text(abs(saved))} {way} predicted of {times}, so that no difference "
-                "in time can be told"
+                f"{seconds_text(abs(saved))} {way} predicted of {times}, within the error "
+                "of the prediction"
             )
         way = "less" if self.time is TimeState.FASTER else "more"
         return f"about {seconds_text(abs(saved))} {way} of {times}"

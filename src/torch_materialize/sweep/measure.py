@@ -137,7 +137,7 @@ def _by_graph(graphs: dict[Policy, list[PostGrad]]) -> list[dict[Policy, PostGra
 def _measured(
     job: Job, kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
 ) -> Iterator[GraphRow | str]:
-    """A graph's row and, where that is asked for, a text for each plan that does not ship so."""
+    """A graph's row and, where that is wanted, a text for each plan that does not ship so."""
     device = device_named(settings.device)
     moved: dict[str, int] = {}
     kernels: dict[str, int] = {}

@@ -257,7 +257,7 @@ POLICY_SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch.distributed.distributed_c10d:_get_default_store",
         Use.CALLED,
-        "the ranks of a job agree on decisions by it; without it each plans by itself",
+        "the ranks of a group agree on decisions by it; without it each plans by itself",
         "a process group's store is public",
         ("ranks",),
         {"6a69567a08edb7be": "2.11 to 2.15"},

@@ -40,7 +40,7 @@ class _CastPass(ChainedPass):
         super().__init__((fingerprint, for_good), chained)
         self.for_good = for_good
 
-    def __call__(self, graph: torch.fx.Graph, **_told: bool) -> None:
+    def __call__(self, graph: torch.fx.Graph, **_flags: bool) -> None:
         raise NotImplementedError
 
     def uuid(self) -> Any | None:
@@ -66,7 +66,7 @@ class HideCasts(_CastPass):
 
     _seam = "config.joint_custom_pre_pass"
 
-    def __call__(self, graph: torch.fx.Graph, **_told: bool) -> None:
+    def __call__(self, graph: torch.fx.Graph, **_flags: bool) -> None:
         """Hides casts in inference graphs only, unless they stay for good: in training the
         partitioner would see other tensors to save.
         """
@@ -94,7 +94,7 @@ class ShowCasts(_CastPass):
 
     _seam = "config.joint_custom_post_pass"
 
-    def __call__(self, graph: torch.fx.Graph, **_told: bool) -> None:
+    def __call__(self, graph: torch.fx.Graph, **_flags: bool) -> None:
         """Leaves every held pair of casts in the graph, the widening one marked."""
         self._attempt(self._show, graph)
         self.run_chained(graph)

@@ -56,13 +56,13 @@ def compile_options(policy: Policy, mode: str | None = None) -> dict[str, Any]:
     """
     modes = mode_options(mode)
     current = modes.get(CONFIG_KEY, getattr(config, CONFIG_KEY))
-    others = tuple(p for p in passes_in(current) if p and not isinstance(p, PolicyPass))
+    other_passes = tuple(p for p in passes_in(current) if p and not isinstance(p, PolicyPass))
     if policy.is_stock:
-        return {**modes, CONFIG_KEY: StockPass(others)}
+        return {**modes, CONFIG_KEY: StockPass(other_passes)}
     if not installed():
         seams.require("policy")
         sites.keep_way_back()
-    return {**modes, **_governing(policy, others, modes)}
+    return {**modes, **_governing(policy, other_passes, modes)}
 
 
 def _governed_compile_fx(upstream: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,8 +96,8 @@ def _governed_compile_fx(upstream: Callable[..., Any]) -> Callable[..., Any]:
 def _with_policy(patches: dict[str, Any] | None) -> dict[str, Any] | None:
     """``patches`` with the active policy's pass added, unless the compile names its own."""
     current = (patches or {}).get(CONFIG_KEY, getattr(config, CONFIG_KEY))
-    others = passes_in(current)
-    if any(isinstance(p, PolicyPass) for p in others):
+    other_passes = passes_in(current)
+    if any(isinstance(p, PolicyPass) for p in other_passes):
         return patches
     policy = activation.current()
     if policy is None or policy.is_stock:
@@ -105,12 +105,12 @@ def _with_policy(patches: dict[str, Any] | None) -> dict[str, Any] | None:
     if out_of_process():
         warn_out_of_process(policy)
         return patches
-    kept = tuple(p for p in others if p)
+    kept = tuple(p for p in other_passes if p)
     return {**(patches or {}), **_governing(policy, kept, patches or {})}
 
 
 def _governing(
-    policy: Policy, others: tuple[Any, ...], patches: Mapping[str, Any]
+    policy: Policy, other_passes: tuple[Any, ...], patches: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The settings that put one compile under a policy; what ``patches`` sets is chained."""
 
@@ -118,7 +118,7 @@ def _governing(
         return patches.get(name, getattr(config, name))
 
     return {
-        CONFIG_KEY: PolicyPass(policy, others),
+        CONFIG_KEY: PolicyPass(policy, other_passes),
         **emulation(policy),
         **hold_options(policy, policy.fingerprint(implementation()), current),
     }

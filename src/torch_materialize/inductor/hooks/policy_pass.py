@@ -17,7 +17,7 @@ from ...events import surprise
 from ...versions import implementation
 from ..fx.decision import give_back
 from ..fx.policy_mark import POLICY_KEY
-from ..plan.job import job
+from ..plan.process_group import group_key
 from ..read import at_hand
 from .chained import ChainedPass, uuids
 from .process import out_of_process, warn_out_of_process
@@ -61,7 +61,7 @@ class PolicyPass(ChainedPass):
 
     def uuid(self) -> Any | None:
         """What enters the key; None (do not cache) where a chained pass wants no caching, or
-        where there is no telling what decides.
+        where it is unknown what decides.
         """
         if out_of_process():
             warn_out_of_process(self.policy)
@@ -70,8 +70,8 @@ class PolicyPass(ChainedPass):
         if theirs is None:
             return None
         try:
-            # What `tune` measured is this job's own.
-            ours = job() if self.policy.name == "tune" else ""
+            # What `tune` measured belongs to this process group.
+            ours = group_key() if self.policy.name == "tune" else ""
             return (self._fingerprint(), *filter(None, [ours]), *theirs)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.post_grad_custom_post_pass", error)

@@ -1,13 +1,13 @@
 """Keeps one compiled graph out of Inductor's caches, though its key names a policy.
 
 A graph that was to be planned and then was left to stock, since something went wrong or an
-emergency limit was reached, must not be served later under the policy's key.  Inductor asks
-whether a graph can be cached before it lowers it, and never again; so the two calls that save
-are wrapped, from the first graph that is concerned and until the process ends, and pass every
-other graph on.
+emergency limit was reached, must not be served later under the policy's key.  Inductor
+checks whether a graph can be cached before it lowers it, and never again; so the two calls that
+save are wrapped, from the first graph that is concerned and until the process ends, and pass
+every other graph on.
 
 What a program keeps itself (``standalone_compile``, ``save_cache_artifacts``: vLLM) holds the
-graph as it is: a program that asks for it fails without it.
+graph as it is: a program that needs it fails without it.
 """
 
 from __future__ import annotations

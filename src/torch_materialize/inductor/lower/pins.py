@@ -28,8 +28,8 @@ __all__ = ["Recomputed", "failures", "quiet", "register"]
 
 _lock = threading.Lock()
 _state = threading.local()
-# Something once it is known whether this torch can lower them.
-_asked: list[bool] = []
+# Holds one entry once the operators were registered, or could not be on this torch.
+_tried: list[bool] = []
 _REGISTER = "torch._inductor.lowering:register_lowering"
 # Upstream materializes larger bodies (operations) whatever anybody wants: it recurses over them.
 _LARGE = 100
@@ -45,9 +45,9 @@ def register() -> None:
     they do without a compiler that knows them: as copies.
     """
     with _lock:
-        if _asked:
+        if _tried:
             return
-        _asked.append(False)
+        _tried.append(False)
         try:
             seams.require("pins")
             ops = torch.ops.torch_materialize

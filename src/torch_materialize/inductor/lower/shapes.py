@@ -39,7 +39,7 @@ _NOT_INSTALLED = {
     "should_record_events": False,
     "check_recorded_events": False,
 }
-_silent = logging.Logger("torch_materialize.dry_run", logging.CRITICAL + 1)
+_silent = logging.Logger("torch_materialize.trial_lowering", logging.CRITICAL + 1)
 
 
 @contextlib.contextmanager

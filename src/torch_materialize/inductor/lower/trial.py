@@ -3,8 +3,8 @@
 The copy is prepared as the graph itself would be, its roundings included: what a trial measures is
 what a decision ships.
 
-What Inductor would decide is not modelled here, it is asked: real lowering, real fusion, and
-then everything that the run left behind is put back.
+What Inductor would decide is not modelled: it really lowers and fuses the copy, and then
+everything that this left behind is put back.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
     "trial",
 ]
 
-# A dry run must not measure: there may be no device, and nobody asked for the time.
+# A trial lowering must not measure: there may be no device, and it would take time.
 _QUIET = {
     "max_autotune": False,
     "max_autotune_gemm": False,
@@ -68,7 +68,7 @@ def trial(
 ) -> tuple[Graph, Dag]:
     """Lowers and schedules a copy of ``graph``, prepared for ``decision``.
 
-    ``numerics`` is the policy's; where ``decision`` leaves the choice to others, ``policy`` makes
+    ``numerics`` is the policy's; where ``decision`` leaves the choice open, ``policy`` makes
     it, whose hooks must be installed.  For use on the device at hand, or inside
     :func:`.virtual_gpu.planned_device`.
 

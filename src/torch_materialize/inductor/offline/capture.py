@@ -110,7 +110,7 @@ def capture(
             raise cause from error
         raise CaptureError(
             f"the model was built but could not be traced ({tracing}) on fake tensors: "
-            f"{_told(cause)}. {_next_step(cause)}"
+            f"{_one_line(cause)}. {_next_step(cause)}"
         ) from error
     if not graphs:
         raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
@@ -185,7 +185,7 @@ def _next_step(error: Exception) -> str:
     )
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """An error of Dynamo's in one line: what the operator said, and the user's own line."""
     words, _, trace = str(error).partition("from user code:")
     marks = ("): got ", "Caused by: ")

@@ -1,4 +1,4 @@
-"""What a dry run and a search hand on."""
+"""What a trial lowering and a search hand on."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ class Found(Decision):
     """The outcome of one search.
 
     Attributes:
-        graph: the kernels of the outcome, from a dry run.
+        graph: the kernels of the outcome, from a trial lowering.
         stock: the kernels of stock.
-        dag: the planner's view of the outcome, from the same dry run as ``graph``.
+        dag: the planner's view of the outcome, from the same lowering as ``graph``.
         stock_dag: the same of ``stock``.
         bound: certified lower bound in bytes, with the outcome's kernels, their order and
-            their required outputs held fixed; None where it was not asked for.
+            their required outputs held fixed; None without ``certify``.
         seconds: wall time of the search, without what ``certify`` added.
-        rounds: dry runs made.
+        rounds: trial lowerings made.
         left_out: nodes of repeated layers that were decided like their counterparts;
-            ``graph``, ``dag`` and ``stock`` are without them, unless ``certify`` was asked for.
+            ``graph``, ``dag`` and ``stock`` are without them, except with ``certify``.
         refused: better plans that a rule kept from being taken; without ``left_out``, too.
         steps: the trial lowerings, in order; :func:`.search.replay` makes them again.
     """
@@ -77,7 +77,7 @@ class Found(Decision):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One dry run.
+    """One trial lowering.
 
     Attributes:
         graph: its kernels.

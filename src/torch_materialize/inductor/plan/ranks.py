@@ -1,6 +1,6 @@
-"""One decision for one graph in all processes of a job.
+"""One decision for one graph in all processes of a group.
 
-The ranks of a tensor-parallel or data-parallel job compile the same graph, each by itself.  Where
+The ranks of a tensor-parallel or data-parallel group compile the same graph, each by itself.  Where
 they decide otherwise, they round values that should be equal otherwise.  A search gives the same
 on each of them unless its emergency limit is reached; what `tune` measures differs every time.
 
@@ -29,7 +29,7 @@ from ...events import log
 from ...versions import implementation
 from ..fx.decision import GIVEN_UP, Decision, names_of, of_names
 from ..fx.post_grad import PostGrad
-from .job import Store, cannot_agree, has_ranks
+from .process_group import Store, cannot_agree, has_ranks
 
 __all__ = ["agreed", "graph_key"]
 
@@ -60,7 +60,7 @@ def agreed(graph: PostGrad, policy: Policy, decide: Callable[[bool], Decision]) 
     if published:
         theirs = _read(published, graph)
         if theirs is not None:
-            log.info("%s: %d nodes: as a rank of this job decided before", policy, graph.nodes)
+            log.info("%s: %d nodes: as a rank of this group decided before", policy, graph.nodes)
             return theirs
     mine = decide(True)
     text = _written(mine)
@@ -74,7 +74,7 @@ def agreed(graph: PostGrad, policy: Policy, decide: Callable[[bool], Decision]) 
         return decide(False) if policy.name == "tune" else mine
     if _written(theirs) == text:
         return mine
-    log.info("%s: %d nodes: another rank of this job decided first", policy, graph.nodes)
+    log.info("%s: %d nodes: another rank of this group decided first", policy, graph.nodes)
     return theirs
 
 

@@ -7,7 +7,7 @@ where none is better (:mod:`torch_materialize.core.candidates`).
    the roundings that it needs (``numerics``), and with all realized at once that something besides
    fused kernels reads.  Where it moves more than the program foresaw, it is lowered without the
    roundings, too.
-2. What Inductor realized unasked is forced from then on; a fusion that it did not make is banned.
+2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
    or when too little seems to be left.
@@ -53,7 +53,7 @@ class Rounds:
     def __init__(self, short: Shortened, limits: Limits, policy: Policy) -> None:
         self.trials = Trials(short, limits, policy)
         self._limits = limits
-        # A choice -> what Inductor was seen to realize unasked on the way to it.
+        # A choice -> what Inductor was seen to realize unplanned on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
         self._solved: Solved = {}
@@ -63,7 +63,7 @@ class Rounds:
 
     @property
     def forced(self) -> frozenset[str]:
-        """Nodes that Inductor was seen to realize unasked, on the way to the best."""
+        """Nodes that Inductor was seen to realize unplanned, on the way to the best."""
         return frozenset(self._forced.get(self.trials.best.store, ()))
 
     def run(self) -> None:
@@ -147,7 +147,7 @@ class Rounds:
         banned: set[tuple[int, int]] = set()
         failed = 0
         # It depends on what is decided besides, so another start knows nothing of it.
-        forced = set(trials.unasked(current))
+        forced = set(trials.unplanned(current))
         self._forced.setdefault(current.store, forced)
         while self._is_worth_trying(failed):
             dag = self._to_plan(current.dag, forced)
@@ -160,7 +160,7 @@ class Rounds:
             if after is None:
                 break
             self._forced.setdefault(store, forced)
-            news = trials.unasked(after) - forced
+            news = trials.unplanned(after) - forced
             forced |= news
             now, then = limits.cost(after.dag), limits.cost(dag)
             if now < then * (1 - _PROGRESS):
@@ -229,7 +229,7 @@ class Rounds:
     def _promises(self, planned: Plan, dag: Dag, limits: Limits, failed: int) -> bool:
         """Notes what a plan for ``dag`` should leave to save; whether it is worth its lowering."""
         if not self.trials.best.dag.measured:
-            self._left = 0.0  # only views, or kernels of others
+            self._left = 0.0  # only views, or kernels that no plan changes
             return False
         self._left = 1 - self._promised(planned, dag, limits)
         return self._left >= limits.worth and self._is_worth_trying(failed)

@@ -36,8 +36,8 @@ def search(
 ) -> Found:
     """Looks for a choice that moves fewer bytes than stock within ``limits``.
 
-    One plan is always tried; more as they promise to help.  ``certify`` asks for the lower bound,
-    and for the kernels of the whole graph where repeated layers were left out of the search.
+    One plan is always tried; more as they promise to help.  ``certify`` adds the lower bound,
+    and the kernels of the whole graph where repeated layers were left out of the search.
 
     Raises:
         OutOfTime: the emergency limit of ``limits`` was reached; the graph should be left to stock.

@@ -29,7 +29,7 @@ from ..read.storage import copied_over
 
 __all__ = ["as_cut", "settle"]
 
-# Dry runs that may be spent on finding out which roundings cost bytes, and which writes do.
+# Trial lowerings that may be spent on finding out which roundings cost bytes, and which writes do.
 _TRIES = 6
 
 
@@ -40,10 +40,11 @@ def settle(
     unrounded: Callable[[State], Decision],
     attempt: Callable[[Decision], State | None],
 ) -> tuple[Decision, State]:
-    """The best decision with its roundings, and its dry run.
+    """The best decision with its roundings, and its trial lowering.
 
-    ``unrounded`` tells what a dry run was made of; ``attempt`` makes one, None where Inductor
-    cannot.  With each round one candidate has been replaced by what it ships, so it ends.
+    ``unrounded`` is the decision that a trial lowering was made of; ``attempt`` makes one, None
+    where Inductor cannot.  With each round one candidate has been replaced by what it ships, so it
+    ends.
     """
     shipped: dict[int, tuple[Decision, State]] = {}
     while id(candidates.best) not in shipped:
@@ -72,7 +73,7 @@ def as_cut(
     """What is ``settled``, with what crosses opaque operators written as far as it costs no bytes.
 
     Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
-    ``rounding`` tells whether what is rounded follows from the kernels (``numerics="stored"``).
+    ``rounding`` says whether what is rounded follows from the kernels (``numerics="stored"``).
     """
     bare = replace(decision, rounded=frozenset(), marked=decision.store or frozenset())
 
@@ -175,7 +176,7 @@ def _as_many(
     attempt: Callable[[Decision], State | None],
     fits: Callable[[State], bool],
 ) -> tuple[frozenset[str], State | None]:
-    """Of some parts of names those with which the dry run still fits, by halves; and that run."""
+    """Of some parts of names those whose lowering still fits, by halves; and that lowering."""
     kept, found = frozenset[str](), None
     left = list(parts)
     for _ in range(_TRIES):

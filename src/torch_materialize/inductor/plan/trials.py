@@ -133,7 +133,7 @@ class Trials:
         module, dag = self.short.graph.module, self.best.dag
         return not self._by_local_rule <= with_casts(module, dag.nodes(dag.homes()))
 
-    def unasked(self, state: State) -> frozenset[str]:
+    def unplanned(self, state: State) -> frozenset[str]:
         """What Inductor realizes on its own in a trial lowering that follows a plan."""
         if state.store is None:
             return frozenset()
@@ -176,7 +176,7 @@ class Trials:
 
 
 def _unbacked(module: torch.fx.GraphModule) -> frozenset[str]:
-    """Nodes whose size only the data tells, so that there are no bytes to plan with."""
+    """Nodes whose size depends on the data, so that there are no bytes to plan with."""
     return frozenset(
         node.name
         for node in module.graph.nodes

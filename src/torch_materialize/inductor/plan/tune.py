@@ -96,13 +96,13 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
     found = {
         "plan": (limits, plan),
         "plan, little recomputed": (
-            replace(limits, balance=_DEAR * limits.balance, doubts=None),
+            replace(limits, balance=_DEAR * limits.balance, refusing_rates=None),
             plan,
         ),
         "plan, no more kernels": (replace(limits, launch_bytes=_NO_LAUNCH), plan),
     }
-    if limits.rates is not None or limits.doubts is not None:
-        found["plan, fewest bytes"] = (replace(limits.only_bytes, doubts=None), plan)
+    if limits.rates is not None or limits.refusing_rates is not None:
+        found["plan, fewest bytes"] = (replace(limits.only_bytes, refusing_rates=None), plan)
     if (by_time := limits.by_time) is not None:
         found["plan, least time"] = (by_time, plan)
     if policy.numerics == "stored":
@@ -240,7 +240,7 @@ def _remember(key: str, chosen: _Chosen, about: dict[str, str]) -> None:
             "another folder",
             store.folder(),
             brief(error),
-            store.VARIABLE,
+            store.FOLDER_VARIABLE,
         )
 
 

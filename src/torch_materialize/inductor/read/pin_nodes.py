@@ -1,6 +1,6 @@
 """Pins in an FX graph: which nodes are pins, what shares their tensor, who reads it.
 
-Nodes are known by name, so that asking needs neither the operators nor torch's Inductor.
+Nodes are known by name, so that a look-up needs neither the operators nor torch's Inductor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// The payload's rows with what all parts ask of them.
+// The payload's rows with what all parts need of them.
 
 const all = data.policies, priced = data.priced, first = all[0], chosen = all[priced];
 const isFused = (kernel) => kernel.kind === "pointwise" || kernel.kind === "reduction";

@@ -1,4 +1,4 @@
-"""The processes of one job, and what they can hand each other without waiting.
+"""The processes of one group, and what they can hand each other without waiting.
 
 Not by a collective: a rank that compiles alone would wait for the rest for ever.
 """
@@ -13,7 +13,7 @@ import torch
 from ...errors import brief
 from ...events import once
 
-__all__ = ["Store", "cannot_agree", "has_ranks", "job"]
+__all__ = ["Store", "cannot_agree", "group_key", "has_ranks"]
 
 _PREFIX = "torch_materialize"
 
@@ -40,11 +40,11 @@ def has_ranks() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def job() -> str:
-    """What names this job in cache keys, "" in a process alone.
+def group_key() -> str:
+    """What names this process group in cache keys, "" in a process alone.
 
-    A measured decision that an earlier job left in one rank's cache is not what ranks agree on now.
-    The same in every rank; "planned" where they cannot agree, and nothing is measured.
+    A measured decision that an earlier group left in one rank's cache is not what ranks agree on
+    now.  The same in every rank; "planned" where they cannot agree, and nothing is measured.
     """
     if not has_ranks():
         return ""
@@ -57,11 +57,11 @@ def job() -> str:
 
 
 def cannot_agree(error: Exception) -> None:
-    """Says once that the ranks of this job decide each by itself, and what that means."""
+    """Says once that the ranks of this process group decide each by itself, and what that means."""
     once(
         "ranks",
         logging.WARNING,
-        "the ranks of this job cannot agree by the store of their process group (%s): each plans "
+        "the ranks cannot agree by the store of their process group (%s): each plans "
         "by itself, with the same result, and `tune` plans instead of measuring",
         brief(error),
     )
