@@ -333,7 +333,7 @@ class TestPins:
         operators = [ops.keep.default, ops.inline.default]
         for operator in operators:
             monkeypatch.delitem(pins.lowering.lowerings, operator, raising=False)
-        monkeypatch.setattr(pins, "_asked", [])
+        monkeypatch.setattr(pins, "_tried", [])
         monkeypatch.setattr(pins.seams, "require", raises(Planted("register")))
         try:
             code("stock", pinned)

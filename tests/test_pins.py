@@ -536,7 +536,7 @@ def test_an_unknown_torch_copies_and_is_logged(monkeypatch, caplog):
     ops = torch.ops.torch_materialize
     for name in ("keep", "inline"):
         monkeypatch.delitem(pins.lowering.lowerings, getattr(ops, name).default, raising=False)
-    monkeypatch.setattr(pins, "_asked", [])
+    monkeypatch.setattr(pins, "_tried", [])
     mismatch = Mismatch("torch._inductor.lowering:register_lowering", "one", "another")
 
     def unsupported(feature):
