@@ -27,7 +27,7 @@ def test_the_whole_graph_under_plan_moves_less_than_stock_and_than_the_pieces(mo
 
 def test_expert_kernels_and_attention_stay_opaque():
     found, *_ = bytes_of("vllm:qwen3-next-80b-a3b", tokens=16)
-    kernels = [k for k in found.graphs[0].scheduled["stock"].kernels if k.kind == "extern"]
+    kernels = [k for k in found.graphs[0].sides["stock"].graph.kernels if k.kind == "extern"]
     assert len(kernels) > 4 * 4
 
 

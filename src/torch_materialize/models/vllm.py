@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,7 @@ def _model(config: Any) -> torch.nn.Module:
     with (
         set_current_vllm_config(config, check_compile=False),
         set_default_torch_dtype(torch.bfloat16),
+        _plain_matmuls(),
     ):
         model: torch.nn.Module = initialize_model(config).model
     return model
@@ -197,17 +199,37 @@ def _scope(config: Any, tokens: int) -> Iterator[None]:
     from vllm.config import set_current_vllm_config
     from vllm.config.utils import Range
     from vllm.forward_context import set_forward_context
-    from vllm.model_executor.layers import linear
-    from vllm.model_executor.layers.utils import default_unquantized_gemm
 
     with contextlib.ExitStack() as stack:
-        # A CPU has a matmul operator of vLLM's own.
-        matmul = mock.patch.object(
-            linear, "dispatch_unquantized_gemm", lambda: default_unquantized_gemm
-        )
-        stack.enter_context(matmul)
+        stack.enter_context(_plain_matmuls())
         stack.enter_context(set_current_vllm_config(config))
         stack.enter_context(set_forward_context(None, config, num_tokens=tokens))
         stack.enter_context(vllm.ir.enable_torch_wrap(True))
         stack.enter_context(pass_context(Range(tokens, tokens)))
         yield
+
+
+@contextlib.contextmanager
+def _plain_matmuls() -> Iterator[None]:
+    """Matmuls of torch in the place of vLLM's own operator for CPUs.
+
+    A layer asks for its matmul when it is called, from vLLM 0.32 on when it is built; whoever asks
+    imported the function, perhaps inside the block.
+    """
+    from vllm.model_executor.layers import utils
+
+    name, upstream = "dispatch_unquantized_gemm", utils.dispatch_unquantized_gemm
+
+    def plain(*_args: Any, **_kwargs: Any) -> Any:
+        return utils.default_unquantized_gemm
+
+    def replace(old: Any, new: Any) -> None:
+        for path, module in list(sys.modules.items()):
+            if path.startswith("vllm.") and vars(module).get(name) is old:
+                setattr(module, name, new)
+
+    replace(upstream, plain)
+    try:
+        yield
+    finally:
+        replace(plain, upstream)
