@@ -91,3 +91,26 @@ def lenient(monkeypatch, caplog):
     monkeypatch.setattr(events, "_seen", set())
     caplog.set_level(logging.WARNING, logger="torch_materialize")
     return caplog
+
+
+@pytest.fixture
+def unlowered_pins(monkeypatch):
+    """Inductor does not know how to lower pins yet; afterwards it knows what it knew before.
+
+    An operator without a lowering becomes a fallback, which has entries in four tables.
+    """
+    import torch
+
+    from torch_materialize.inductor.lower import pins
+
+    monkeypatch.setattr(pins, "_tried", [])
+    lowering = pins.lowering
+    operators = [getattr(torch.ops.torch_materialize, name).default for name in ("keep", "inline")]
+    known = {one: lowering.lowerings.pop(one) for one in operators if one in lowering.lowerings}
+    yield
+    for one in operators:
+        lowering.lowerings.pop(one, None)
+        lowering.fallbacks.discard(one)
+        lowering.needs_realized_inputs.discard(one)
+        lowering._maybe_layout_constraints.pop(one, None)
+    lowering.lowerings.update(known)

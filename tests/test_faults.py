@@ -328,20 +328,10 @@ class TestPins:
         with pytest.raises(Exception, match=f"Planted: {stage}"):
             code("plan", pinned)
 
+    @pytest.mark.usefixtures("unlowered_pins")
     def test_what_cannot_be_taught_copies(self, lenient, monkeypatch):
-        ops = torch.ops.torch_materialize
-        operators = [ops.keep.default, ops.inline.default]
-        for operator in operators:
-            monkeypatch.delitem(pins.lowering.lowerings, operator, raising=False)
-        monkeypatch.setattr(pins, "_tried", [])
         monkeypatch.setattr(pins.seams, "require", raises(Planted("register")))
-        try:
-            code("stock", pinned)
-        finally:
-            for operator in operators:
-                pins.lowering.lowerings.pop(operator, None)
-                pins.lowering.fallbacks.discard(operator)
-                pins.lowering.needs_realized_inputs.discard(operator)
+        code("stock", pinned)
         assert ["Planted: register" in line for line in warned(lenient)] == [True]
 
 

@@ -532,11 +532,8 @@ def test_a_broken_lowering_copies_and_is_logged(monkeypatch, caplog):
 
 
 @e2e
+@pytest.mark.usefixtures("unlowered_pins")
 def test_an_unknown_torch_copies_and_is_logged(monkeypatch, caplog):
-    ops = torch.ops.torch_materialize
-    for name in ("keep", "inline"):
-        monkeypatch.delitem(pins.lowering.lowerings, getattr(ops, name).default, raising=False)
-    monkeypatch.setattr(pins, "_tried", [])
     mismatch = Mismatch("torch._inductor.lowering:register_lowering", "one", "another")
 
     def unsupported(feature):
@@ -550,11 +547,6 @@ def test_an_unknown_torch_copies_and_is_logged(monkeypatch, caplog):
     a, b = inputs()
     torch.testing.assert_close(compiled(pinned)(a, b), pinned(a, b))
     assert "register_lowering" in caplog.text
-    for name in ("keep", "inline"):
-        operator = getattr(ops, name).default
-        pins.lowering.lowerings.pop(operator, None)
-        pins.lowering.fallbacks.discard(operator)
-        pins.lowering.needs_realized_inputs.discard(operator)
 
 
 @e2e
