@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-import torch
 from torch._inductor import config
 
+from planned import models
 from torch_materialize.core.cost import seconds_of
 from torch_materialize.core.devices import find as find_device
 from torch_materialize.core.limits import Limits, limits_for
@@ -29,8 +29,6 @@ from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline.dry_run import hooks_for
 from torch_materialize.inductor.plan import rounds, search, trials
 from torch_materialize.results.base import read_json, write_json
-from torch_materialize.sweep.measure import captured
-from torch_materialize.sweep.rows import Job, Settings
 
 _PLAN = parse("plan")
 
@@ -110,25 +108,15 @@ def _ablated(graph: Any, device: Any) -> dict[str, dict[str, float]]:
 
 def main(chosen: Any) -> int:
     """Adds rows to the file; models that it has are not planned again."""
-    modes, device, path = chosen.mode or ["inference", "training"], chosen.device, chosen.json
+    path, device = chosen.json, find_device(chosen.device)
     if path is None:
         raise SystemExit("ablation needs --json FILE")
-    settings = Settings(device, ("plan",), ("inference", "forward", "backward"))
     data = read_json(path) if path.exists() else {"rows": []}
     done = {(row["name"], row["mode"]) for row in data["rows"]}
-    torch.set_num_threads(1)
-    for name in chosen.names:
-        for mode in modes:
-            if (name, mode) in done:
-                continue
-            for index, graphs in enumerate(captured(Job(name, "", mode, "corpus"), settings)):
-                graph = next(iter(graphs.values()))
-                if graph.nodes < settings.smallest_nodes:
-                    continue
-                row = {"name": name, "mode": mode, "index": index, "device": device}
-                row |= {"nodes": graph.nodes, "found": _ablated(graph, find_device(device))}
-                data["rows"].append(row)
-                sys.stdout.write(f"{name} {mode} {index}: {graph.nodes} nodes\n")
-                sys.stdout.flush()
-            write_json(path, data)
+    for graphs in models(chosen, done):
+        for row, graph in graphs:
+            data["rows"].append(row | {"found": _ablated(graph, device)})
+            sys.stdout.write("{name} {mode} {index}: {nodes} nodes\n".format(**row))
+            sys.stdout.flush()
+        write_json(path, data)
     return 0

@@ -38,6 +38,11 @@ _ROUNDED = ("plan:numerics=eager", "plan:numerics=stock", "tune")
 _MOST_AT_ONCE = 14
 _TEXTS = {"action": "append"}
 _FILE = {"type": Path}
+_MODELS: dict[str, dict[str, Any]] = {
+    "names": {"nargs": "+", "help": "models of the corpus"},
+    "--mode": {**_TEXTS, "choices": ["inference", "training"]},
+    "--device": {"default": "h200"},
+}
 #: Other commands: name -> the module whose ``main`` it is, its help, its arguments.
 _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
     "compile": (
@@ -52,20 +57,12 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
     "ablation": (
         "ablation",
         "what each part of the search is worth: models of the corpus planned without it",
-        {
-            "names": {"nargs": "+", "help": "models of the corpus"},
-            "--mode": {**_TEXTS, "choices": ["inference", "training"]},
-            "--device": {"default": "h200"},
-        },
+        _MODELS,
     ),
     "search-cost": (
         "search_cost",
         "CPU seconds of a search beside those of one lowering of the same graph",
-        {
-            "names": {"nargs": "+", "help": "models of the corpus"},
-            "--mode": {**_TEXTS, "choices": ["inference", "training"]},
-            "--device": {"default": "h200"},
-        },
+        _MODELS,
     ),
     "fuzz": (
         "fuzz",

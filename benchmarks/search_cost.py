@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch._inductor import config
 
+from planned import models
 from torch_materialize.core.devices import find
 from torch_materialize.core.limits import limits_for
 from torch_materialize.core.policy import parse
@@ -22,8 +23,6 @@ from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline.dry_run import hooks_for
 from torch_materialize.inductor.plan.search import search
 from torch_materialize.results.base import read_json, write_json
-from torch_materialize.sweep.measure import captured
-from torch_materialize.sweep.rows import Job, Settings
 
 _PLAN = parse("plan")
 
@@ -32,24 +31,17 @@ def main(chosen: Any) -> int:
     """Adds rows of this commit to the file; models that it has of it are not searched again."""
     if chosen.json is None:
         raise SystemExit("search-cost needs --json FILE")
-    device, path, commit = chosen.device, chosen.json, _commit()
-    settings = Settings(device, ("plan",), ("inference", "forward", "backward"))
+    path, commit = chosen.json, _commit()
     data = read_json(path) if path.exists() else {"torch": torch.__version__, "searches": []}
-    done = {(r["name"], r["mode"], r["device"], r["commit"]) for r in data["searches"]}
-    torch.set_num_threads(1)
-    for name in chosen.names:
-        for mode in chosen.mode or ["inference", "training"]:
-            if (name, mode, device, commit) in done:
-                continue
-            for index, graphs in enumerate(captured(Job(name, "", mode, "corpus"), settings)):
-                graph = next(iter(graphs.values()))
-                if graph.nodes >= settings.smallest_nodes:
-                    row = {"name": name, "mode": mode, "index": index, "device": device}
-                    row |= {"commit": commit, "nodes": graph.nodes, **_costs(graph, device)}
-                    data["searches"].append(row)
-                    times = row["search_seconds"] / row["lowering_seconds"]
-                    sys.stdout.write(f"{name} {mode} {index}: x{times:.2f} of one lowering\n")
-            write_json(path, data)
+    here = [r for r in data["searches"] if (r["device"], r["commit"]) == (chosen.device, commit)]
+    for graphs in models(chosen, {(row["name"], row["mode"]) for row in here}):
+        for start, graph in graphs:
+            row = start | {"commit": commit, **_costs(graph, chosen.device)}
+            data["searches"].append(row)
+            times = row["search_seconds"] / row["lowering_seconds"]
+            where = "{name} {mode} {index}".format(**row)
+            sys.stdout.write(f"{where}: x{times:.2f} of one lowering\n")
+        write_json(path, data)
     return 0
 
 

@@ -109,8 +109,8 @@ class Rounds:
     def _begin_locally(self) -> None:
         """Starts from the local rule's choice where that moves fewer bytes than the best plan.
 
-        It is lowered after a plan only, and where it writes what that has not in memory: else it
-        never did.
+        It is lowered after a plan only, and where it writes what that has not in memory: otherwise
+        it moved fewer bytes in none of the graphs of docs/results/search.md.
         """
         trials = self.trials
         if not trials.tried or not trials.local_writes_more:
