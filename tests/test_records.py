@@ -27,8 +27,7 @@ from torch_materialize.results.tuned import _CHOICE, Remembered
 from torch_materialize.sweep.file import SWEEP
 from torch_materialize.sweep.rows import BASE, GraphRow, Measured, Request
 from torch_materialize.sweep.run import Sweep
-from upstream.file import RUN
-from upstream.run import UpstreamRun
+from upstream.outcomes import RUN, UpstreamRun
 
 quick = settings(
     deadline=None,
