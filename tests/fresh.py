@@ -9,6 +9,7 @@ those of the parent.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -56,6 +57,16 @@ class Fresh:
     def close(self) -> None:
         """Ends the parent."""
         self._parent.communicate()
+
+
+@functools.cache
+def upstream() -> Fresh:
+    """Processes that have imported torch and Inductor and nothing of ours; our errors are raised.
+
+    One parent serves all test files of a pytest process.
+    """
+    kept = {k: v for k, v in os.environ.items() if k != "TORCH_MATERIALIZE"}
+    return Fresh({**kept, "TORCH_MATERIALIZE_STRICT": "1"}, INDUCTOR)
 
 
 def _be(program: str, argv: list[str], environment: dict[str, str], *files: str) -> NoReturn:

@@ -104,9 +104,11 @@ def hit(seen: dict[str, int]) -> bool:
     return seen["aot_hit"] > 0 and seen["aot_miss"] == 0 and seen["asked"] == 0
 
 
-def test_what_stock_keeps_is_not_served_to_a_policy(run):
+def test_a_policy_is_served_what_it_kept_and_not_what_stock_keeps(run):
     assert missed(run("policy", "none"))
     assert missed(run("policy", "traffic"))
+    # Both ways of asking share an entry.
+    assert hit(run("options", "traffic"))
 
 
 @pytest.mark.full
@@ -123,11 +125,6 @@ def test_stock_and_traffic_never_share_an_entry(run, how):
     # Saying "stock" keeps stock's keys.
     assert hit(run(how, "stock"))
     assert stock["bypass"] == traffic["bypass"] == 0
-
-
-def test_both_ways_of_asking_share_an_entry(run):
-    assert missed(run("policy", "traffic"))
-    assert hit(run("options", "traffic"))
 
 
 @pytest.mark.full

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import subprocess
 import textwrap
 
 import pytest
 
-from fresh import INDUCTOR, Fresh
+from fresh import upstream
 
 PREAMBLE = """
 import logging, sys, threading
@@ -29,14 +27,8 @@ def is_ours():
 """
 
 
-@functools.cache
-def processes() -> Fresh:
-    """They have imported torch and Inductor, and nothing of ours."""
-    return Fresh({**os.environ, "TORCH_MATERIALIZE_STRICT": "1"}, INDUCTOR)
-
-
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = processes().run(PREAMBLE + textwrap.dedent(code), **environment)
+    done = upstream().run(PREAMBLE + textwrap.dedent(code), **environment)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from fresh import upstream
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,8 +59,5 @@ assert not any(sys.modules[name] for name in drawing)
 
 @pytest.mark.e2e
 def test_a_governed_compile_imports_nothing_that_draws():
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM],
-        check=True,
-        env={**os.environ, "TORCH_MATERIALIZE": "plan", "TORCH_MATERIALIZE_STRICT": "1"},
-    )
+    done = upstream().run(PROGRAM, TORCH_MATERIALIZE="plan")
+    assert done.returncode == 0, done.stderr

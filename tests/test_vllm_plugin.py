@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import os
-
 import pytest
 
-from fresh import INDUCTOR, Fresh
+from fresh import upstream
 
 STAND_IN = """
 import logging, sys
@@ -20,13 +17,6 @@ theirs.setLevel(logging.INFO)
 """
 # As vLLM does where a plugin's line is not known to the keys of its artifacts.
 BLIND = STAND_IN.replace("environment_variables.items()", "[('VLLM_PORT', lambda: 1)]")
-
-
-@functools.cache
-def processes() -> Fresh:
-    """They have imported torch and Inductor, and nothing of ours."""
-    kept = {k: v for k, v in os.environ.items() if k != "TORCH_MATERIALIZE"}
-    return Fresh(kept, INDUCTOR)
 
 
 def run(folder, program: str, stand_in: str = STAND_IN, **environment: str):
@@ -43,7 +33,7 @@ from vllm import envs
 before = envs.compile_factors()
 {program}
 """
-    done = processes().run(program, **environment)
+    done = upstream().run(program, **environment)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

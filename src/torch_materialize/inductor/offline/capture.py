@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,18 +27,14 @@ from torch._inductor import compile_fx as inductor_compile
 from torch._inductor import config
 from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.graph import GraphLowering
-from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.fx.node import map_aggregate
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
 
-from ...core.devices import CPU, Device
+from ...core.devices import Device
 from ...core.policy import STOCK, Policy, parse
 from ...errors import CaptureError, MaterializeError, brief
-from ...events import log
 from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad, copy_graph
 from ..fx.rounding import emulation
@@ -48,22 +43,16 @@ from ..lower.trial import lowered
 from ..lower.virtual_gpu import planned_device, torch_device
 from ..read.storage import elements
 from .compiler import Compiler
+from .fake_mode import fake_mode
 from .isolation import isolated
+from .placing import move, on_device
 
 __all__ = ["capture", "capture_for", "fake_mode"]
 
-# Constants of at most this many elements are written into the kernels by Inductor, which
-# needs their values; larger ones are only read, like inputs, and so are those without values.
-_INLINED_CONSTANT = 8
 # What autograd says where a backward is wanted and gradients are off.
 _NO_GRADIENTS = "does not require grad"
 # Its graphs serve every policy but those that have a tracing of their own.
 _ANY = parse("plan")
-
-
-def fake_mode() -> FakeTensorMode:
-    """A mode for building and tracing a model without memory."""
-    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
 
 
 def capture(
@@ -264,7 +253,7 @@ def _kept(
         # What the forward saved has the strides that the forward reported, not those traced.
         with enable_python_dispatcher(), torch.no_grad():
             FakeTensorProp(copied, mode).propagate_dont_convert_inputs(*inputs)
-    graph = _on_device(PostGrad(copied, tuple(inputs), mode, is_inference, is_backward), device)
+    graph = on_device(PostGrad(copied, tuple(inputs), mode, is_inference, is_backward), device)
     if not is_inference and not is_backward:
         _report_strides(graph, device)
     return graph
@@ -320,83 +309,4 @@ def _trace_make_fx(
     inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     graph = PostGrad(module, tuple(inputs), _mode_of(module))
     with unset_fake_temporarily():
-        return [_move(graph, torch_device(device))]
-
-
-def _move(graph: PostGrad, device: torch.device) -> PostGrad:
-    """Puts every tensor, input and device argument of a graph on ``device``, in place."""
-    module, mode = graph.module, graph.fake_mode
-    storages: dict[int, Any] = {}
-
-    def moved(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        with mode:
-            there = torch.empty_strided(
-                value.size(), value.stride(), dtype=value.dtype, device=device
-            )
-            # What shared memory shares it still: what looks for views goes by that.
-            before = value.untyped_storage()._cdata
-            if before in storages:
-                there.set_(storages[before], value.storage_offset(), value.size(), value.stride())
-            storages.setdefault(before, there.untyped_storage())
-            return there
-
-    def redirected(argument: Any) -> Any:
-        return device if isinstance(argument, torch.device) else argument
-
-    _constants_to_inputs(module, mode)
-    for part in module.modules():
-        if not isinstance(part, torch.fx.GraphModule):
-            continue
-        for node in part.graph.nodes:
-            if "val" in node.meta and node.op != "get_attr":
-                node.meta["val"] = pytree.tree_map(moved, node.meta["val"])
-            node.args = map_aggregate(node.args, redirected)
-            node.kwargs = map_aggregate(node.kwargs, redirected)
-        part.recompile()
-    inputs = [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")]
-    return PostGrad(module, tuple(inputs), mode, graph.is_inference, graph.is_backward)
-
-
-def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
-    """Turns large tensor constants into inputs: the same traffic, and they can be fake."""
-    for node in module.graph.find_nodes(op="get_attr"):
-        value = module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        if not isinstance(value, torch.Tensor):
-            continue
-        is_fake = isinstance(value, torch._subclasses.FakeTensor)
-        if value.numel() <= _INLINED_CONSTANT and not is_fake:
-            continue
-        first = next(iter(module.graph.nodes))
-        with module.graph.inserting_before(first):
-            placeholder = module.graph.placeholder(f"constant_{node.name}")
-        placeholder.meta["val"] = value if is_fake else mode.from_tensor(value)
-        node.replace_all_uses_with(placeholder)
-        module.graph.erase_node(node)
-
-
-def _on_device(graph: PostGrad, device: Device) -> PostGrad:
-    """The post-grad graph on ``device``: moved first, because some passes look at the device.
-
-    A torch built without CUDA cannot run every pass on fake CUDA tensors (re-inplacing of
-    slices, say); such a graph goes through the passes on the CPU and is moved afterwards.
-    """
-    copied = replace(graph, module=copy_graph(graph.module))
-    try:
-        return _post_grad(_move(copied, torch_device(device)), device)
-    except Exception as error:
-        if not device.is_gpu:
-            raise
-        log.info("post-grad passes ran on CPU tensors, before the move: %s", error)
-        return _move(_post_grad(graph, CPU), torch_device(device))
-
-
-def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
-    """Runs Inductor's post-grad passes, and those that a program set in its config."""
-    inductor_compile.record_original_output_strides(graph.module)
-    with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
-        inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
-    return graph
+        return [move(graph, torch_device(device))]

@@ -1,12 +1,13 @@
 """What a function reaches without being given it: its models and optimizers, as fake copies.
 
-A training step is a function that finds its model and optimizer where it was written, in a
-closure, a module's globals or an object's attributes.  Tracing runs it, and its ``.backward()``
-and ``.step()`` would leave fake gradients and states in the user's own.
+A training step is a function that finds its model, optimizer and gradient scaler where it was
+written, in a closure, a module's globals or an object's attributes.  Tracing runs it, and its
+``.backward()``, ``.step()`` and ``.update()`` would leave fake tensors in the user's own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,12 +16,15 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ...errors import CaptureError, brief
 
 __all__ = ["Copies"]
+
+_RUN_BY_A_STEP = torch.nn.Module | Optimizer | LRScheduler | GradScaler
 
 
 @dataclass
@@ -87,8 +91,12 @@ class Copies:
             value = getattr(value, "_orig_mod", value)
         if isinstance(value, FunctionType | MethodType):
             return self.of(value)
+        if type(value) in (list, tuple):
+            return type(value)(map(self._value, value))
+        if type(value) is dict:
+            return {key: self._value(held) for key, held in value.items()}
         is_leaf = isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf
-        if not is_leaf and not isinstance(value, torch.nn.Module | Optimizer | LRScheduler):
+        if not is_leaf and not isinstance(value, _RUN_BY_A_STEP):
             return value
         for tensor in _tensors(value):
             if id(tensor) not in self._memo:
@@ -97,8 +105,9 @@ class Copies:
                 made = torch.nn.Parameter(fake, False) if is_parameter else fake
                 self._memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)
         try:
-            # Under the mode, the clones that a deep copy makes have no memory.
-            with self.mode:
+            # Under the mode, the clones that a deep copy makes have no memory.  A scaler's copy is
+            # made from the value of its scale, which only its own tensor has.
+            with contextlib.nullcontext() if isinstance(value, GradScaler) else self.mode:
                 return copy.deepcopy(value, self._memo)
         except Exception as error:
             raise CaptureError(
@@ -122,6 +131,8 @@ def _tensors(value: Any) -> Iterable[torch.Tensor]:
         return [value]
     if isinstance(value, torch.nn.Module):
         return [*value.parameters(), *value.buffers()]
+    if isinstance(value, GradScaler):
+        return []  # it makes them anew
     optimizer = value.optimizer if isinstance(value, LRScheduler) else value
     held = [p for group in optimizer.param_groups for p in group["params"]]
     states = (state for state in optimizer.state.values() if isinstance(state, dict))

@@ -1,0 +1,103 @@
+"""Moves captured graphs to the planned device, where their post-grad passes run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch._inductor import compile_fx as inductor_compile
+from torch._inductor.virtualized import V
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import map_aggregate
+from torch.utils import _pytree as pytree
+
+from ...core.devices import CPU, Device
+from ...events import log
+from ..fx.post_grad import PostGrad, copy_graph
+from ..lower.virtual_gpu import planned_device, torch_device
+
+__all__ = ["move", "on_device"]
+
+# Constants of at most this many elements are written into the kernels by Inductor, which
+# needs their values; larger ones are only read, like inputs, and so are those without values.
+_INLINED_CONSTANT = 8
+
+
+def on_device(graph: PostGrad, device: Device) -> PostGrad:
+    """The post-grad graph on ``device``: moved first, because some passes look at the device.
+
+    A torch built without CUDA cannot run every pass on fake CUDA tensors (re-inplacing of
+    slices, say); such a graph goes through the passes on the CPU and is moved afterwards.
+    """
+    copied = replace(graph, module=copy_graph(graph.module))
+    try:
+        return _post_grad(move(copied, torch_device(device)), device)
+    except Exception as error:
+        if not device.is_gpu:
+            raise
+        log.info("post-grad passes ran on CPU tensors, before the move: %s", error)
+        return move(_post_grad(graph, CPU), torch_device(device))
+
+
+def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
+    """Runs Inductor's post-grad passes, and those that a program set in its config."""
+    inductor_compile.record_original_output_strides(graph.module)
+    with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
+        inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
+    return graph
+
+
+def move(graph: PostGrad, device: torch.device) -> PostGrad:
+    """Puts every tensor, input and device argument of a graph on ``device``, in place."""
+    module, mode = graph.module, graph.fake_mode
+    storages: dict[int, Any] = {}
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        with mode:
+            there = torch.empty_strided(
+                value.size(), value.stride(), dtype=value.dtype, device=device
+            )
+            # What shared memory shares it still: what looks for views goes by that.
+            before = value.untyped_storage()._cdata
+            if before in storages:
+                there.set_(storages[before], value.storage_offset(), value.size(), value.stride())
+            storages.setdefault(before, there.untyped_storage())
+            return there
+
+    def redirected(argument: Any) -> Any:
+        return device if isinstance(argument, torch.device) else argument
+
+    _constants_to_inputs(module, mode)
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            if "val" in node.meta and node.op != "get_attr":
+                node.meta["val"] = pytree.tree_map(moved, node.meta["val"])
+            node.args = map_aggregate(node.args, redirected)
+            node.kwargs = map_aggregate(node.kwargs, redirected)
+        part.recompile()
+    inputs = [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")]
+    return PostGrad(module, tuple(inputs), mode, graph.is_inference, graph.is_backward)
+
+
+def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
+    """Turns large tensor constants into inputs: the same traffic, and they can be fake."""
+    for node in module.graph.find_nodes(op="get_attr"):
+        value = module
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        if not isinstance(value, torch.Tensor):
+            continue
+        is_fake = isinstance(value, torch._subclasses.FakeTensor)
+        if value.numel() <= _INLINED_CONSTANT and not is_fake:
+            continue
+        first = next(iter(module.graph.nodes))
+        with module.graph.inserting_before(first):
+            placeholder = module.graph.placeholder(f"constant_{node.name}")
+        placeholder.meta["val"] = value if is_fake else mode.from_tensor(value)
+        node.replace_all_uses_with(placeholder)
+        module.graph.erase_node(node)
