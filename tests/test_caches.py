@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ import sys
 
 import pytest
 
-from fresh import INDUCTOR, Fresh
+from fresh import upstream
 
 pytestmark = pytest.mark.e2e
 
@@ -65,15 +64,17 @@ CACHES = {
 }
 
 
-@pytest.fixture(scope="module")
-def fresh():
-    ours = "torch_materialize.inductor.hooks.install"
-    with contextlib.closing(Fresh({**os.environ, **CACHES}, INDUCTOR, ours)) as processes:
-        yield processes
+# Torch reads the variables when it is imported, as it was before this process began.
+CACHES_ON = """
+from torch._functorch import config as functorch_config
+from torch._inductor import config
+config._config["fx_graph_cache"].env_value_force = True
+functorch_config._config["enable_autograd_cache"].env_value_force = True
+"""
 
 
 @pytest.fixture
-def run(fresh, tmp_path):
+def run(tmp_path):
     """Runs the program in a process of its own, over the cache folder of the test."""
     folder = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "caches")}
 
@@ -89,7 +90,7 @@ def run(fresh, tmp_path):
                 env={**os.environ, **CACHES, **folder, **environment},
             )
         else:
-            done = fresh.run(PROGRAM, *arguments, **folder, **environment)
+            done = upstream().run(CACHES_ON + PROGRAM, *arguments, **folder, **environment)
         assert done.returncode == 0, done.stderr
         return {**json.loads(done.stdout), "stderr": done.stderr}
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import torch_materialize as tm
+from tiers import but
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.inductor.offline import capture as capturing
@@ -144,7 +145,7 @@ class Trainer:
         return step
 
 
-@pytest.mark.parametrize("how", ["method", "closure", "compiled"])
+@pytest.mark.parametrize("how", but(["compiled"], ["method", "closure", "compiled"]))
 def test_explaining_a_step_leaves_the_users_model_and_optimizer_as_they_are(dynamo, how):
     trainer = Trainer()
     x = torch.randn(4, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -267,8 +268,11 @@ main(sys.argv[1:])
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("times", but([2], [1, 2]))
-def test_ctrl_c_twice_in_a_sweep_ends_it_at_once(tmp_path, times):
+@pytest.mark.parametrize(
+    ("number", "times"),
+    but([(signal.SIGINT, 2)], itertools.product([signal.SIGINT, signal.SIGTERM], [1, 2])),
+)
+def test_a_signal_ends_a_sweep_and_a_second_one_at_once(tmp_path, number, times):
     model, out = tmp_path / "model.py", tmp_path / "out.json"
     pid = tmp_path / "pid"
     sleep = (
@@ -289,11 +293,11 @@ def test_ctrl_c_twice_in_a_sweep_ends_it_at_once(tmp_path, times):
             lambda: child.poll() is not None or (pid.exists() and pid.read_text() and out.exists())
         )
         assert child.poll() is None, said.read_text()
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         if times == 2:
             _until(lambda: "ending" in said.read_text())
-            child.send_signal(signal.SIGINT)
-        assert child.wait(600) == 130
+            child.send_signal(number)
+        assert child.wait(600) == 128 + number
     finally:
         child.kill()
     text = said.read_text()

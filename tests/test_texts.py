@@ -103,7 +103,7 @@ PRINTS = {
 }
 
 #: The pages that fit into the quick tier; what the others compile and trace takes longer.
-QUICK = ("docs/rounding.md", "docs/troubleshooting.md", "docs/vllm.md")
+QUICK = ("docs/rounding.md", "docs/vllm.md")
 
 _RUN = sorted(name_of(page) for page in PAGES if any(b.language != "text" for b in blocks(page)))
 

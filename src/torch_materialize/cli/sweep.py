@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from ..sweep.spec import KINDS
-from .interrupt import INTERRUPTED, twice_is_now
+from .interrupt import INTERRUPTED, Stopped, twice_is_now
 from .options import file_to_write, target_options
 from .progress import counted
 
@@ -78,8 +78,8 @@ def sweep_command(
     "torch-materialize[corpus]"`) or other targets as `compare` takes them; without one,
     the whole corpus is swept. No weights are allocated, nothing runs and nothing is downloaded.
 
-    A model that fails, crashes or takes too long is a row of its own. Ctrl-C stops what runs and
-    says what is kept; a second one does not wait for that. Exit status: 0 when at
+    A model that fails, crashes or takes too long is a row of its own. Ctrl-C or SIGTERM stops what
+    runs and says what is kept; a second one does not wait for that. Exit status: 0 when at
     least one graph was measured, 1 otherwise, and with --verify wherever something failed.
     """
     from ..sweep import file
@@ -102,14 +102,14 @@ def sweep_command(
     with twice_is_now(end_at_once):
         try:
             sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             kept = (
                 f"{json_path} has what is done; go on with --resume"
                 if json_path
                 else "nothing is kept; --json FILE keeps what is done"
             )
             click.echo(f"interrupted: {kept}", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(stopped.status if isinstance(stopped, Stopped) else INTERRUPTED)
     print_sweep(sweep, Console())
     if json_path is not None:
         click.echo(f"sweep written to {json_path}", err=True)
