@@ -246,7 +246,7 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("name", but([name for name in LOST if "torch" in name], LOST))
 def test_what_cannot_be_had_is_one_line_and_stock_inductor(program, name):
     change, words, environment = LOST[name]
     done = program(f"{change}\nstep()\ntorch._dynamo.reset()\nstep()", **environment)

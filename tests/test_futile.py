@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 import torch_materialize as tm
+from tiers import but
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import STOCK, parse
@@ -134,8 +136,13 @@ def test_narrow_values_that_nobody_reads_rounded_elsewhere_are_judged(device):
     assert found.dag.measured == most_saved(graph.module.graph).least
 
 
-@pytest.mark.parametrize("device", [CPU, DEVICES["h200"]], ids=["cpu", "h200"])
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.NAdam])
+@pytest.mark.parametrize(
+    ("device", "optimizer"),
+    but(
+        [(CPU, torch.optim.AdamW), (DEVICES["h200"], torch.optim.NAdam)],
+        itertools.product([CPU, DEVICES["h200"]], [torch.optim.AdamW, torch.optim.NAdam]),
+    ),
+)
 def test_a_step_on_lists_of_tensors_has_nothing_to_gain(device, optimizer):
     mode = capturing.fake_mode()
     with mode:
@@ -256,7 +263,7 @@ def program(seed):
     return run, inputs
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", but(range(2), range(6)))
 def test_what_has_nothing_to_gain_is_stocks_choice_after_any_search(seed):
     graph = captured(*_split(program(seed)))
     saving = most_saved(graph.module.graph)
@@ -299,7 +306,7 @@ def lists(seed):
 
 
 @pytest.mark.parametrize("device", [CPU, DEVICES["h200"]], ids=["cpu", "h200"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", but([0], range(3)))
 def test_no_search_saves_more_on_lists_than_is_told(seed, device):
     graph = captured(*_split(lists(seed)), device=device)
     saving = most_saved(graph.module.graph)

@@ -102,6 +102,7 @@ def test_a_scaler_in_the_middle_of_its_iteration_is_named():
         tm.explain(trainer.step, torch.randn(4, 64), device="cpu")
 
 
+@pytest.mark.full
 def test_a_plan_leaves_losses_gradients_and_scales_to_the_last_bit(dynamo):
     def run(policy):
         torch.manual_seed(0)

@@ -118,9 +118,10 @@ def test_a_window_twice_as_large_is_read_in_twice_the_steps():
 @pytest.mark.parametrize(
     ("function", "inputs"),
     [
-        (
+        pytest.param(
             lambda x: torch.nn.functional.interpolate(x, size=(9, 7), mode="bicubic"),
             [(1, 2, 8, 8)],
+            marks=pytest.mark.full,
         ),
         (
             lambda x, grid: torch.nn.functional.grid_sample(x, grid, align_corners=False),

@@ -106,9 +106,10 @@ def efficient(training: bool = False) -> Explanation:
     [
         (lambda: small("fused-add-rmsnorm"), True),
         # From 2.14 on the residual add is part of the matmul, for every policy.
-        (
+        pytest.param(
             lambda: small("fused-add-rmsnorm-hf"),
             not torch.__version__.startswith(("2.14.", "2.15.")),
+            marks=pytest.mark.full,
         ),
         pytest.param(
             lambda: small("llama-3.1-8b"), True, marks=[pytest.mark.full, pytest.mark.long]
