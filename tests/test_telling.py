@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import textwrap
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +15,6 @@ import pytest
 import torch
 
 import torch_materialize as tm
-from fresh import upstream
 from reported import explanation
 from torch_materialize.core.story import Refusal
 from torch_materialize.errors import RecordError
@@ -106,8 +108,13 @@ def test_the_log_names_decisions_and_refusals(caplog):
 
 
 def run(code: str, **environment: str) -> str:
-    # Torch reads the variables when it is imported.
-    done = upstream().run("import torch\ntorch._logging._init_logs()\n" + code, **environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 

@@ -480,7 +480,9 @@ class TestStopping:
         (folder / "go").touch()
         found = find_tests(folder, ["test_slow.py"])
         result = UpstreamRun(STOCK, ("test_slow.py",), "cuda")
-        assert len(list(run(result, found, 300, lambda: False))) == 2
+        # A step for each side, and one whenever what there is has not been kept for long.
+        assert len(list(run(result, found, 300, lambda: False))) >= 2
+        assert len(result.finished) == 2
         record = folder / "run.json"
         RUN.save(result, record)
         again = upstream_file.resume(record, UpstreamRun(STOCK, ("test_slow.py",), "cuda"))

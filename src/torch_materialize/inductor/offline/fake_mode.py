@@ -29,31 +29,35 @@ def fake_mode() -> FakeTensorMode:
     A scalar made with a value (``torch.full((), 0.0)``) keeps it until something writes to it.
     ``torch.amp.GradScaler`` goes by such scalars: an optimizer runs where no gradient is infinite.
     """
-    return _WithScalars(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    # Not a subclass: higher-order operators have their rules for the mode's very type.
+    mode.dispatch = _WithScalars(mode.dispatch)
+    return mode
 
 
-class _WithScalars(FakeTensorMode):
-    """Knows the values of scalars, which a plain fake mode forgets."""
+def _writes(func: Any) -> bool:
+    """Whether an operator may write to an argument; one without a schema may."""
+    return not isinstance(func, torch._ops.OpOverload) or func._schema.is_mutable
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+
+class _WithScalars:
+    """What a fake mode does with an operator, and the values of scalars, which it forgets."""
+
+    def __init__(self, dispatch: Any) -> None:
+        self._dispatch = dispatch
         self._scalars: Any = WeakIdKeyDictionary()
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[Any],
-        args: Sequence[Any] = (),
-        kwargs: Any = None,
+    def __call__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         if func is _ATEN._local_scalar_dense.default and args[0] in self._scalars:
             return self._scalars[args[0]]
-        result = super().__torch_dispatch__(func, types, args, kwargs)
+        result = self._dispatch(func, types, args, kwargs)
         if func is _ATEN.full.default and not args[0] and isinstance(args[1], int | float):
             self._keep(result, args[1])
         elif func in _COPIES and args[0] in self._scalars:
             self._keep(result, self._scalars[args[0]])
-        elif self._scalars and func._schema.is_mutable and func not in _FINITE:
+        elif self._scalars and func not in _FINITE and _writes(func):
             self._forget(pytree.tree_leaves((args, kwargs)))
         return result
 
