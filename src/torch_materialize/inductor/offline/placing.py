@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch._inductor import compile_fx as inductor_compile
-from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
@@ -16,6 +14,7 @@ from ...core.devices import CPU, Device
 from ...events import log
 from ..fx.post_grad import PostGrad, copy_graph
 from ..lower.virtual_gpu import planned_device, torch_device
+from ..partition.measured import post_grad
 
 __all__ = ["move", "on_device"]
 
@@ -42,10 +41,8 @@ def on_device(graph: PostGrad, device: Device) -> PostGrad:
 
 def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     """Runs Inductor's post-grad passes, and those that a program set in its config."""
-    inductor_compile.record_original_output_strides(graph.module)
-    with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
-        inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
-    return graph
+    with planned_device(device):
+        return post_grad(graph)
 
 
 def move(graph: PostGrad, device: torch.device) -> PostGrad:
