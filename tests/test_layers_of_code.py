@@ -36,6 +36,7 @@ FLOORS = (
     ("environment",),
     ("auto", "integrations"),
     ("models",),
+    ("agreement",),
     ("report",),
     ("sweep",),
     ("jobs",),
