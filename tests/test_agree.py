@@ -14,7 +14,7 @@ from torch import nn
 import torch_materialize as tm
 from torch_materialize.agreement.compiled import Pieces, Recorder
 from torch_materialize.agreement.ranges import cut_places, operators, part, places
-from torch_materialize.agreement.values import compared, worst
+from torch_materialize.agreement.values import compared, named_tensors, worst
 from torch_materialize.cli.main import main
 from torch_materialize.core.ways import PIECES, WHOLE
 from torch_materialize.jobs.agree import agree_target
@@ -88,6 +88,13 @@ def test_rows_are_those_of_the_first_tensor_with_several():
     found = compared({"a": logits.flip(0), "b": logits}, {"a": logits, "b": logits})
     assert (found.rows, found.rows_equal) == (2, 0)
     assert list(found.differing) == ["a"]
+
+
+def test_tensors_are_named_by_where_they_stand():
+    one = torch.zeros(1)
+    result = {"logits": one, "states": (one, [one])}
+    assert list(named_tensors(result)) == ["logits", "states.0", "states.1.0"]
+    assert list(named_tensors(one)) == ["output"]
 
 
 # Ranges of a graph.

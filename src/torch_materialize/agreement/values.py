@@ -20,10 +20,18 @@ def named_tensors(result: Any) -> dict[str, torch.Tensor]:
     """The tensors in what a model returns, by where they stand in it."""
     pairs, _ = pytree.tree_flatten_with_path(result)
     return {
-        pytree.keystr(path) or "output": leaf.detach()
+        ".".join(map(_key, path)) or "output": leaf.detach()
         for path, leaf in pairs
         if isinstance(leaf, torch.Tensor)
     }
+
+
+def _key(entry: Any) -> str:
+    """One step on the way to a leaf: a key, an attribute's name or a place."""
+    for name in ("key", "name", "idx"):
+        if hasattr(entry, name):
+            return str(getattr(entry, name))
+    return str(entry)
 
 
 def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

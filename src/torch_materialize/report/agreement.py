@@ -201,7 +201,8 @@ def _place(one: Arises) -> Iterator[str]:
         yield (
             "It differs when compiled alone, too: computed in another way or order."
             if one.alone
-            else "It agrees when compiled alone: what is fused before it hands on unrounded digits."
+            else "It agrees when compiled alone: what it is fused with decides, by digits that "
+            "are not rounded or by the order of a sum."
         )
 
 

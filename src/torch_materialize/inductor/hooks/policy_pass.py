@@ -16,6 +16,7 @@ from ...core.policy import STOCK, Policy
 from ...events import surprise
 from ...versions import implementation
 from ..fx.decision import give_back
+from ..fx.fused_adds import take_adds_apart
 from ..fx.policy_mark import POLICY_KEY
 from ..plan.process_group import group_key
 from ..read import at_hand
@@ -57,6 +58,8 @@ class PolicyPass(ChainedPass):
         # A graph may be lowered where the hook is not installed: a backward that is compiled
         # after undo(), a model compiled with options() alone.
         hold_for_lowering(graph.owning_module)
+        if self.policy.numerics == "eager" and take_adds_apart(graph):
+            graph.owning_module.recompile()
         graph.owning_module.meta[POLICY_KEY] = self.policy
 
     def uuid(self) -> Any | None:

@@ -41,9 +41,10 @@ from ...core.policy import STOCK, Policy, parse
 from ...errors import CaptureError, MaterializeError, brief
 from ...events import log
 from ..fx.decision import NO_CHANGE
+from ..fx.fused_adds import take_adds_apart
 from ..fx.post_grad import PostGrad, copy_graph
 from ..fx.rounding import emulation
-from ..hooks.cast_passes import hold_options
+from ..hooks.cast_passes import hold_options, rounds_as_eager
 from ..lower.trial import lowered
 from ..lower.virtual_gpu import planned_device, torch_device
 from ..read.storage import elements
@@ -399,4 +400,7 @@ def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     inductor_compile.record_original_output_strides(graph.module)
     with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
         inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
+        if rounds_as_eager():
+            take_adds_apart(graph.module.graph)
+            graph.module.recompile()
     return graph
