@@ -42,6 +42,7 @@ class PolicyPass(ChainedPass):
 
         A graph that is given up to stock (:mod:`.fallback`) gets none.
         """
+        self._take_adds_apart(graph)
         self.run_chained(graph, is_inference=is_inference)
         try:
             if activation.is_given_up():
@@ -52,14 +53,22 @@ class PolicyPass(ChainedPass):
             surprise("config.post_grad_custom_post_pass", error)
             give_back(graph.owning_module)
 
+    def _take_adds_apart(self, graph: torch.fx.Graph) -> None:
+        """Before a program's own passes, which then see what the program wrote."""
+        if self.policy.numerics != "eager" or activation.is_given_up():
+            return
+        try:
+            if take_adds_apart(graph):
+                graph.owning_module.recompile()
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            surprise("config.post_grad_custom_post_pass", error)
+
     def _mark(self, graph: torch.fx.Graph) -> None:
         # What cannot be named in a key must not decide.
         self._fingerprint()
         # A graph may be lowered where the hook is not installed: a backward that is compiled
         # after undo(), a model compiled with options() alone.
         hold_for_lowering(graph.owning_module)
-        if self.policy.numerics == "eager" and take_adds_apart(graph):
-            graph.owning_module.recompile()
         graph.owning_module.meta[POLICY_KEY] = self.policy
 
     def uuid(self) -> Any | None:
