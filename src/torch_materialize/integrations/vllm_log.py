@@ -92,7 +92,11 @@ def _hand_on(record: logging.LogRecord) -> None:
 
     logger: logging.Logger = init_logger(_OURS)
     if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+        # Made anew: vLLM's formats want what its own factory puts into a record, and one that
+        # waited was made before that was set up.
+        where = record.pathname, record.lineno
+        said = (record.msg, record.args, record.exc_info, record.funcName)
+        logger.handle(logger.makeRecord(logger.name, record.levelno, *where, *said))
 
 
 class _Hears(logging.Filter):
