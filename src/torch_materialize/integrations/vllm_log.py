@@ -94,9 +94,17 @@ def _hand_on(record: logging.LogRecord) -> None:
     if logger.isEnabledFor(record.levelno):
         # Made anew: vLLM's formats want what its own factory puts into a record, and one that
         # waited was made before that was set up.
-        where = record.pathname, record.lineno
-        said = (record.msg, record.args, record.exc_info, record.funcName)
-        logger.handle(logger.makeRecord(logger.name, record.levelno, *where, *said))
+        anew = logger.makeRecord(
+            logger.name,
+            record.levelno,
+            record.pathname,
+            record.lineno,
+            record.msg,
+            record.args or (),
+            record.exc_info,
+            record.funcName,
+        )
+        logger.handle(anew)
 
 
 class _Hears(logging.Filter):
