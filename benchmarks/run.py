@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
 _NEEDED = ("torch", "triton", "numpy", "scipy", "msgspec", "packaging")
 _POLICIES = ("traffic", "plan")
+# Ways to round as eager does: ours, and upstream's, of which the last is there from torch 2.15 on.
+_AS_EAGER = (
+    "plan:numerics=eager",
+    "stock, emulate_precision_casts=True",
+    "stock, numerics=strict_pointwise",
+)
 _ROUNDED = ("plan:numerics=eager", "plan:numerics=stock", "tune")
 # How many cases the memory of one GPU holds; each that is compiled takes a core.
 _MOST_AT_ONCE = 14
@@ -130,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("json", type=Path)
     for name, text in (
         ("time", "paired times of cases"),
+        ("numerics", "the same of models in bf16 on a CPU, under what rounds as eager does"),
         ("answers", "errors of cases against fp64, and how much equals eager"),
         ("gpu", "answers, for a quarter of the seconds, then times, on a GPU"),
     ):
@@ -201,7 +208,7 @@ def measure(chosen: argparse.Namespace) -> int:
         os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
     # Each case has a process; a pool of compile workers for each would only be in the way.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-    what = ("answers", "times") if chosen.command == "gpu" else (chosen.command.rstrip("s") + "s",)
+    what = {"gpu": ("answers", "times"), "answers": ("answers",)}.get(chosen.command, ("times",))
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
         kept: dict[str, Any] = {}
@@ -210,8 +217,8 @@ def measure(chosen: argparse.Namespace) -> int:
             kept["correctness"] = _rows("correctness", kept, answers(chosen), until, chosen)
         if "times" in what:
             _rows("rows", kept, timings(chosen), deadline, chosen)
-    if "times" in what and chosen.device == "cpu" and not chosen.list:
-        return predict(chosen.json)
+    if "times" in what and chosen.command != "numerics" and chosen.device == "cpu":
+        return 0 if chosen.list else predict(chosen.json)
     return 0
 
 
@@ -226,7 +233,7 @@ def timings(chosen: argparse.Namespace) -> Iterator[Measurement]:
     """Cases to be timed, the most telling first."""
     from paired.cases import TOKENS
     from paired.measure import Effort
-    from paired.ways import EAGER, beside_stock
+    from paired.ways import EAGER, beside_stock, is_known
 
     seconds = chosen.case_seconds or (20.0 if chosen.device == "cpu" else 0.5)
     effort = Effort(chosen.rounds, min(5, chosen.rounds), seconds)
@@ -236,6 +243,8 @@ def timings(chosen: argparse.Namespace) -> Iterator[Measurement]:
 
     def ways(part: str) -> tuple[str, ...]:
         usual = _POLICIES if part == "fused" or chosen.quick else (*_POLICIES, EAGER)
+        if chosen.command == "numerics":
+            usual = tuple(way for way in _AS_EAGER if is_known(way))
         return beside_stock(tuple(chosen.way or usual))
 
     yield from _wanted(chosen, tokens, divisor, ways, effort, chosen.part)
@@ -245,12 +254,14 @@ def _wanted(
     chosen: argparse.Namespace, tokens: Any, divisor: int, ways: Any, effort: Any, part: str | None
 ) -> Iterator[Measurement]:
     from paired.apart import Measurement
-    from paired.cases import cases
+    from paired.cases import cases, narrow
 
     every: list[Case] = [
         case
         for case in cases(chosen.device, tokens, divisor)
-        if part in (None, case.part) and (not chosen.quick or case.tokens in tokens)
+        if part in (None, case.part)
+        and (not chosen.quick or case.tokens in tokens)
+        and (chosen.command != "numerics" or narrow(case))
     ]
     order = chosen.names or [""]
     found = dict.fromkeys(c for name in order for c in every if c.label.startswith(name))

@@ -217,6 +217,33 @@ def times(files: Files) -> Lines:
         yield from answers(files)
 
 
+def numerics(files: Files) -> Lines:
+    """Time of each way to round as eager does, as a share of stock's in the same rounds."""
+    rows = [(short(data["versions"]["torch"]), row) for data in files.values()
+            for row in measured(data)]  # fmt: skip
+    ways = list(dict.fromkeys(w for _, row in rows for w in row["ways"]))
+    ways = [way for way in ways if way not in (_STOCK, _AGAIN)]
+    yield from head("torch", "case", "stock ms", *ways, "noise", "load")
+    for torch, row in rows:
+        again = row["ways"][_AGAIN]["of_stock"]
+        yield line(
+            [torch, f"{_title(row)} ({row['note']})", f"{1e3 * row['ways'][_STOCK]['seconds']:.2f}"]
+            + [_ratio(row["ways"].get(way)) for way in ways]
+            + [f"{again['low']:.2f} to {again['high']:.2f}", f"{row['load_before']:.1f}"]
+        )
+    medians = [
+        statistics.median(found) if found else None
+        for way in ways
+        for found in [[r["ways"][way]["of_stock"]["median"] for _, r in rows if way in r["ways"]]]
+    ]
+    cells = ["" if one is None else f"x{one:.3f}" for one in medians]
+    yield line(["", f"median of {len(rows)}", "", *cells, "", ""])
+    for name, data in files.items():
+        for row in data["rows"]:
+            if "error" in row:
+                yield f"\n`{name}`, {_title(row)}: {row['error'].splitlines()[0]}"
+
+
 def _title(row: Mapping[str, Any]) -> str:
     tokens = f", {row['tokens']} tokens" if row["tokens"] else ""
     return f"{row['name']}{tokens}, {row['part']}"
@@ -407,6 +434,7 @@ KINDS_OF_FILES: dict[str, tuple[Callable[..., Lines], Callable[[Any], bool]]] = 
     "ablations": (ablations, lambda data: "found" in _first(data, "rows")),
     "searches": (searches, lambda data: "searches" in data),
     "vllm bytes": (vllm_bytes, lambda data: "cut" in _first(data, "models", "rows")),
+    "numerics": (numerics, lambda data: any("numerics=eager" in w for w in _ways(data))),
     "times": (times, lambda data: "rows" in data and "machine" in data),
     "answers": (answers, lambda data: "correctness" in data),
     "compiles": (compiles, lambda data: "cases" in data),
@@ -416,6 +444,12 @@ KINDS_OF_FILES: dict[str, tuple[Callable[..., Lines], Callable[[Any], bool]]] = 
     "starts": (starts, lambda data: _STOCK in _first(data, "pairs")),
     "fuzzed": (fuzzed, lambda data: "what" in data or "what" in _first(data, "runs")),
 }
+
+
+def _ways(data: Any) -> Sequence[str]:
+    """The ways of a file that holds what rounding as eager costs."""
+    ways = data.get("ways", ()) if "rows" in data else ()
+    return ways if any(way.startswith("stock, ") for way in ways) else ()
 
 
 def _first(data: Any, *keys: str) -> Mapping[str, Any]:

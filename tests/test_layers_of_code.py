@@ -37,6 +37,7 @@ FLOORS = (
     ("environment",),
     ("auto", "integrations"),
     ("models",),
+    ("agreement",),
     ("report",),
     ("sweep",),
     ("jobs",),

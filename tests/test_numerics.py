@@ -82,6 +82,27 @@ def test_eager_costs_no_bytes():
     assert moved(model, x, "plan") < moved(model, x, "stock")
 
 
+@torch.no_grad()
+def test_eager_rounds_a_product_before_it_adds():
+    """Inductor makes one `addmm` of it, whose bf16 sum is of the product in fp32."""
+    torch.manual_seed(0)
+    x, weight, residual = (torch.randn(64, 64, dtype=BF16) for _ in range(3))
+    bias = torch.randn(64, dtype=BF16)
+
+    def block(x, weight, bias, residual):
+        added = residual + torch.nn.functional.linear(x, weight)
+        return added, torch.nn.functional.linear(added, weight, bias).relu()
+
+    inputs = x, weight, bias, residual
+    want = block(*inputs)
+    assert not torch.equal(answer_of(block, "stock", *inputs)[0], want[0])
+    assert all(map(torch.equal, answer_of(block, "plan:numerics=eager", *inputs), want))
+    # What is planned offline is that, too: the sum has a kernel, and what the program wrote as
+    # one stays one.
+    ours = moved_many(block, inputs, "plan:numerics=eager")
+    assert ours == moved_many(block, inputs, "plan") + 3 * residual.nbytes
+
+
 # numerics="stock"
 
 

@@ -20,6 +20,7 @@ from tiers import but
 from torch_materialize.cli.main import main
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.report.report import Report
+from torch_materialize.results.agreement import AGREEMENT, Agreement
 from torch_materialize.results.base import Schema, convert, read_json, write_json
 from torch_materialize.results.explanation import Explanation
 from torch_materialize.results.headline import NOT_PRICED
@@ -56,11 +57,14 @@ POLICY = st.sampled_from([STOCK, parse("plan:limits=strong")])
 EVERY = [
     (EXPLANATION, values(Explanation, policies=st.just(()), priced=st.just("plan"))),
     (_CHOICE, values(Remembered)),
+    (AGREEMENT, values(Agreement)),
     (RUN, values(UpstreamRun, files=st.just(()), policy=POLICY)),
 ]
 
 
-@pytest.mark.parametrize(("schema", "any_value"), EVERY, ids=["explanation", "tuned", "upstream"])
+@pytest.mark.parametrize(
+    ("schema", "any_value"), EVERY, ids=["explanation", "tuned", "agreement", "upstream"]
+)
 @pytest.mark.parametrize("end", but([".json"], [".json", ".json.gz"]))
 @quick
 @given(data=st.data())

@@ -76,6 +76,11 @@ ELSEWHERE = {
         "docs/vllm.md",
         "torch-materialize compare vllm:FOLDER_WITH_CONFIG_JSON --layers 4",
     ): _VLLM,
+    (
+        "docs/reinforcement.md",
+        "TORCH_MATERIALIZE=plan:numerics=eager vllm serve MODEL "
+        '--compilation-config \'{"custom_ops": ["none"]}\'',
+    ): _VLLM,
     ("CONTRIBUTING.md", "make test"): _STAGE,
     ("CONTRIBUTING.md", 'make test ARGS="tests/test_core.py -x"'): _LONG,
     ("CONTRIBUTING.md", "make test-full"): _STAGE,
@@ -100,10 +105,12 @@ PRINTS = {
     ("docs/whole-program.md", "TORCH_MATERIALIZE=plan python program.py"): "policy: plan",
     ("docs/whole-program.md", "TORCH_MATERIALIZE=off python program.py"): "policy: stock",
     ("docs/reading.md", "torch-materialize report records"): "plan",
+    ("docs/agree.md", "torch-materialize agree gated.py:build --rounds 5"): "Beside eager",
+    ("docs/reinforcement.md", "python difference.py"): "after:  ",
 }
 
 #: The pages that fit into the quick tier; what the others compile and trace takes longer.
-QUICK = ("docs/rounding.md", "docs/vllm.md")
+QUICK = ("docs/vllm.md",)
 
 _RUN = sorted(name_of(page) for page in PAGES if any(b.language != "text" for b in blocks(page)))
 

@@ -32,6 +32,19 @@ MODELS = (
     "resnet50",
     "ddpm-unet",
 )
+#: Models of the corpus that are small enough for a CPU in bf16, where rounding is a choice.
+NARROW = (
+    "gpt2",
+    "bert-base",
+    "distilbert",
+    "electra",
+    "albert",
+    "gemma3-1b",
+    "vit-base",
+    "deit",
+    "convnext-tiny",
+    "resnet50",
+)
 #: On a GPU only: where its rates decide against the plan of fewest bytes.
 REFUSED = ("flux", "longformer")
 
@@ -97,6 +110,14 @@ def cases(device: str, tokens: tuple[int, ...] = TOKENS, divisor: int = 0) -> It
         for name in MODELS if device == "cpu" else (*MODELS, *REFUSED):
             yield _of_corpus(name, part, device)
         yield _training(part, device)
+    if device == "cpu":
+        for name in NARROW:
+            yield _of_corpus(name, "fused", device, "bfloat16")
+
+
+def narrow(case: Case) -> bool:
+    """Whether a case of a CPU computes in bf16, and its fused kernels alone are timed."""
+    return case.part == "fused" and ("fp32" not in case.note)
 
 
 def _decoders(divisor: int) -> Iterator[Case]:
@@ -174,12 +195,15 @@ def _training(part: str, device: str) -> Case:
     return Case("decoder, training step", part, tokens, note, make)
 
 
-def _of_corpus(name: str, part: str, device: str) -> Case:
+def _of_corpus(name: str, part: str, device: str, dtype: str = "float32") -> Case:
+    """``dtype`` is that of a CPU; a GPU takes the corpus' own."""
     model = find(name)
     note = "layers as in the corpus"
     if device == "cpu":
-        model, share = _smaller(model)
-        note += f", fp32, batch / {share}"
+        short = {"float32": "fp32", "bfloat16": "bf16"}[dtype]
+        model, share = _smaller(model, dtype, 4 if dtype == "float32" else 8)
+        note += f", {short}, batch / {share}"
+        name += " in bf16" if dtype == "bfloat16" else ""
 
     def make(fake: Fake) -> Made:
         where = torch.empty(0).device.type
@@ -195,7 +219,7 @@ def _of_corpus(name: str, part: str, device: str) -> Case:
     return Case(name, part, 0, note, make)
 
 
-def _smaller(model: Model, share: int = 4) -> tuple[Model, int]:
+def _smaller(model: Model, dtype: str, share: int) -> tuple[Model, int]:
     def cut(spec: Input) -> Input:
         rows, *others = spec.shape or (0,)
         return replace(spec, shape=(max(rows // share, 1), *others)) if spec.shape else spec
@@ -205,7 +229,7 @@ def _smaller(model: Model, share: int = 4) -> tuple[Model, int]:
         inputs = tuple(map(cut, inputs))
     else:
         inputs = {name: cut(spec) for name, spec in inputs.items()}
-    return replace(model, inputs=inputs, dtype="float32"), share
+    return replace(model, inputs=inputs, dtype=dtype), share
 
 
 def _drawn(value: Any, where: str) -> Any:

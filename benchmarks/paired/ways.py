@@ -54,6 +54,12 @@ def is_predicted(way: str) -> bool:
     return "," not in way and way != AGAIN and policy_of(way).partition(":")[0] in PREDICTED
 
 
+def is_known(way: str) -> bool:
+    """Whether this torch has the setting that a way names, if it names one."""
+    _, comma, setting = way.partition(", ")
+    return not comma or hasattr(config, setting.partition("=")[0])
+
+
 def options(way: str) -> dict[str, Any]:
     """What ``torch.compile`` is called with.
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import activation
-from .core.policy import DEFAULT_POLICY, Numerics, Policy, PolicyLike, parse
+from .core.policy import DEFAULT_POLICY, MEMORY, Numerics, Policy, PolicyLike, parse
 from .errors import Mismatch, UnsupportedTorchError, brief
 from .versions import installed_versions
 
@@ -56,19 +56,27 @@ class Handle:
         return f"<torch_materialize.Handle {self.policy} ({state})>"
 
 
-def enable(policy: PolicyLike = DEFAULT_POLICY, *, numerics: Numerics | None = None) -> Handle:
+def enable(
+    policy: PolicyLike = DEFAULT_POLICY,
+    *,
+    numerics: Numerics | None = None,
+    memory: float | str | None = None,
+) -> Handle:
     """Puts a policy on for every later compile in this process, in every thread.
 
     Models compiled before keep what they were compiled with; their lazily compiled backward
     too.  ``numerics`` is what a plan promises about rounding, ``stored`` if it is not given:
-    :data:`.core.policy.NUMERICS`.  Inside a ``with policy(...)`` block the block wins;
+    :data:`.core.policy.NUMERICS`.  ``memory`` is the most that the forward of a training step may
+    save for its backward, as a share of the bytes that stock's saves: over 0 and up to 1; what is
+    not saved is recomputed.  A graph that cannot do with so little fails to compile, with the
+    least that it can do with.  Inside a ``with policy(...)`` block the block wins;
     ``options(...)`` wins over both.
 
     Raises:
         UnknownPolicyError: the policy or a setting is misspelt.
         UnsupportedTorchError: this torch is not one that we checked; nothing was changed.
     """
-    return _enable(_parsed(policy, numerics), _caller(2))
+    return _enable(_parsed(policy, numerics, memory), _caller(2))
 
 
 def disable() -> None:
@@ -80,7 +88,10 @@ def disable() -> None:
 
 @contextmanager
 def policy(
-    name: PolicyLike = DEFAULT_POLICY, *, numerics: Numerics | None = None
+    name: PolicyLike = DEFAULT_POLICY,
+    *,
+    numerics: Numerics | None = None,
+    memory: float | str | None = None,
 ) -> Iterator[Policy]:
     """Puts a policy on for whatever this thread compiles inside the block.
 
@@ -90,7 +101,7 @@ def policy(
     Raises:
         UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
     """
-    chosen = _parsed(name, numerics)
+    chosen = _parsed(name, numerics, memory)
     with _lock:
         if not chosen.is_stock:
             _install()
@@ -109,6 +120,7 @@ def options(
     *,
     mode: str | None = None,
     numerics: Numerics | None = None,
+    memory: float | str | None = None,
 ) -> dict[str, Any]:
     """The ``options`` for ``torch.compile`` that make one model follow a policy.
 
@@ -116,6 +128,8 @@ def options(
     and mix with other options: ``options={**tm.options("traffic"), "max_autotune": True}``.
     A ``post_grad_custom_post_pass`` that is set in Inductor's config when this is called is
     kept and runs first.
+
+    ``numerics`` and ``memory`` as for :func:`enable`.
 
     ``torch.compile`` takes a ``mode`` or ``options`` and not both: ``mode`` is one of its modes
     (``reduce-overhead``, ``max-autotune``, ...), and what it means in this torch is among the
@@ -125,7 +139,9 @@ def options(
         UnknownPolicyError: the policy, a setting or the mode is misspelt.
         UnsupportedTorchError: as for :func:`enable`.
     """
-    chosen: dict[str, Any] = _patch_module().compile_options(_parsed(policy, numerics), mode)
+    chosen: dict[str, Any] = _patch_module().compile_options(
+        _parsed(policy, numerics, memory), mode
+    )
     return chosen
 
 
@@ -134,8 +150,11 @@ def active() -> Policy:
     return activation.current() or Policy("stock")
 
 
-def _parsed(policy: PolicyLike, numerics: Numerics | None) -> Policy:
-    return parse(policy, None if numerics is None else {"numerics": numerics})
+def _parsed(
+    policy: PolicyLike, numerics: Numerics | None, memory: float | str | None = None
+) -> Policy:
+    given = {"numerics": numerics, MEMORY: memory}
+    return parse(policy, {name: value for name, value in given.items() if value is not None})
 
 
 def _enable(chosen: Policy, origin: str) -> Handle:

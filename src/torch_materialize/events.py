@@ -6,12 +6,14 @@ import logging
 import os
 import threading
 
-__all__ = ["count", "counted", "detailed", "log", "once", "strict", "surprise"]
+__all__ = ["count", "counted", "detailed", "log", "once", "planned", "strict", "surprise"]
 
 log = logging.getLogger("torch_materialize")
 
 _seen: set[str] = set()
 _graphs = [0, 0]
+# Bytes and fused kernels of the graphs that were planned, and the same of stock.
+_moved = [0, 0, 0, 0]
 _lock = threading.Lock()
 
 
@@ -32,17 +34,30 @@ def detailed() -> bool:
     return logging.NOTSET < log.level <= logging.DEBUG
 
 
-def count(*, acted: bool) -> None:
-    """Notes that a graph was planned, and whether the plan is another choice than stock's."""
+def count(*, acted: bool, moved: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
+    """Notes that a graph was planned, and whether the plan is another choice than stock's.
+
+    ``moved`` is bytes and kernels as planned, and the same of stock.
+    """
     with _lock:
         _graphs[0] += 1
         _graphs[1] += acted
+        for place, one in enumerate(moved):
+            _moved[place] += one
 
 
 def counted() -> tuple[int, int]:
     """How many graphs this process has planned, and in how many of them the plan acted."""
     with _lock:
         return _graphs[0], _graphs[1]
+
+
+def planned() -> tuple[int, ...]:
+    """Of all graphs that this process has planned: how many, bytes and fused kernels as planned,
+    and the same of stock.
+    """
+    with _lock:
+        return (_graphs[0], *_moved)
 
 
 def once(key: str, level: int, message: str, *args: object) -> None:

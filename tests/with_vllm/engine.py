@@ -1,6 +1,7 @@
 """One vLLM engine in a process of its own: engine.py REQUEST, a line of JSON on standard output.
 
-The request is JSON: ``model`` (a folder), ``cut`` (:data:`CUTS`) and ``tokens``.  The answer
+The request is JSON: ``model`` (a folder), ``cut`` (:data:`CUTS`) and ``tokens``; with
+``as_users_do`` nothing sets up logging for us, and no token is made.  The answer
 has the tokens and logprobs of each prompt and way of sampling, what was planned, how vLLM compiled,
 the counters of the caches and the seconds until the engine was ready.
 """
@@ -43,9 +44,10 @@ class Lines(logging.Handler):
 
 def main() -> None:
     request = json.loads(sys.argv[1])
-    logger = logging.getLogger("torch_materialize")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(Lines())
+    if not request.get("as_users_do"):
+        logger = logging.getLogger("torch_materialize")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(Lines())
 
     from vllm import LLM, SamplingParams
 
@@ -75,6 +77,9 @@ def main() -> None:
         disable_log_stats=True,
     )
     ready = time.monotonic() - STARTED
+    if request.get("as_users_do"):
+        sys.stdout.flush()
+        os._exit(0)
     prompts = [{"prompt_token_ids": list(prompt)} for prompt in PROMPTS]
     count = request["tokens"]
     ways = {

@@ -51,6 +51,22 @@ def launch(model: Path, cut: str, cache: Path, **more: str) -> dict:
     return json.loads(answers[0].removeprefix("ANSWER "))
 
 
+def said(model: Path, cut: str, cache: Path, **more: str) -> str:
+    """What a user sees who starts an engine in a process that sets up no logging."""
+    request = {"model": str(model), "cut": cut, "tokens": 1, "as_users_do": True}
+    done = subprocess.run(
+        limited(str(HERE / "engine.py"), json.dumps(request)),
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=environment(cache, VLLM_ENABLE_V1_MULTIPROCESSING="0", **more),
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
 def note(folder: Path, **what: object) -> None:
     """Keeps an answer for ``benchmarks/run.py vllm-answers``."""
     folder.mkdir(parents=True, exist_ok=True)

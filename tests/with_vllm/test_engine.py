@@ -13,7 +13,7 @@ import urllib.request
 from importlib.metadata import entry_points
 
 import pytest
-from launch import TOKENS, environment, limited
+from launch import TOKENS, environment, limited, said
 from models import KINDS as ALL
 
 KINDS = ("llama", "moe")
@@ -152,6 +152,21 @@ def test_caches(engine):
     assert not excluded["lines"] and excluded["greedy"] == stock["greedy"]
     excluded = engine("llama", "whole", again=1, VLLM_PLUGINS="another")
     assert loaded(excluded) and excluded["greedy"] == stock["greedy"]
+
+
+def test_it_is_said_where_a_person_looks(folder, model):
+    """An engine in the user's own process: from 0.31 on logging is set up after plugins load."""
+    cache = folder / "said-cache"
+    cold = said(model("llama"), "whole", cache)
+    assert cold.count("policy plan governs what vLLM compiles") == 1
+    assert "tensors materialized" in cold and "loaded from vLLM's cache" not in cold
+    warm = said(model("llama"), "whole", cache)
+    assert "governs" in warm and "tensors materialized" not in warm
+    (line,) = [line for line in warm.splitlines() if "loaded from vLLM's cache" in line]
+    assert "under policy plan" in line and "(stock: " in line
+    eager = said(model("llama"), "eager", cache)
+    assert "vLLM compiles nothing in this engine (enforce_eager is set)" in eager
+    assert "governs" not in eager
 
 
 def test_a_server_is_governed_and_answers(folder, model, engine):

@@ -8,6 +8,7 @@ import sys
 import click
 
 from .._version import __version__
+from .agree import agree_command
 from .command import Commands
 from .compare import compare_command
 from .diff import diff_command
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 main.add_command(compare_command)
+main.add_command(agree_command)
 main.add_command(sweep_command)
 main.add_command(explain_command)
 main.add_command(report_command)

@@ -13,7 +13,15 @@ import click
 from ..core.devices import DEVICES, HERE
 from ..core.policy import PREDICTED
 
-__all__ = ["file_to_write", "print_left_out", "rows", "saving", "target_options", "verbose"]
+__all__ = [
+    "file_to_write",
+    "named_policies",
+    "print_left_out",
+    "rows",
+    "saving",
+    "target_options",
+    "verbose",
+]
 
 _Command = Callable[..., Any]
 _Wrapper = Callable[[_Command], _Command]
@@ -26,16 +34,23 @@ def _words(
     return tuple(word.strip() for one in given for word in one.split(",") if word.strip())
 
 
-_TARGET_OPTIONS = (
-    click.option(
+def named_policies(words: str) -> _Wrapper:
+    """``--policy``, which is repeated or separated by commas."""
+    return click.option(
         "--policy",
         "--policies",
         "policies",
         multiple=True,
         callback=_words,
         metavar="P[,P...]",
-        help=f"Policies beside stock, of {', '.join(PREDICTED)}; repeat it or separate them by "
-        "commas. Default: all.",
+        help=words,
+    )
+
+
+_TARGET_OPTIONS = (
+    named_policies(
+        f"Policies beside stock, of {', '.join(PREDICTED)}; repeat it or separate them by "
+        "commas. Default: all."
     ),
     click.option(
         "--device",

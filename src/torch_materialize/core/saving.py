@@ -29,6 +29,7 @@ class Saving:
 
     def __str__(self) -> str:
         what = ", ".join(f"{count} x {name}" for count, name in self.recomputed)
+        what = what or "what is pinned by inline"
         moved = f"{self.foreseen / 1e6:+.1f} MB foreseen to be moved"
         if self.moved:
             moved = (

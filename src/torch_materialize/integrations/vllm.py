@@ -21,8 +21,9 @@ from typing import Any
 from ..api import Handle, active
 from ..environment import POLICY_VARIABLE, enable_from_environment
 from ..errors import brief
-from ..events import log, once
+from ..events import once
 from ..versions import implementation
+from . import vllm_log
 
 __all__ = ["handle", "register", "unregister"]
 
@@ -48,7 +49,7 @@ def register() -> None:
             return
         _registered = True
         try:
-            _log_where_vllm_logs()
+            vllm_log.install()
             _enable()
         except Exception as error:  # noqa: BLE001 - vLLM must start without us
             _undo()
@@ -60,6 +61,7 @@ def unregister() -> None:
     global _registered  # noqa: PLW0603 - one registration of one process
     with _lock:
         _undo()
+        vllm_log.remove()
         _registered = False
 
 
@@ -74,6 +76,7 @@ def _enable() -> None:
     _variables[POLICY_VARIABLE] = _fingerprint
     if envs.compile_factors().get(POLICY_VARIABLE) != _fingerprint():
         raise RuntimeError("the keys of this vLLM's artifacts would not know the policy")
+    vllm_log.follow(str(handle.policy))
     once(
         "vllm",
         logging.INFO,
@@ -95,18 +98,3 @@ def _undo() -> None:
 
 def _fingerprint() -> str:
     return active().fingerprint(implementation())
-
-
-def _log_where_vllm_logs() -> None:
-    """Sends our lines to vLLM's handlers, unless the program has set up logging for us.
-
-    vLLM sets up its own logger only, and Python drops what nobody handles below a warning.
-    """
-    theirs = logging.getLogger("vllm")
-    if log.hasHandlers() or not theirs.handlers:
-        return
-    for handler in theirs.handlers:
-        log.addHandler(handler)
-    log.propagate = False
-    if log.level == logging.NOTSET:
-        log.setLevel(theirs.getEffectiveLevel())

@@ -9,12 +9,12 @@ from enum import Enum
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from ..core.policy import STOCK, parse
+from ..core.policy import DEFAULT_POLICY, STOCK, parse
 from ..environment import POLICY_VARIABLE, read_setting
 from ..errors import UnknownPolicyError, brief
 from ..results import tuned
 from ..results.headline import plural
-from ..versions import installed_versions, triton_to_install
+from ..versions import installed_versions, triton_to_install, vllm_version
 
 if TYPE_CHECKING:
     from ..inductor.hooks.diagnose import Diagnosis, Finding
@@ -24,6 +24,8 @@ __all__ = ["FEATURES", "Checkup", "CheckupState", "Problem", "checkup"]
 #: What has to work for torch-materialize to be of use.
 FEATURES = ("policy", "compare", "pins", "tune")
 
+# Our entry point among vLLM's plugins.
+_PLUGIN = "torch-materialize"
 # What built-in models are written for; pyproject.toml says the same.
 _TRANSFORMERS = (5, 6)
 
@@ -80,9 +82,12 @@ class Checkup:
             return f"torch-materialize does not work with this {torch} as it is here: {what}."
         on = self.facts["active policy"]
         policy = f"active policy: {on}" if self.state is CheckupState.ACTIVE else "no policy is on"
+        vllm = ""
+        if "a vLLM process" in self.facts:
+            vllm = f" vLLM {self.versions['vllm']} runs {self.facts['a vLLM process']}."
         return (
             f"torch-materialize works here: {torch} is as it was checked, device: "
-            f"{self.facts['device']}, {policy}."
+            f"{self.facts['device']}, {policy}.{vllm}"
         )
 
 
@@ -94,7 +99,7 @@ def _diagnose() -> Diagnosis:
 
 def checkup(find: Callable[[], Diagnosis] = _diagnose) -> Checkup:
     """Looks at everything once; changes nothing.  ``find`` is for tests."""
-    versions = installed_versions("vllm")
+    versions = {**installed_versions(), "vllm": vllm_version()}
     problems: list[Problem] = []
     diagnosis: Diagnosis | None = None
     try:
@@ -191,8 +196,7 @@ def _packages(versions: dict[str, str]) -> Iterator[Problem]:
         )
     plugins = os.environ.get("VLLM_PLUGINS")
     names = [name.strip() for name in plugins.split(",")] if plugins is not None else []
-    has_vllm = versions["vllm"] != "not installed"
-    if has_vllm and plugins is not None and "torch-materialize" not in names:
+    if _has_vllm(versions["vllm"]) and plugins is not None and _PLUGIN not in names:
         yield Problem(
             f"VLLM_PLUGINS={plugins} keeps vLLM from loading our plugin.",
             "Add torch-materialize to it, or unset it.",
@@ -226,7 +230,9 @@ def _facts(found: Diagnosis | None) -> dict[str, str]:
         written = f"{wanted.written!r}: off" if off else wanted.written
     facts = {POLICY_VARIABLE: written}
     facts["tuned choices"] = f"{sum(1 for _ in tuned.entries())} in {tuned.folder()}"
-    facts["vLLM"] = _version("vllm")
+    facts["vLLM"] = vllm_version()
+    if _has_vllm(facts["vLLM"]):
+        facts["a vLLM process"] = _of_vllm(found)
     if found is not None:
         active = [f"{policy}, set by {origin}" for policy, origin in found.active]
         facts["device"] = found.device
@@ -238,8 +244,27 @@ def _facts(found: Diagnosis | None) -> dict[str, str]:
     return facts
 
 
-def _version(package: str) -> str:
+def _has_vllm(version: str) -> bool:
+    return version != "not installed"
+
+
+def _is_plugin_installed() -> bool:
+    return bool(metadata.entry_points(group="vllm.general_plugins", name=_PLUGIN))
+
+
+def _of_vllm(found: Diagnosis | None) -> str:
+    """What a process of vLLM that starts in this environment would be governed by."""
+    if not _is_plugin_installed():
+        return "stock: our entry point is not installed (pip install torch-materialize)"
+    plugins = os.environ.get("VLLM_PLUGINS")
+    if plugins is not None and _PLUGIN not in [name.strip() for name in plugins.split(",")]:
+        return "stock: VLLM_PLUGINS names other plugins"
+    wanted = read_setting(DEFAULT_POLICY)
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+        chosen = parse(wanted.name)
+    except UnknownPolicyError:
+        return f"stock: {POLICY_VARIABLE} is misspelt"
+    if found is None or not found.works("policy"):
+        return "stock: this torch cannot be governed"
+    why = f"{POLICY_VARIABLE} is not set" if wanted.written is None else wanted.origin
+    return f"policy {chosen} ({why})"

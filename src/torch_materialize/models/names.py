@@ -12,7 +12,7 @@ from types import MappingProxyType
 from ..errors import TargetError
 from .published import CONFIGS, CUTS
 
-__all__ = ["BUILT_IN", "Size", "check_target", "most_tokens"]
+__all__ = ["BUILT_IN", "LANGUAGE", "Size", "check_runnable", "check_target", "most_tokens"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "fused-add-rmsnorm": "our decoder in vLLM's style: fp32 sum, bf16 residual",
         "fused-add-rmsnorm-hf": "our decoder in transformers' style: bf16 residual add",
     }
+)
+
+#: What can only be run: name -> what it is.
+LANGUAGE: Mapping[str, str] = MappingProxyType(
+    {"language": "our language model: vLLM's norms, attention opaque to the compiler"}
 )
 
 # What these models were trained with; a longer input would read past their position table.
@@ -60,6 +65,37 @@ def check_target(target: str, more: Collection[str] = ()) -> None:
             f"unknown target {target!r}: expected file.py:function, vllm:model, one of "
             f"{', '.join(BUILT_IN)}, or a model that `torch-materialize sweep --list` shows."
             f"{_hint(target, [*BUILT_IN, *more])}"
+        )
+
+
+def check_runnable(target: str, planned: Collection[str] = ()) -> None:
+    """Checks that there is such a target to run, as far as that is known without running it.
+
+    ``planned`` names models that are traced on fake tensors and have no weights to run with.
+
+    Raises:
+        TargetError: there is none, or it cannot run.
+    """
+    runnable = [*LANGUAGE, *BUILT_IN]
+    if target in runnable:
+        return
+    if target.startswith("vllm:") or target in planned:
+        raise TargetError(
+            f"{target} is only planned, never run: expected file.py:function or module:function, "
+            f"which return a model with weights and its inputs, or one of {', '.join(runnable)}."
+        )
+    path, colon, name = target.rpartition(":")
+    if not colon:
+        raise TargetError(
+            f"unknown target {target!r}: expected file.py:function, module:function or one of "
+            f"{', '.join(runnable)}.{_hint(target, runnable)}"
+        )
+    if path.endswith(".py") or "/" in path or Path(path).is_file():
+        _check_function(target)
+    elif not (name.isidentifier() and all(map(str.isidentifier, path.split(".")))):
+        raise TargetError(
+            f"target {target!r}: expected file.py:function or module:function; found {path!r} "
+            "before the colon. Write the module as Python imports it."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,7 @@ from .huggingface import build as build_huggingface
 from .names import BUILT_IN, Size, check_target, most_tokens
 from .vllm import build as build_vllm
 
-__all__ = ["Built", "load"]
+__all__ = ["Built", "called", "load", "load_user"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,50 @@ def _built_in(target: str, size: Size) -> Built:
 def _from_file(target: str) -> Built:
     path, _, name = target.rpartition(":")
     with building():
-        return _settled(_called(Path(path), name, target))
+        module = _import_file(Path(path), target)
+        return _settled(called(module, name, target, _ON_FAKES))
 
 
-def _called(path: Path, name: str, target: str) -> Built:
-    module = _import_file(path, target)
+def load_user(target: str, how: str) -> Built:
+    """Calls a user's builder as it is: outside of any fake mode it allocates what it builds.
+
+    ``target`` is ``file.py:function`` or ``module:function``; ``how`` says in an error how it is
+    called.
+
+    Raises:
+        TargetError: there is no such file, module or function, or it does not build.
+    """
+    path, _, name = target.rpartition(":")
+    if path.endswith(".py") or Path(path).is_file():
+        module = _import_file(Path(path), target)
+    else:
+        module = _import_module(path, target)
+    return called(module, name, target, how)
+
+
+def _import_module(name: str, target: str) -> ModuleType:
+    # As `python -m` does: modules beside the reader are found.
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise TargetError(
+            f"target {target!r}: importing {name} raised {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        sys.path.remove("")
+
+
+_ON_FAKES = "on fake tensors and must return (model, inputs); weights need no values"
+
+
+def called(module: ModuleType, name: str, target: str, how: str) -> Built:
+    """What a user's builder returns.
+
+    Raises:
+        TargetError: there is no such function, it raises, or it returns something else.
+    """
+    path = Path(module.__file__ or module.__name__)
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -95,8 +135,7 @@ def _called(path: Path, name: str, target: str) -> Built:
     except (Exception, SystemExit) as error:
         raise TargetError(
             f"{target} raised {type(error).__name__}{place_in(error, path)}: {error}. It is "
-            "called without arguments on fake tensors and must return (model, inputs); weights "
-            "need no values."
+            f"called without arguments {how}."
         ) from error
     return _checked(target, result)
 

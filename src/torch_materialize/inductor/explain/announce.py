@@ -64,7 +64,11 @@ def announce(graph: PostGrad, policy: Policy, found: Found, balance: float) -> N
 
     A failure here is logged once, and raised in strict mode; the plan is used all the same.
     """
-    count(acted=found.store is not None or bool(found.marked))
+    after, before = traffic(found.graph), traffic(found.stock)
+    count(
+        acted=found.store is not None or bool(found.marked),
+        moved=(after.bytes, after.kernels, before.bytes, before.kernels),
+    )
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))
     try:
         _log(graph, found, make)

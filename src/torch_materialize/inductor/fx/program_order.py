@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["note", "program_order"]
+__all__ = ["has_place", "note", "program_order"]
 
 _PLACE = "torch_materialize_place"
 
@@ -42,6 +42,11 @@ def note(graph: torch.fx.Graph) -> None:
         if name is not None:
             first, _ = operations.get(name, (number, number))
             operations[name] = (first, number)
+
+
+def has_place(node: torch.fx.Node) -> bool:
+    """Whether a node stood in the program when its order was noted: no later pass made it."""
+    return isinstance(node.meta.get(_PLACE), _Place)
 
 
 def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:

@@ -20,7 +20,7 @@ from ..fx.program_order import note
 from .chained import ChainedPass, passes_in, uuids
 from .process import out_of_process
 
-__all__ = ["HideCasts", "ShowCasts", "failed_pass", "hold_options"]
+__all__ = ["HideCasts", "ShowCasts", "failed_pass", "hold_options", "rounds_as_eager"]
 
 
 class _CastPass(ChainedPass):
@@ -111,6 +111,12 @@ def failed_pass() -> str:
         if any(isinstance(one, _CastPass) and one.failed for one in passes):
             return name
     return ""
+
+
+def rounds_as_eager() -> bool:
+    """Whether the compile at hand is under ``numerics="eager"``, which holds casts for good."""
+    passes = passes_in(config.joint_custom_pre_pass)
+    return any(isinstance(one, HideCasts) and one.for_good for one in passes)
 
 
 def hold_options(policy: Policy, fingerprint: str, current: Callable[[str], Any]) -> dict[str, Any]:

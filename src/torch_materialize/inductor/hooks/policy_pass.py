@@ -16,6 +16,7 @@ from ...core.policy import STOCK, Policy
 from ...events import surprise
 from ...versions import implementation
 from ..fx.decision import give_back
+from ..fx.fused_adds import take_adds_apart
 from ..fx.policy_mark import POLICY_KEY
 from ..plan.process_group import group_key
 from ..read import at_hand
@@ -41,6 +42,7 @@ class PolicyPass(ChainedPass):
 
         A graph that is given up to stock (:mod:`.fallback`) gets none.
         """
+        self._take_adds_apart(graph)
         self.run_chained(graph, is_inference=is_inference)
         try:
             if activation.is_given_up():
@@ -50,6 +52,16 @@ class PolicyPass(ChainedPass):
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.post_grad_custom_post_pass", error)
             give_back(graph.owning_module)
+
+    def _take_adds_apart(self, graph: torch.fx.Graph) -> None:
+        """Before a program's own passes, which then see what the program wrote."""
+        if self.policy.numerics != "eager" or activation.is_given_up():
+            return
+        try:
+            if take_adds_apart(graph):
+                graph.owning_module.recompile()
+        except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+            surprise("config.post_grad_custom_post_pass", error)
 
     def _mark(self, graph: torch.fx.Graph) -> None:
         # What cannot be named in a key must not decide.

@@ -12,7 +12,9 @@ from torch.utils import _pytree as pytree
 
 from ...core.devices import CPU, Device
 from ...events import log
+from ..fx.fused_adds import take_adds_apart
 from ..fx.post_grad import PostGrad, copy_graph
+from ..hooks.cast_passes import rounds_as_eager
 from ..lower.virtual_gpu import planned_device, torch_device
 from ..partition.measured import post_grad
 
@@ -42,7 +44,10 @@ def on_device(graph: PostGrad, device: Device) -> PostGrad:
 def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     """Runs Inductor's post-grad passes, and those that a program set in its config."""
     with planned_device(device):
-        return post_grad(graph)
+        found = post_grad(graph)
+    if rounds_as_eager() and take_adds_apart(found.module.graph):
+        found.module.recompile()
+    return found
 
 
 def move(graph: PostGrad, device: torch.device) -> PostGrad:

@@ -31,13 +31,14 @@ class Cut:
 
 
 def cut(joint: Joint, dropped: Collection[Node]) -> Cut | None:
-    """The cut where the storages of ``dropped`` (:meth:`.Joint.root`) are not saved.
+    """The cut where the storages of ``dropped`` (:meth:`.Joint.root`) are not saved, nor what the
+    model pins as never written.
 
     What they are recomputed from is what stock saves as well, or else the narrowest that is at
     hand: a bf16 tensor before the fp32 one that it came from, a matmul's result before its
     expansion to all heads.  None where something cannot be recomputed.  Time: linear in the nodes.
     """
-    roots = frozenset(dropped)
+    roots = frozenset(dropped) | frozenset(joint.inlined)
     stocks = set(joint.saved)
     weights = _weights(joint, roots, stocks)
     saved: list[Node] = []

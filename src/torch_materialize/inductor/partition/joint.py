@@ -15,6 +15,8 @@ from torch._functorch import partitioners
 from torch.fx import Graph, Node
 from torch.utils.checkpoint import CheckpointPolicy
 
+from ..read.pin_nodes import INLINE, is_pin
+
 __all__ = ["Joint"]
 
 # The result of a reduction is small, and computing it reads everything once more: it is saved.
@@ -83,6 +85,12 @@ class Joint:
         wanted = {x for node in self.backward for x in node.all_input_nodes} - self.backward
         wanted |= {x for x in self.info.required_bw_nodes if x not in self.backward}
         return [node for node in self.nodes if node in wanted]
+
+    @cached_property
+    def inlined(self) -> list[Node]:
+        """What the model pins as never written, and stock saves: :meth:`root` of each."""
+        roots = dict.fromkeys(self.root(node) for node in self.saved)
+        return [root for root in roots if is_pin(root, INLINE)]
 
     @cached_property
     def recomputed(self) -> set[Node]:
@@ -165,7 +173,7 @@ class Joint:
     @_remembered
     def may_recompute(self, node: Node) -> bool:
         """Whether loops can compute it again, at the cost of what they read."""
-        if node in self.recomputed:
+        if node in self.recomputed or is_pin(node, INLINE):
             return True
         if node.op != "call_function" or not self._is_pure(node):
             return False

@@ -39,7 +39,7 @@ def groups(joint: Joint, foresight: Foresight, *, unfused: bool = True) -> list[
     """
     found: defaultdict[Any, list[Node]] = defaultdict(list)
     for root in dict.fromkeys(joint.root(node) for node in joint.saved):
-        if root.op == "placeholder":
+        if root.op == "placeholder" or root in joint.inlined:
             continue
         if joint.may_recompute(root) or (unfused and joint.may_run_again(root)):
             found[_described(root)].append(root)

@@ -59,19 +59,36 @@ def search(
     Raises:
         MemoryBudgetError: ``share`` is out of reach.
     """
-    stocks = cut(joint, ())
+    least = cut(joint, ())
+    if least is None:
+        return None
     stock_bytes = joint.saved_bytes(joint.saved)
-    if stocks is None or stock_bytes < _SMALL:
-        return None
     foresight = Foresight(joint)
+    chosen = None
+    if stock_bytes >= _SMALL:
+        chosen = _looked_for(joint, foresight, least, stock_bytes, share, measure)
+    if chosen is None and joint.inlined:
+        return Chosen(least.saved, Saving((), joint.saved_bytes(least.saved), stock_bytes, 0.0))
+    return chosen
+
+
+def _looked_for(
+    joint: Joint,
+    foresight: Foresight,
+    least: Cut,
+    stock_bytes: int,
+    share: float | None,
+    measure: Callable[[Sequence[Node]], Traffic],
+) -> Chosen | None:
+    """What to recompute besides what the model pins; None: nothing."""
     found = groups(joint, foresight, unfused=share is not None)
-    chosen = _within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
-    if chosen is None and share is not None:
+    within = _within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
+    if within is None and share is not None:
         raise MemoryBudgetError(_out_of_reach(joint, found, stock_bytes, share))
-    if chosen is None or not chosen[1]:
+    if within is None or not within[1]:
         return None
-    one, dropped = chosen
-    before = foresight.cost(stocks)
+    one, dropped = within
+    before = foresight.cost(least)
     saving = Saving(
         tuple((count, node.name) for count, node in dropped),
         joint.saved_bytes(one.saved),
@@ -81,7 +98,7 @@ def search(
     if share is None:
         if -saving.foreseen < _WORTH * before:
             return None
-        stock_moved, moved = measure(joint.saved), measure(one.saved)
+        stock_moved, moved = measure(least.saved), measure(one.saved)
         if moved.bytes >= stock_moved.bytes:
             return None
         saving = replace(saving, moved=moved.bytes, stock_moved=stock_moved.bytes)

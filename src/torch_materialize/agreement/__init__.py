@@ -1,0 +1,1 @@
+"""Runs a model eagerly and compiled, and says where the answers part."""

@@ -1,0 +1,307 @@
+"""What the forward of a training step saves for its backward."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch._functorch import config as functorch_config
+from torch._functorch import partitioners
+from torch._inductor import config
+from torch._inductor.custom_graph_pass import CustomPartitionerFn
+from torch.utils.checkpoint import checkpoint
+
+import torch_materialize as tm
+from torch_materialize.core.knapsack import Lot, choose
+from torch_materialize.core.policy import parse
+from torch_materialize.errors import MemoryBudgetError, UnknownPolicyError
+from torch_materialize.inductor.hooks import partitioner as hook
+from torch_materialize.inductor.partition import search as searching
+from torch_materialize.inductor.partition.cut import cut
+from torch_materialize.inductor.partition.joint import Joint
+
+WIDE = 256
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(WIDE)
+        self.up = torch.nn.Linear(WIDE, 4 * WIDE)
+        self.down = torch.nn.Linear(4 * WIDE, WIDE)
+        self.dropout = torch.nn.Dropout(dropout)
+
+    def forward(self, x):
+        return x + self.dropout(self.down(torch.nn.functional.gelu(self.up(self.norm(x)))))
+
+
+def stack(dropout: float = 0.0, layers: int = 2) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(*(Layer(dropout) for _ in range(layers)))
+
+
+def step(model, options, rows: int = 512):
+    """One forward and backward: gradients, and the bytes that autograd keeps between the two."""
+    compiled = torch.compile(model, options=options)
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, int] = {}
+    torch.manual_seed(1)
+    x = torch.randn(rows, WIDE, requires_grad=True)
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights | {x.untyped_storage()._cdata}:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    torch.manual_seed(2)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = compiled(x)
+    result.square().mean().backward()
+    gradients = [x.grad, *(p.grad for p in model.parameters())]
+    model.zero_grad()
+    return gradients, sum(kept.values())
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    with config.patch(force_disable_caches=True):
+        yield
+
+
+class TestKnapsack:
+    def test_the_cheapest_that_frees_enough(self):
+        lots = [Lot(3, 10, 10), Lot(2, 10, 25), Lot(1, 100, 300)]
+        assert choose(lots, 25) == [3, 0, 0]
+        assert choose(lots, 45) == [3, 2, 0]
+        assert choose(lots, 120) == [2, 0, 1]
+
+    def test_what_costs_less_than_nothing_is_always_given_up(self):
+        assert choose([Lot(2, 1, -5), Lot(1, 10, 1)], 0) == [2, 0]
+
+    def test_what_takes_room_needs_room(self):
+        assert choose([Lot(1, -10, -5), Lot(1, 10, 2)], 0) == [1, 1]
+        assert choose([Lot(1, -10, -5), Lot(1, 10, 8)], 0) == [0, 0]
+
+    def test_out_of_reach(self):
+        assert choose([Lot(1, 10, 1)], 11) is None
+        assert choose([], 1) is None
+        assert choose([], 0) == []
+
+
+class TestPolicy:
+    @pytest.mark.parametrize("written", [0.7, "0.7", "70%", "0.70", " 0.7 "])
+    def test_one_share_is_one_policy(self, written):
+        policy = parse("plan", {"memory": written})
+        assert policy == parse("plan:memory=0.7")
+        assert str(policy) == "plan:memory=0.7"
+        assert policy.memory == 0.7
+
+    def test_all_is_the_default(self):
+        assert parse("plan:memory=1") == parse("plan")
+        assert parse("plan").memory is None
+
+    @pytest.mark.parametrize("written", [0, -1, 1.5, "much", "", "8GiB", "nan"])
+    def test_what_is_no_share_is_refused(self, written):
+        with pytest.raises(UnknownPolicyError, match="over 0 and up to 1"):
+            tm.options("plan", memory=written)
+
+    def test_stock_takes_none(self):
+        with pytest.raises(UnknownPolicyError, match="takes no settings"):
+            tm.options("stock", memory=0.5)
+
+    def test_it_is_in_the_keys(self):
+        keys = {tm.options("plan", memory=share)[hook.CONFIG_KEY].uuid() for share in (0.5, 0.6, 1)}
+        assert len(keys) == 3
+        assert tm.options("plan", memory=0.5) == tm.options("plan", memory="50%")
+
+
+class TestBudget:
+    @pytest.mark.parametrize("share", [0.8, 0.45])
+    def test_it_holds_and_gradients_are_stocks(self, share):
+        stock, before = step(stack(), None)
+        ours, after = step(stack(), tm.options("plan", memory=share))
+        assert after <= share * before
+        for one, other in zip(ours, stock, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    def test_dropout_drops_the_same(self):
+        stock, before = step(stack(0.3), None)
+        ours, after = step(stack(0.3), tm.options("plan", memory=0.6))
+        assert after <= 0.6 * before
+        for one, other in zip(ours, stock, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    def test_sizes_may_be_symbolic(self):
+        model = stack()
+        compiled = torch.compile(model, dynamic=True, options=tm.options("plan", memory=0.5))
+        for rows in (512, 700):
+            x = torch.randn(rows, WIDE)
+            compiled(x).square().mean().backward()
+            ours = [p.grad.clone() for p in model.parameters()]
+            model.zero_grad()
+            model(x).square().mean().backward()
+            for one, p in zip(ours, model.parameters(), strict=True):
+                torch.testing.assert_close(one, p.grad, rtol=1e-4, atol=1e-6)
+            model.zero_grad()
+
+    def test_out_of_reach_names_the_least_which_can_be_had(self):
+        with pytest.raises(Exception, match="memory=0.001 cannot be had") as caught:
+            step(stack(), tm.options("plan", memory=0.001))
+        cause = caught.value.inner_exception
+        assert isinstance(cause, MemoryBudgetError)
+        torch._dynamo.reset()
+        least = str(cause).rpartition("memory=")[2].split()[0]
+        _, before = step(stack(), None)
+        _, after = step(stack(), tm.options("plan", memory=least))
+        assert after <= float(least) * before
+
+    def test_the_environment_and_blocks_name_it(self):
+        _, before = step(stack(), None)
+        with tm.policy("plan", memory=0.6):
+            _, inside = step(stack(), None)
+        with tm.enable("plan:memory=0.6"):
+            torch._dynamo.reset()
+            _, enabled = step(stack(), None)
+        assert inside == enabled <= 0.6 * before
+
+
+class TestOthers:
+    def test_a_programs_partitioner_keeps_its_place(self, caplog):
+        calls = []
+
+        class Theirs(CustomPartitionerFn):
+            def __call__(self, gm, joint_inputs, **how):
+                calls.append(gm)
+                return partitioners.min_cut_rematerialization_partition(gm, joint_inputs, **how)
+
+            def uuid(self):
+                return "theirs"
+
+        with config.patch(custom_partitioner_fn=Theirs()), caplog.at_level(logging.WARNING):
+            options = tm.options("plan", memory=0.5)
+            assert hook.CONFIG_KEY not in options
+            step(stack(), options)
+        assert calls
+        assert "custom_partitioner_fn is 'Theirs'" in caplog.text
+
+    def test_upstreams_budget_keeps_its_place(self, monkeypatch):
+        def fail(*_args):
+            raise AssertionError("a cut was looked for")
+
+        monkeypatch.setattr(hook, "search", fail)
+        with functorch_config.patch(activation_memory_budget=0.5):
+            step(stack(), tm.options("plan"))
+
+    def test_a_fault_leaves_stocks_choice(self, monkeypatch, caplog):
+        def fail(*_args):
+            raise RuntimeError("planted")
+
+        monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
+        monkeypatch.setattr(hook, "search", fail)
+        _, before = step(stack(), None)
+        torch._dynamo.reset()
+        with caplog.at_level(logging.WARNING):
+            _, after = step(stack(), tm.options("plan"))
+        assert after == before
+        assert caplog.text.count("RuntimeError: planted") == 1
+
+    def test_checkpointed_layers(self):
+        class Checkpointed(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = stack(0.3)
+
+            def forward(self, x):
+                for layer in self.layers:
+                    x = checkpoint(layer, x, use_reentrant=False)
+                return x
+
+        torch.manual_seed(0)
+        stock, before = step(Checkpointed(), None)
+        torch.manual_seed(0)
+        ours, after = step(Checkpointed(), tm.options("plan"))
+        assert after <= before
+        for one, other in zip(ours, stock, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class TestPins:
+    def test_inline_is_recomputed_in_the_backward_and_keep_is_saved(self):
+        class Model(torch.nn.Module):
+            def __init__(self, pin):
+                super().__init__()
+                torch.manual_seed(0)
+                self.first = torch.nn.Linear(WIDE, WIDE)
+                self.last = torch.nn.Linear(WIDE, WIDE)
+                self.pin = pin
+
+            def forward(self, x):
+                return self.last(self.pin(torch.sin(self.first(x))))
+
+        rows = 2048
+        stock, before = step(Model(lambda x: x), tm.options("plan"), rows)
+        torch._dynamo.reset()
+        kept, with_keep = step(Model(tm.keep), tm.options("plan"), rows)
+        torch._dynamo.reset()
+        inlined, with_inline = step(Model(tm.inline), tm.options("plan"), rows)
+        size = rows * WIDE * 4
+        assert before == with_keep == with_inline + size
+        for others in (kept, inlined):
+            for one, other in zip(others, stock, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def joints(model, x):
+    """The joint graph of a model with what upstream knows of it, handed to a function."""
+    found = []
+    upstream = partitioners.choose_saved_values_set
+
+    def look(graph, info, *more, **named):
+        saved = upstream(graph, info, *more, **named)
+        found.append(Joint(graph, info, list(saved)))
+        return saved
+
+    partitioners.choose_saved_values_set = look
+    try:
+        torch.compile(model, backend="aot_eager_decomp_partition")(x).sum().backward()
+    finally:
+        partitioners.choose_saved_values_set = upstream
+    return found
+
+
+CONVOLUTION = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.SiLU(), torch.nn.MaxPool2d(2)
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (stack(0.2), (32, WIDE)),
+        (CONVOLUTION, (2, 3, 16, 16)),
+        (torch.nn.Softmax(-1), (8, 64)),
+        (torch.nn.LSTMCell(WIDE, WIDE), (4, WIDE)),
+    ],
+    ids=["layers", "convolution", "softmax", "lstm"],
+)
+def test_dropping_nothing_is_stocks_cut(model, shape):
+    first = (lambda x: model(x)[0]) if isinstance(model, torch.nn.LSTMCell) else model
+    (joint,) = joints(first, torch.randn(shape, requires_grad=True))
+    ours = cut(joint, ())
+    given = {node for node in joint.graph.nodes if node.op == "placeholder"}
+    assert set(ours.saved) - given == set(joint.saved) - given
+    assert joint.saved_bytes(ours.saved) == joint.saved_bytes(joint.saved)
+
+
+def test_the_search_does_not_depend_on_the_order_of_sets():
+    """Nodes hash by address: two traces of one model have other orders."""
+    names = []
+    for _ in range(3):
+        torch._dynamo.reset()
+        (joint,) = joints(stack(), torch.randn(4096, WIDE, requires_grad=True))
+        chosen = searching.search(joint, 0.5, lambda _: pytest.fail("not measured"))
+        names.append([node.name for node in chosen.saved])
+    assert names[0] == names[1] == names[2]
