@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike, fspath
 from typing import Any
 
 from . import activation
@@ -56,19 +57,25 @@ class Handle:
         return f"<torch_materialize.Handle {self.policy} ({state})>"
 
 
-def enable(policy: PolicyLike = DEFAULT_POLICY, *, numerics: Numerics | None = None) -> Handle:
+def enable(
+    policy: PolicyLike = DEFAULT_POLICY,
+    *,
+    numerics: Numerics | None = None,
+    plans: str | PathLike[str] | None = None,
+) -> Handle:
     """Puts a policy on for every later compile in this process, in every thread.
 
     Models compiled before keep what they were compiled with; their lazily compiled backward
     too.  ``numerics`` is what a plan promises about rounding, ``stored`` if it is not given:
-    :data:`.core.policy.NUMERICS`.  Inside a ``with policy(...)`` block the block wins;
+    :data:`.core.policy.NUMERICS`.  ``plans`` is a folder of plan files, which are used without a
+    search (``torch-materialize plan``).  Inside a ``with policy(...)`` block the block wins;
     ``options(...)`` wins over both.
 
     Raises:
         UnknownPolicyError: the policy or a setting is misspelt.
         UnsupportedTorchError: this torch is not one that we checked; nothing was changed.
     """
-    return _enable(_parsed(policy, numerics), _caller(2))
+    return _enable(_parsed(policy, numerics, plans), _caller(2))
 
 
 def disable() -> None:
@@ -80,7 +87,10 @@ def disable() -> None:
 
 @contextmanager
 def policy(
-    name: PolicyLike = DEFAULT_POLICY, *, numerics: Numerics | None = None
+    name: PolicyLike = DEFAULT_POLICY,
+    *,
+    numerics: Numerics | None = None,
+    plans: str | PathLike[str] | None = None,
 ) -> Iterator[Policy]:
     """Puts a policy on for whatever this thread compiles inside the block.
 
@@ -90,7 +100,7 @@ def policy(
     Raises:
         UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
     """
-    chosen = _parsed(name, numerics)
+    chosen = _parsed(name, numerics, plans)
     with _lock:
         if not chosen.is_stock:
             _install()
@@ -109,6 +119,7 @@ def options(
     *,
     mode: str | None = None,
     numerics: Numerics | None = None,
+    plans: str | PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """The ``options`` for ``torch.compile`` that make one model follow a policy.
 
@@ -120,12 +131,13 @@ def options(
     ``torch.compile`` takes a ``mode`` or ``options`` and not both: ``mode`` is one of its modes
     (``reduce-overhead``, ``max-autotune``, ...), and what it means in this torch is among the
     options returned.  Mode ``lite`` turns Inductor's passes off, and with them the policy.
+    ``numerics`` and ``plans`` are as for :func:`enable`.
 
     Raises:
         UnknownPolicyError: the policy, a setting or the mode is misspelt.
         UnsupportedTorchError: as for :func:`enable`.
     """
-    chosen: dict[str, Any] = _patch_module().compile_options(_parsed(policy, numerics), mode)
+    chosen: dict[str, Any] = _patch_module().compile_options(_parsed(policy, numerics, plans), mode)
     return chosen
 
 
@@ -134,8 +146,11 @@ def active() -> Policy:
     return activation.current() or Policy("stock")
 
 
-def _parsed(policy: PolicyLike, numerics: Numerics | None) -> Policy:
-    return parse(policy, None if numerics is None else {"numerics": numerics})
+def _parsed(
+    policy: PolicyLike, numerics: Numerics | None, plans: str | PathLike[str] | None
+) -> Policy:
+    given = {"numerics": numerics, "plans": None if plans is None else fspath(plans)}
+    return parse(policy, {name: value for name, value in given.items() if value is not None})
 
 
 def _enable(chosen: Policy, origin: str) -> Handle:

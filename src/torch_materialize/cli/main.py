@@ -13,6 +13,7 @@ from .compare import compare_command
 from .diff import diff_command
 from .doctor import doctor_command
 from .explain import explain_command
+from .plan import plan_command
 from .report import report_command
 from .sweep import sweep_command
 from .tuned import tuned_command
@@ -38,4 +39,5 @@ main.add_command(report_command)
 main.add_command(diff_command)
 main.add_command(why_command)
 main.add_command(doctor_command)
+main.add_command(plan_command)
 main.add_command(tuned_command)

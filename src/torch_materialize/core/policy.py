@@ -14,6 +14,7 @@ from ..errors import UnknownPolicyError
 
 __all__ = [
     "DEFAULT_POLICY",
+    "FREE_SETTINGS",
     "LIMITS",
     "NUMERICS",
     "POLICIES",
@@ -69,10 +70,15 @@ LIMITS: Mapping[str, str] = MappingProxyType(
 #: Policy -> setting -> its values, the default first.
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "plan": MappingProxyType({"numerics": tuple(NUMERICS), "limits": tuple(LIMITS)}),
-        "tune": MappingProxyType({"numerics": tuple(NUMERICS)}),
+        "plan": MappingProxyType(
+            {"numerics": tuple(NUMERICS), "limits": tuple(LIMITS), "plans": ("",)}
+        ),
+        "tune": MappingProxyType({"numerics": tuple(NUMERICS), "plans": ("",)}),
     }
 )
+
+#: Settings that take any text: ``plans`` names a folder of plan files.
+FREE_SETTINGS = ("plans",)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,11 @@ class Policy:
     def limits(self) -> str:
         """Which of :data:`LIMITS` a plan of this policy respects."""
         return self.settings.get("limits", next(iter(LIMITS)))
+
+    @property
+    def plan_files(self) -> str:
+        """The folder of plan files to go by, "" where this policy names none."""
+        return self.settings.get("plans", "")
 
     def __hash__(self) -> int:
         return hash(self.canonical())
@@ -122,9 +133,12 @@ class Policy:
         """The text that enters cache keys.
 
         ``implementation`` stands for the code that decides (version and source digest): a
-        policy of the same name decided by other code must not be served from a cache.
+        policy of the same name decided by other code must not be served from a cache.  Where plan
+        files lie is no part of it: what they say is, and whoever reads them adds that.
         """
-        digest = hashlib.sha256(f"{implementation}\n{self.canonical()}".encode()).hexdigest()
+        settings = {name: value for name, value in self.settings.items() if name != "plans"}
+        decides = Policy(self.name, settings).canonical()
+        digest = hashlib.sha256(f"{implementation}\n{decides}".encode()).hexdigest()
         return f"torch-materialize:{self.name}:{digest[:32]}"
 
     def __str__(self) -> str:
@@ -162,7 +176,8 @@ def parse(policy: PolicyLike, settings: Mapping[str, object] | None = None) -> P
         )
     for setting, wanted in chosen.items():
         check_name(f"setting of policy {name!r}", setting, known)
-        check_name(f"value of {setting}", wanted, known[setting])
+        if setting not in FREE_SETTINGS:
+            check_name(f"value of {setting}", wanted, known[setting])
     return Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
 
 

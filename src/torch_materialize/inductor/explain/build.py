@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from ..fx.casts import held_names
 from ..fx.post_grad import PostGrad
 from ..fx.rounding import is_narrow, rounds
 from ..plan.outcome import Outcome
+from ..read.module_of import module_of
 from ..read.pin_nodes import KEEP, is_pin, readers, root_of, source_line
 
 __all__ = ["explained", "kind_of"]
@@ -132,7 +132,7 @@ def _facts(graph: PostGrad, dags: list[Dag]) -> dict[str, Node]:
 def _fact(node: torch.fx.Node, value: Value) -> Node:
     tensors = pytree.tree_leaves(node.meta.get("val"))
     val = next((x for x in tensors if isinstance(x, torch.Tensor)), None)
-    module, layer = _layer(node)
+    module, layer = module_of(node)
     kind = _KINDS[value.kind]
     return Node(
         name=node.name,
@@ -148,25 +148,6 @@ def _fact(node: torch.fx.Node, value: Value) -> Node:
 
 
 _KINDS = {Kind.SOURCE: "input", Kind.POINTWISE: "pointwise", Kind.PINNED: "reduction"}
-
-
-def _layer(node: torch.fx.Node) -> tuple[str, str]:
-    """The module whose forward made a node, or whose backward it belongs to: path and class."""
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
-    if not stack:
-        return "", ""
-    path, kind = list(stack.values())[-1]
-    name = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
-    return _plain(path), name.rpartition(".")[2]
-
-
-# How Dynamo names what a module was reached from: the local variable of some frame, of ours too.
-_LOCAL = re.compile(r"^L\['\w+'\](\[\d+\])?\.?")
-
-
-def _plain(path: str) -> str:
-    """``L['self'].layers.3.mlp`` -> ``layers.3.mlp``."""
-    return _LOCAL.sub("", path)
 
 
 # Decisions.
