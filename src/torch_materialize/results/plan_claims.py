@@ -7,7 +7,6 @@ recognized by their text: a line that only moved is the same line.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,12 @@ class LineBytes:
     source: str
     text: str
     bytes: int
+
+    @property
+    def number(self) -> int:
+        """The number of the line in its file; 0 where it is none."""
+        number = self.source.rpartition(":")[2]
+        return int(number) if number.isdigit() else 0
 
     @property
     def same(self) -> tuple[str, str]:
@@ -117,15 +122,26 @@ def growths(before: Claims, now: Claims) -> Iterator[Growth]:
 
 
 def _more(before: tuple[LineBytes, ...], now: tuple[LineBytes, ...]) -> list[LineBytes]:
-    """Lines that move more than they did, by how much, most first; at their place of now."""
-    left = Counter[tuple[str, str]]()
-    for line in before:
-        left[line.same] += line.bytes
-    more: dict[tuple[str, str], LineBytes] = {}
-    for line in now:
-        size = more[line.same].bytes if line.same in more else 0
-        more[line.same] = LineBytes(line.source, line.text, size + line.bytes)
-    grown = (
-        LineBytes(line.source, line.text, line.bytes - left[same]) for same, line in more.items()
-    )
-    return sorted((one for one in grown if one.bytes > 0), key=lambda one: -one.bytes)
+    """Lines that move more than they did, by how much, most first; at their place of now.
+
+    A line with another text is held against the one that it replaced: of those that are only in
+    one of the two the first of a file against its first, and so on.
+    """
+    old, new = _by_text(before), _by_text(now)
+    gone = {file: [same for same in old if same[0] == file and same not in new] for file, _ in new}
+    more = []
+    for same, line in new.items():
+        instead = gone[same[0]].pop(0) if same not in old and gone[same[0]] else same
+        had = old[instead].bytes if instead in old else 0
+        if line.bytes > had:
+            more.append(LineBytes(line.source, line.text, line.bytes - had))
+    return sorted(more, key=lambda line: -line.bytes)
+
+
+def _by_text(lines: tuple[LineBytes, ...]) -> dict[tuple[str, str], LineBytes]:
+    """What is recognized as one line, in the order of their places."""
+    found: dict[tuple[str, str], LineBytes] = {}
+    for line in sorted(lines, key=lambda one: one.number):
+        so_far = found[line.same].bytes if line.same in found else 0
+        found[line.same] = LineBytes(line.source, line.text, so_far + line.bytes)
+    return found

@@ -29,6 +29,7 @@ __all__ = [
     "PlanFile",
     "PlannedNode",
     "Plans",
+    "digest_for",
     "folder_of",
     "in_folder",
     "save",
@@ -210,6 +211,15 @@ def in_folder(folder: Path) -> Plans:
             f"{folder}: plan files cannot be read ({error.strerror}). Make them: "
             f"torch-materialize plan TARGET -o {folder}"
         ) from error
+
+
+def digest_for(policy: Policy) -> str:
+    """What the plan files of a policy say, as a digest for cache keys; "" where there are none."""
+    folder = folder_of(policy)
+    try:
+        return in_folder(folder).digest if folder is not None else ""
+    except RecordError:
+        return ""  # and nothing of it is used
 
 
 @functools.lru_cache(maxsize=8)

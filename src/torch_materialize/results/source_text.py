@@ -28,6 +28,7 @@ def lines_of(graphs: Iterable[ExplainedGraph]) -> dict[str, str]:
 def text_at(source: str) -> str:
     """The text of the line ``file:line``, without its indentation; "" where it cannot be read."""
     path, _, number = source.rpartition(":")
+    linecache.checkcache(path)
     return linecache.getline(path, int(number)).strip() if number.isdigit() else ""
 
 

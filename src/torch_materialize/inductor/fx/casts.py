@@ -23,7 +23,16 @@ from ..contract import seams
 from .operators import identity
 from .post_grad import PostGrad, copy_graph
 
-__all__ = ["fold", "folded", "folds_narrow_casts", "held_names", "hide", "release", "with_casts"]
+__all__ = [
+    "fold",
+    "folded",
+    "folds_narrow_casts",
+    "held_names",
+    "hide",
+    "is_cast",
+    "release",
+    "with_casts",
+]
 
 _HELD = "torch_materialize_held_cast"
 _CAST = torch.ops.prims.convert_element_type.default
@@ -123,6 +132,11 @@ def _widens(node: torch.fx.Node, user: torch.fx.Node) -> bool:
 
 def _floats(*values: Any) -> bool:
     return all(isinstance(v, torch.Tensor) and v.dtype in _FLOATS for v in values)
+
+
+def is_cast(node: torch.fx.Node) -> bool:
+    """Whether a node gives a tensor another dtype."""
+    return node.target is _CAST
 
 
 def with_casts(module: torch.fx.GraphModule, names: Set[str]) -> frozenset[str]:

@@ -40,7 +40,7 @@ from ...results.plan_file import (
 from ...results.source_text import relative_source
 from ...versions import installed_versions
 from ..fx.canonical import Canonical, canonical
-from ..fx.casts import folded
+from ..fx.casts import folded, is_cast
 from ..fx.decision import NO_CHANGE, Decision
 from ..fx.layers import Shortened, shorten
 from ..fx.post_grad import PostGrad
@@ -182,11 +182,9 @@ def nodes_of(form: Canonical, decision: Decision) -> tuple[PlannedNode, ...]:
     """What was decided about each node that anything was decided about, in canonical order."""
     found = []
     for place, node in enumerate(form.nodes):
-        words = tuple(
-            word
-            for name, word in _WORDS.items()
-            if node.name in (getattr(decision, name) or frozenset())
-        )
+        named = (n for n in _WORDS if node.name in (getattr(decision, n) or frozenset()))
+        # A decision also counts what no cast is among those that are not to be folded.
+        words = tuple(_WORDS[name] for name in named if name != "casts" or is_cast(node))
         if words:
             found.append(_planned_node(place, node, words))
     return tuple(found)
