@@ -61,7 +61,6 @@ def test_a_check_passes_until_a_change_moves_more_and_names_the_line(run, tmp_pa
     assert {one.source for one in plan.decisions} <= {f"model.py:{n}" for n in (5, 6, 7)}
     claims = CLAIMS.load(tmp_path / "plans" / "model-model-cpu.claims.json")
     assert sum(line.bytes for line in claims.graphs[0].lines) == plan.plan.bytes
-    assert "no more bytes" in run("model.py:model", *STRONG, "--check", "plans")
     # Lines that only move are the same lines.
     run.write(MODEL.replace("    def block", "    # a remark\n\n    def block"))
     assert "no more bytes" in run("model.py:model", *STRONG, "--check", "plans")
@@ -70,12 +69,15 @@ def test_a_check_passes_until_a_change_moves_more_and_names_the_line(run, tmp_pa
     assert "model.py:7" in said
     assert "128 B more return second.softmax(-1), second.mean(-1), second * 2" in said
     assert "-o in place of --check" in said
-    # Other options are no regression, and an error.
+
+
+@pytest.mark.e2e
+def test_claims_of_other_options_are_an_error_and_no_regression(run):
+    run("model.py:model", *STRONG, "-o", "plans")
     wrong = run("model.py:model", "--device", "cpu", "--check", "plans", status=1)
     assert "policy: claimed plan:limits=strong, now plan" in wrong
-    assert "there are no claims" in run(
-        "model.py:model", "--device", "h200", "--check", "plans", status=1
-    )
+    there = ["--device", "h200", "--check", "plans"]
+    assert "there are no claims" in run("model.py:model", *there, status=1)
 
 
 @pytest.mark.e2e

@@ -59,11 +59,12 @@ def plan_command(
     """
     from ..jobs import plan as job
     from ..report.plans import print_changes, print_growths, print_planned
+    from ..results.plan_changes import changes
 
     if diff:
         if target or output or check:
             raise click.UsageError("--diff A B takes no TARGET and no other folder")
-        print_changes(job.changes(*diff), Console())
+        print_changes(changes(*diff), Console())
         return
     if target is None or (output is None) == (check is None):
         raise click.UsageError("name TARGET and one of -o FOLDER and --check FOLDER; or --diff A B")

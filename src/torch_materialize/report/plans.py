@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from ..results.headline import plural, short_source, size_text
+from ..results.plan_changes import Changed
 from ..results.plan_claims import Growth
 from ..results.plan_file import PlanFile
 from .tables import figures, plain_table, say, show, words
-
-if TYPE_CHECKING:
-    from ..jobs.plan import Changed
 
 __all__ = ["print_changes", "print_growths", "print_planned"]
 
