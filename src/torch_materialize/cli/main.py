@@ -8,6 +8,7 @@ import sys
 import click
 
 from .._version import __version__
+from .bench_corpus import bench_corpus_command
 from .command import Commands
 from .compare import compare_command
 from .diff import diff_command
@@ -40,4 +41,5 @@ main.add_command(diff_command)
 main.add_command(why_command)
 main.add_command(doctor_command)
 main.add_command(plan_command)
+main.add_command(bench_corpus_command)
 main.add_command(tuned_command)

@@ -13,7 +13,15 @@ import click
 from ..core.devices import DEVICES, HERE
 from ..core.policy import PREDICTED
 
-__all__ = ["file_to_write", "print_left_out", "rows", "saving", "target_options", "verbose"]
+__all__ = [
+    "file_to_write",
+    "planning_options",
+    "print_left_out",
+    "rows",
+    "saving",
+    "target_options",
+    "verbose",
+]
 
 _Command = Callable[..., Any]
 _Wrapper = Callable[[_Command], _Command]
@@ -26,7 +34,7 @@ def _words(
     return tuple(word.strip() for one in given for word in one.split(",") if word.strip())
 
 
-_TARGET_OPTIONS = (
+_PLANNING_OPTIONS = (
     click.option(
         "--policy",
         "--policies",
@@ -44,6 +52,10 @@ _TARGET_OPTIONS = (
         help=f"One of {', '.join(DEVICES)}, which need not be there, or {HERE[0]}: this "
         "machine's GPU.",
     ),
+)
+
+_TARGET_OPTIONS = (
+    *_PLANNING_OPTIONS,
     click.option("--training", is_flag=True, help="Forwards and backwards of a training step."),
     click.option(
         "--tokens",
@@ -62,6 +74,13 @@ _TARGET_OPTIONS = (
         help="The whole torch.compile pipeline, or make_fx straight to a post-grad graph.",
     ),
 )
+
+
+def planning_options(command: _Command) -> _Command:
+    """Adds for which policies and which device to plan."""
+    for option in reversed(_PLANNING_OPTIONS):
+        command = option(command)
+    return command
 
 
 def target_options(command: _Command) -> _Command:

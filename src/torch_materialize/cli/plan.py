@@ -28,6 +28,12 @@ __all__ = ["plan_command"]
     help="Write the plan files, and what TARGET moves with them, into this folder.",
 )
 @click.option(
+    "--dump-graphs",
+    "dump",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Leave the captured graphs in this folder, for `bench-corpus`.",
+)
+@click.option(
     "--check",
     type=click.Path(file_okay=False, exists=True, path_type=Path),
     help="Fail where TARGET moves more bytes than the files in this folder claim.",

@@ -5,6 +5,7 @@ Made to read well in 80 columns, through a pipe and without colour.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from ..sweep.run import Sweep
 from ..sweep.spec import Model
 from ..sweep.verdict import verdict_of
 
-__all__ = ["ended_text", "print_corpus", "print_sweep"]
+__all__ = ["ended_text", "print_corpus", "print_graphs", "print_sweep"]
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
@@ -42,6 +43,49 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in sweep.versions.items())
     console.print()
     say(console, f"{what}, begun on {sweep.date}. {versions}.", "dim")
+
+
+def print_graphs(sweep: Sweep, console: Console) -> None:
+    """Prints the rows of captured graphs, with the figures of each policy side by side."""
+    say(console, " ".join(verdict_of(sweep).sentences()))
+    for table in (
+        _headline(sweep) if sweep.graphs else None,
+        _failures(sweep.failures()) if sweep.failures() else None,
+        _details(sweep) if sweep.graphs else None,
+    ):
+        if table is not None:
+            show(console, table)
+    console.print()
+    versions = ", ".join(f"{name} {version}" for name, version in sweep.versions.items())
+    place = named(sweep.settings.device).title
+    say(console, f"{plural(len(sweep.graphs), 'graph')} on {place}. {versions}.", "dim")
+
+
+def _details(sweep: Sweep) -> Table:
+    table = plain_table("Graphs")
+    words(table, "graph", "kind")
+    figures(table, "nodes", "policy", "bytes", f"of {BASE}", "kernels", "bound", "time")
+    for row in sweep.graphs:
+        name = f"{row.name} ({row.index + 1})" if row.index else row.name
+        for policy, moved in row.bytes.items():
+            first = policy == BASE
+            bound = row.bounds.get(policy)
+            table.add_row(
+                name if first else "",
+                row.kind if first else "",
+                str(row.nodes) if first else "",
+                policy,
+                str(moved),
+                f"x{row.ratio(policy):.3f}",
+                str(row.kernels[policy]),
+                "-" if bound is None else str(math.ceil(bound)),
+                f"{row.seconds[policy]:.1f} s",
+            )
+    table.caption = (
+        "Bytes that fused kernels read and write. Bound: the certified least. Time: of the trial "
+        "lowering and planning."
+    )
+    return table
 
 
 def _headline(sweep: Sweep) -> Table:

@@ -18,8 +18,10 @@ from ..errors import (
     brief,
 )
 from ..models.names import Size
+from ..results.base import write_whole
 from ..results.plan_claims import CLAIMS, Claims, Growth, claims_path, growths
 from ..results.plan_file import PlanFile, Plans, in_folder, save
+from ..sweep.collection import graph_name
 from ..versions import implementation, installed_versions
 from .explain import Step, build, check_words
 
@@ -65,12 +67,14 @@ def plan_target(
     tracing: str = "dynamo",
     training: bool = False,
     known: Plans | None = None,
+    dump: Path | None = None,
     step: Step = lambda _text, _done, _all: None,
 ) -> Planned:
     """Captures the graphs of a target and plans each for a device, which need not be there.
 
-    What is ``known`` of a graph and comes to what it claims is not searched again.  The rest is as
-    for :func:`.explain.explain_target`.
+    What is ``known`` of a graph and comes to what it claims is not searched again.  ``dump`` is a
+    folder in which each graph is left as text.  The rest is as for
+    :func:`.explain.explain_target`.
 
     Raises:
         TargetError: no such target or device.
@@ -82,6 +86,7 @@ def plan_target(
         find(device)
     from ..inductor.contract import seams
     from ..inductor.offline.capture import capture
+    from ..inductor.offline.fx_writing import text_of
     from ..inductor.read.at_hand import device_named
 
     place = device_named(device)
@@ -108,6 +113,9 @@ def plan_target(
         plan, claim = _planned(graph, policy, place, known, counts)
         plans.append(plan)
         claims.append(claim)
+        if dump is not None:
+            path = dump / graph_name(target, plan.kind, claim.index)
+            write_whole(path, text_of(graph).encode())
     sizes = vars(size) if built.unit_bytes else {}
     return Planned(
         tuple(plans),

@@ -22,7 +22,7 @@ from .huggingface import build as build_huggingface
 from .names import BUILT_IN, Size, check_target, most_tokens
 from .vllm import build as build_vllm
 
-__all__ = ["Built", "load"]
+__all__ = ["Built", "import_file", "load"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _from_file(target: str) -> Built:
 
 
 def _called(path: Path, name: str, target: str) -> Built:
-    module = _import_file(path, target)
+    module = import_file(path, target)
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -107,7 +107,12 @@ def _settled(built: Built) -> Built:
     return replace(built, args=args, kwargs=kwargs)
 
 
-def _import_file(path: Path, target: str) -> ModuleType:
+def import_file(path: Path, target: str) -> ModuleType:
+    """Runs a Python file as a module of its own; ``target`` is how messages call it.
+
+    Raises:
+        TargetError: it is not there, or raises.
+    """
     if not path.is_file():
         raise TargetError(f"target {target!r}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"torch_materialize_target_{path.stem}", path)

@@ -29,6 +29,7 @@ __all__ = [
     "folds_narrow_casts",
     "held_names",
     "hide",
+    "hold",
     "is_cast",
     "release",
     "with_casts",
@@ -48,7 +49,7 @@ def folds_narrow_casts() -> bool:
     return seam.digest() in _FOLDING
 
 
-def _hold() -> Any:
+def _hiding() -> Any:
     """The identity operator that hides a cast from upstream's pattern."""
     return identity("hold")
 
@@ -59,7 +60,7 @@ def hide(graph: torch.fx.Graph) -> None:
         wider = [user for user in node.users if _widens(node, user)]
         if wider and _narrows(node):
             with graph.inserting_after(node):
-                hidden = graph.call_function(_hold(), (node,))
+                hidden = graph.call_function(_hiding(), (node,))
             hidden.meta = dict(node.meta)
             for user in wider:
                 user.replace_input_with(node, hidden)
@@ -67,7 +68,7 @@ def hide(graph: torch.fx.Graph) -> None:
 
 def release(graph: torch.fx.Graph, *, held: bool) -> None:
     """Takes the identities out; the casts that widen again are marked as ``held`` or not."""
-    for hidden in graph.find_nodes(op="call_function", target=_hold()):
+    for hidden in graph.find_nodes(op="call_function", target=_hiding()):
         for user in hidden.users:
             user.meta[_HELD] = held
         hidden.replace_all_uses_with(hidden.args[0])
@@ -81,6 +82,13 @@ def _held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
         for node in graph.find_nodes(op="call_function", target=_CAST)
         if node.meta.get(_HELD) and node.all_input_nodes[0].target is _CAST
     }
+
+
+def hold(module: torch.fx.GraphModule, names: Set[str]) -> None:
+    """Holds the pairs again whose narrowing cast is named: what :func:`held_names` gave before."""
+    for node in module.graph.find_nodes(op="call_function", target=_CAST):
+        if node.all_input_nodes[0].name in names:
+            node.meta[_HELD] = True
 
 
 def held_names(graph: PostGrad) -> frozenset[str]:

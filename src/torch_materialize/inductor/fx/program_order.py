@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["note", "program_order"]
+__all__ = ["note", "note_order", "program_order"]
 
 _PLACE = "torch_materialize_place"
 
@@ -42,6 +42,14 @@ def note(graph: torch.fx.Graph) -> None:
         if name is not None:
             first, _ = operations.get(name, (number, number))
             operations[name] = (first, number)
+
+
+def note_order(graph: torch.fx.Graph, names: Iterable[str]) -> None:
+    """Notes an order that :func:`program_order` gave before, by the names of nodes."""
+    place = {name: number for number, name in enumerate(names)}
+    for node in graph.nodes:
+        if node.name in place:
+            node.meta[_PLACE] = _Place(place[node.name], {})
 
 
 def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:

@@ -50,7 +50,7 @@ from ..read.storage import elements
 from .compiler import Compiler
 from .isolation import isolated
 
-__all__ = ["capture", "capture_for", "fake_mode"]
+__all__ = ["capture", "capture_for", "constants_to_inputs", "fake_mode"]
 
 # Constants of at most this many elements are written into the kernels by Inductor, which
 # needs their values; larger ones are only read, like inputs, and so are those without values.
@@ -345,7 +345,7 @@ def _move(graph: PostGrad, device: torch.device) -> PostGrad:
     def redirected(argument: Any) -> Any:
         return device if isinstance(argument, torch.device) else argument
 
-    _constants_to_inputs(module, mode)
+    constants_to_inputs(module, mode)
     for part in module.modules():
         if not isinstance(part, torch.fx.GraphModule):
             continue
@@ -359,7 +359,7 @@ def _move(graph: PostGrad, device: torch.device) -> PostGrad:
     return PostGrad(module, tuple(inputs), mode, graph.is_inference, graph.is_backward)
 
 
-def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
+def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
     """Turns large tensor constants into inputs: the same traffic, and they can be fake."""
     for node in module.graph.find_nodes(op="get_attr"):
         value = module
