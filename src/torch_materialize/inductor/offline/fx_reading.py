@@ -47,8 +47,36 @@ _COMPARED: dict[type, Callable[..., Any]] = {
     ast.GtE: operator.ge,
 }
 _NAMES = {"inf": math.inf, "nan": math.nan, "device": torch.device, "None": None}
-# Modules whose functions a graph may call, by the name that a printed graph gives them.
-_MODULES = {"torch": torch, "operator": operator, "_operator": operator, "math": math}
+# Functions that a printed graph may call beside operators, by module.  Nothing else is reached, so
+# that a file from anywhere can be read: it can name no function that does more than compute.
+_FUNCTIONS: dict[str, frozenset[str]] = {
+    "math": frozenset({"ceil", "floor", "sqrt", "trunc"}),
+    "operator": frozenset(
+        {
+            "add",
+            "and_",
+            "eq",
+            "floordiv",
+            "ge",
+            "getitem",
+            "gt",
+            "le",
+            "lt",
+            "mod",
+            "mul",
+            "ne",
+            "neg",
+            "not_",
+            "or_",
+            "pow",
+            "sub",
+            "truediv",
+        }
+    ),
+}
+_MODULES = {"math": math, "operator": operator}
+_SIZES = frozenset(name for name in dir(torch) if name.startswith("sym_"))
+_CALLED = frozenset().union(*_FUNCTIONS.values(), _SIZES)
 
 
 def read_graphs(text: str, device: Device) -> list[PostGrad]:
@@ -206,23 +234,24 @@ class _Reader:
         raise CaptureError(f"expected an operator's call; found {type(value).__name__}")
 
     def _named(self, name: str) -> Any:
-        for known in (self._env, _NAMES, _MODULES):
+        for known in (self._env, _NAMES):
             if name in known:
                 return known[name]
         raise CaptureError(f"nothing in the graph is called {name!r}")
 
     def _attribute(self, value: ast.Attribute, name: str) -> Any:
-        if isinstance(value.value, ast.Name) and value.value.id == "self":
-            return self._held(value.attr, name)
-        owner = self._of(value.value)
-        if isinstance(owner, torch.fx.Node):
-            raise CaptureError(f"expected an operator; found the method {value.attr!r} of a tensor")
-        try:
-            return getattr(owner, value.attr)
-        except (AttributeError, RuntimeError) as error:
+        path = ast.unparse(value).split(".")
+        if path[0] == "self" and len(path) == 2:
+            return self._held(path[1], name)
+        if path[0] in self._env:
+            raise CaptureError(f"expected an operator; found {path[-1]!r} of a tensor")
+        found = _known(path)
+        if found is None:
             raise CaptureError(
-                f"{ast.unparse(value)} is not registered here: install or import what defines it"
-            ) from error
+                f"{ast.unparse(value)} is no operator that is registered here: install or import "
+                "what defines it"
+            )
+        return found
 
     def _held(self, attribute: str, name: str) -> Any:
         """A node for a subgraph or a constant of the module."""
@@ -253,16 +282,16 @@ class _Reader:
         node.meta["val"] = fake
 
     def _call(self, target: Any, args: tuple[Any, ...], named: dict[str, Any], name: str) -> Any:
-        if not callable(target):
-            raise CaptureError(f"{target!r} cannot be called")
+        if target is torch.device:
+            return torch.device(*args, **named)
+        is_operator = _is_operator(target)
+        if not is_operator and getattr(target, "__name__", "") not in _CALLED:
+            raise CaptureError(f"{target!r} is no operator that a captured graph may call")
         nodes = [x for x in pytree.tree_leaves((args, named)) if isinstance(x, torch.fx.Node)]
         parts = pytree.tree_leaves(args)
         nodes += [x for one in parts if isinstance(one, slice) for x in _in_slice(one)]
-        is_operator = isinstance(target, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
         if not nodes and not is_operator:
-            return target(*args, **named)  # device(type='cuda', index=0)
-        if not is_operator and not _is_plain(target):
-            raise CaptureError(f"{target!r} is no operator that a captured graph may call")
+            return target(*args, **named)  # -inf
         node = self._graph.create_node("call_function", target, args, named, name=name or None)
         frame = self._text.sources.get(self._line, "")
         if frame:
@@ -347,11 +376,28 @@ class _Reader:
         return value if same else wanted
 
 
-def _is_plain(target: Any) -> bool:
-    """Whether a function is Python's arithmetic, or torch's on sizes."""
-    return getattr(target, "__module__", "") in ("_operator", "math") or str(
-        getattr(target, "__name__", "")
-    ).startswith("sym_")
+def _known(path: list[str]) -> Any:
+    """The operator, dtype or function of sizes that a dotted name means; None for any other."""
+    module, rest = path[0].removeprefix("_"), path[1:]
+    if module in _FUNCTIONS and len(rest) == 1 and rest[0] in _FUNCTIONS[module]:
+        return getattr(_MODULES[module], rest[0])
+    if module != "torch" or any(part.startswith("__") for part in rest):
+        return None
+    if rest[:1] != ["ops"]:
+        value = getattr(torch, rest[0], None) if len(rest) == 1 else None
+        plain = isinstance(value, torch.dtype | torch.layout | torch.memory_format)
+        return value if plain or value is torch.device or rest[0] in _SIZES else None
+    value = torch.ops
+    for part in rest[1:]:
+        try:
+            value = getattr(value, part)
+        except (AttributeError, RuntimeError):
+            return None
+    return value if _is_operator(value) else None
+
+
+def _is_operator(value: Any) -> bool:
+    return isinstance(value, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
 
 
 def _in_slice(one: slice) -> list[torch.fx.Node]:
