@@ -24,7 +24,6 @@ from ..inductor.offline import capture as capturing
 from ..inductor.offline.dry_run import dry_run, verified
 from ..inductor.read.at_hand import device_named
 from ..results.base import convert, write_json, write_whole
-from .collected import collected
 from .collection import graph_name
 from .rows import GraphRow, Job, Measured, Request, Settings
 from .spec import Kind
@@ -106,6 +105,8 @@ def captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
     device = device_named(settings.device)
     policies = [parse(policy) for policy in settings.policies]
     if job.path:
+        from .collected import collected
+
         return collected(Path(job.path), policies, device, settings.tracing)
     if not job.package:
         from ..models.names import Size

@@ -82,9 +82,7 @@ def _saves(
 
 def kind_of(graph: PostGrad) -> str:
     """``inference``, ``forward`` or ``backward``."""
-    if graph.is_inference:
-        return "inference"
-    return "backward" if graph.is_backward else "forward"
+    return graph.kind
 
 
 def _side(outcome: Outcome, prices: Prices, code: Code | None, rates: Rates | None) -> Side:

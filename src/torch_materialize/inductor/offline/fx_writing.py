@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..explain.build import kind_of
 from ..fx.casts import held_names
 from ..fx.post_grad import PostGrad
 from ..fx.program_order import program_order
@@ -27,7 +26,7 @@ def text_of(graph: PostGrad) -> str:
     )
     order = program_order(graph.module.graph)
     noted = {
-        "kind": kind_of(graph),
+        "kind": graph.kind,
         "is_inference": graph.is_inference,
         "is_backward": graph.is_backward,
         "constants": dict(_constants(graph.module)),

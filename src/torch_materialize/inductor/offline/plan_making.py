@@ -15,7 +15,6 @@ from ...results.plan_claims import GraphClaim, LineBytes
 from ...results.plan_file import PlanFile, Plans
 from ...results.source_text import relative_source, text_at
 from ...versions import implementation, installed_versions
-from ..explain.build import kind_of
 from ..fx.canonical import Canonical, canonical
 from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad
@@ -63,7 +62,7 @@ def _searched(
     decision = without_findings(found)
     plan = PlanFile(
         key=key,
-        kind=kind_of(graph),
+        kind=graph.kind,
         nodes=len(form.nodes),
         device=device.name,
         policy=str(policy),

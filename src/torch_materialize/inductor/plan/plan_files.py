@@ -70,8 +70,11 @@ _WORDS = {"store": "realized", "rounded": "rounded", "marked": "written", "casts
 
 
 def from_file(graph: PostGrad, policy: Policy) -> Decision | None:
-    """What a plan file says about ``graph``, checked; None where it is to be searched."""
-    plans = plans_for(policy)
+    """What a plan file says about ``graph``, checked; None where it is to be searched.
+
+    `tune` goes by what was measured with just what is here, and looks for that itself.
+    """
+    plans = plans_for(policy) if policy.name != "tune" else None
     if plans is None:
         return None
     started = time.monotonic()
