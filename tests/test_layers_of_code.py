@@ -29,6 +29,7 @@ FLOORS = (
     ("inductor.fx",),
     ("inductor.lower",),
     ("inductor.plan",),
+    ("inductor.partition",),
     ("inductor.explain",),
     ("inductor.hooks",),
     ("inductor.offline",),

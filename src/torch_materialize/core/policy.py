@@ -16,6 +16,7 @@ __all__ = [
     "DEFAULT_POLICY",
     "FREE_SETTINGS",
     "LIMITS",
+    "MEMORY",
     "NUMERICS",
     "POLICIES",
     "PREDICTED",
@@ -67,13 +68,22 @@ LIMITS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: The setting that is a share and no word: of the bytes that stock's forward saves for its
+#: backward, the most that this policy's may save.
+MEMORY = "memory"
+
 #: Policy -> setting -> its values, the default first.
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "plan": MappingProxyType(
-            {"numerics": tuple(NUMERICS), "limits": tuple(LIMITS), "plans": ("",)}
+            {
+                "numerics": tuple(NUMERICS),
+                "limits": tuple(LIMITS),
+                MEMORY: ("1",),
+                "plans": ("",),
+            }
         ),
-        "tune": MappingProxyType({"numerics": tuple(NUMERICS), "plans": ("",)}),
+        "tune": MappingProxyType({"numerics": tuple(NUMERICS), MEMORY: ("1",), "plans": ("",)}),
     }
 )
 
@@ -107,6 +117,12 @@ class Policy:
         """The folder of plan files to go by, "" where this policy names none."""
         return self.settings.get("plans", "")
 
+    @property
+    def memory(self) -> float | None:
+        """The most that a forward may save, as a share of what stock's saves; None: as much."""
+        share = self.settings.get(MEMORY)
+        return None if share is None else float(share)
+
     def __hash__(self) -> int:
         return hash(self.canonical())
 
@@ -122,7 +138,7 @@ class Policy:
 
     @property
     def tracing(self) -> str:
-        """Policies with the same are applied to the same post-grad graphs."""
+        """Policies with the same are applied to the same post-grad graphs of inference."""
         return "eager" if self.numerics == "eager" else ""
 
     def canonical(self) -> str:
@@ -176,9 +192,30 @@ def parse(policy: PolicyLike, settings: Mapping[str, object] | None = None) -> P
         )
     for setting, wanted in chosen.items():
         check_name(f"setting of policy {name!r}", setting, known)
-        if setting not in FREE_SETTINGS:
+        if setting == MEMORY:
+            chosen[setting] = _share(wanted)
+        elif setting not in FREE_SETTINGS:
             check_name(f"value of {setting}", wanted, known[setting])
     return Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
+
+
+def _share(found: object) -> str:
+    """A share as it is written in a policy's name: ``0.7``, of 0.7, "0.70" and "70%" alike.
+
+    Raises:
+        UnknownPolicyError: it is no share over 0 and up to 1.
+    """
+    text = str(found).strip()
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UnknownPolicyError(
+            f"unknown value of {MEMORY} {found!r}: expected a share of the bytes that stock saves "
+            "for the backward, over 0 and up to 1. Name one, such as memory=0.7."
+        )
+    return f"{share:.6g}"
 
 
 def check_name(what: str, found: object, expected: Collection[str]) -> None:

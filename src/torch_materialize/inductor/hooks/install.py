@@ -1,16 +1,19 @@
 """What wraps which object of upstream, and the options that put a compile under a policy.
 
-Four objects of upstream are replaced while something needs them:
+Five objects of upstream are replaced while something needs them:
 
 ``StorageBox.should_realize_on_reuse``
     decides about one reused tensor (:mod:`.reuse`).  Dormant for graphs without a policy.
 ``GraphLowering.__init__`` and ``GraphLowering.run``
     plan a graph that carries the policy `plan`, and lower it by that (:mod:`.graph_lowering`).
+``choose_saved_values_set``
+    says what the forward of a training step saves (:mod:`..partition.upstreams`).  Dormant except
+    in a compile whose options have our partitioner (:mod:`.partitioner`).
 ``compile_fx``
     adds the policy that is on in the calling thread to that one compile, forward and lazily
     compiled backward alike (:func:`_governed_compile_fx`).
 
-A fifth, ``fx_codegen_and_compile``, is wrapped with the first policy that is not stock and stays
+A sixth, ``fx_codegen_and_compile``, is wrapped with the first policy that is not stock and stays
 wrapped: it compiles a graph once more as stock where that fails under a policy (:mod:`.fallback`),
 and a graph may be compiled long after the call that named its policy (a lazy backward, a model
 with ``options()``).  Graphs of stock pass through it.
@@ -31,12 +34,14 @@ from ...events import surprise
 from ...versions import implementation
 from ..contract import seams
 from ..fx.rounding import emulation
+from ..partition.upstreams import patch_choose_saved_values_set
 from . import sites
 from .cast_passes import hold_options
 from .chained import passes_in
 from .fallback import patch_fx_codegen_and_compile
 from .graph_lowering import patch_graph_lowering_init, patch_graph_lowering_run
 from .modes import mode_options
+from .partitioner import partitioner_options
 from .policy_pass import CONFIG_KEY, PolicyPass, StockPass
 from .process import out_of_process, warn_out_of_process
 from .reuse import patch_should_realize_on_reuse
@@ -117,10 +122,12 @@ def _governing(
     def current(name: str) -> Any:
         return patches.get(name, getattr(config, name))
 
+    fingerprint = policy.fingerprint(implementation())
     return {
         CONFIG_KEY: PolicyPass(policy, other_passes),
         **emulation(policy),
-        **hold_options(policy, policy.fingerprint(implementation()), current),
+        **hold_options(policy, fingerprint, current),
+        **partitioner_options(policy, fingerprint, current),
     }
 
 
@@ -129,6 +136,9 @@ sites.provide(
 )
 sites.provide("torch._inductor.graph:GraphLowering.__init__", patch_graph_lowering_init)
 sites.provide("torch._inductor.graph:GraphLowering.run", patch_graph_lowering_run)
+sites.provide(
+    "torch._functorch.partitioners:choose_saved_values_set", patch_choose_saved_values_set
+)
 sites.provide("torch._inductor.compile_fx:compile_fx", _governed_compile_fx)
 sites.provide(
     "torch._inductor.compile_fx:fx_codegen_and_compile", patch_fx_codegen_and_compile, for_good=True

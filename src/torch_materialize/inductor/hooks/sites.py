@@ -6,8 +6,9 @@ wrapper does.  Resolve all, check all, then set; undo gives back upstream's.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "hold_for_lowering",
     "install",
     "installed",
+    "installed_for",
     "keep_way_back",
     "provide",
     "remove",
@@ -85,6 +87,24 @@ def _prepared(seam: seams.Seam, wrap: _Wrap) -> _Site:
     ours = wrap(upstream)
     setattr(ours, seams.OURS, seam.path)
     return _Site(owner, name, upstream, ours)
+
+
+@contextlib.contextmanager
+def installed_for(owner: object) -> Iterator[None]:
+    """The wrappers in place for the time of a block, however many others need them.
+
+    Raises:
+        UnsupportedTorchError: as for :func:`install`.
+    """
+    token = id(owner)
+    with _lock:
+        install()
+        activation.hold(token)
+    try:
+        yield
+    finally:
+        if activation.release(token):
+            remove_if_unneeded()
 
 
 def keep_way_back() -> None:

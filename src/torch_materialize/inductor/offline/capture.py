@@ -28,7 +28,6 @@ from torch._inductor import compile_fx as inductor_compile
 from torch._inductor import config
 from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.graph import GraphLowering
-from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -44,9 +43,10 @@ from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad, copy_graph
 from ..fx.rounding import emulation
 from ..hooks.cast_passes import hold_options
+from ..hooks.partitioner import CUT_KEY, partitioner_options
 from ..lower.trial import lowered
 from ..lower.virtual_gpu import planned_device, torch_device
-from ..read.storage import elements
+from ..partition.measured import Place, output_strides, post_grad
 from .compiler import Compiler
 from .isolation import isolated
 
@@ -157,19 +157,28 @@ def capture_for(
         CaptureError: as for :func:`capture`, or the policies' graphs cannot be distinguished.
     """
     traced: dict[str, list[PostGrad]] = {}
-    for policy in policies:
-        if policy.tracing not in traced:
-            like = policy if policy.tracing else _ANY
-            traced[policy.tracing] = capture(
-                model, args, kwargs, device, mode, tracing, policy=like, **how
-            )
+    # Those that cut joint graphs come first: where none is cut otherwise, stock's are the same.
+    for policy in sorted(policies, key=lambda policy: not policy.plans):
+        name = _traced_like(policy, traced)
+        if name not in traced:
+            traced[name] = capture(model, args, kwargs, device, mode, tracing, policy=policy, **how)
+    found = {policy: traced[_traced_like(policy, traced)] for policy in policies}
     if len({len(graphs) for graphs in traced.values()}) > 1:
         counts = {name or "stock": len(graphs) for name, graphs in traced.items()}
         raise CaptureError(
             f"the model has other graphs under other policies ({counts}), so that they cannot be "
             "compared graph by graph; compare one kind of numerics at a time."
         )
-    return {policy: traced[policy.tracing] for policy in policies}
+    return found
+
+
+def _traced_like(policy: Policy, traced: Mapping[str, list[PostGrad]]) -> str:
+    """A name that policies with the same graphs share, given what was traced before."""
+    if policy.memory is not None:
+        return f"{policy.tracing} memory={policy.memory}"
+    plans = traced.get(f"{policy.tracing} plan", [])
+    is_cut = any(CUT_KEY in graph.module.meta for graph in plans)
+    return f"{policy.tracing} {'plan' if policy.plans or (plans and not is_cut) else 'stock'}"
 
 
 def _next_step(error: Exception) -> str:
@@ -231,7 +240,11 @@ def _trace_dynamo(
         return module.forward
 
     # Casts that a plan could use are kept in; every other policy folds them as upstream does.
-    held = hold_options(policy, "capture", partial(getattr, config))
+    current = partial(getattr, config)
+    held = hold_options(policy, "capture", current)
+    # Cuts of joint graphs are measured on the planned device, too.
+    place = Place(partial(_on_device, device=device), partial(planned_device, device))
+    held |= partitioner_options(policy, "capture", current, place)
     # Backwards are compiled with their forwards: whether a .backward() follows, or none.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
     scope = contextlib.nullcontext() if compiler is None else compiler.scope()
@@ -280,16 +293,7 @@ def _report_strides(graph: PostGrad, device: Device) -> None:
     if context is None or context.output_strides is None:
         return
     with planned_device(device), lowered(graph, NO_CHANGE, "", STOCK, GraphLowering) as lowering:
-        context.output_strides.extend(_strides(output) for output in lowering.graph_outputs)
-
-
-def _strides(output: Any) -> tuple[int, ...] | None:
-    """The strides that Inductor gave to one output; None for what is no tensor."""
-    data = getattr(output, "data", None)
-    layout: Any = getattr(output, "layout", None) or getattr(data, "layout", None)
-    if not hasattr(layout, "stride"):
-        return None
-    return tuple(elements(stride) for stride in layout.stride)
+        context.output_strides.extend(output_strides(output) for output in lowering.graph_outputs)
 
 
 def _mode_of(module: torch.fx.GraphModule) -> Any:
@@ -396,7 +400,5 @@ def _on_device(graph: PostGrad, device: Device) -> PostGrad:
 
 def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     """Runs Inductor's post-grad passes, and those that a program set in its config."""
-    inductor_compile.record_original_output_strides(graph.module)
-    with planned_device(device), V.set_fake_mode(graph.fake_mode), torch.no_grad():
-        inductor_compile._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
-    return graph
+    with planned_device(device):
+        return post_grad(graph)

@@ -1,0 +1,1 @@
+"""What the forward of a training step saves for its backward."""

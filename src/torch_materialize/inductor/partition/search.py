@@ -1,0 +1,128 @@
+"""The choice of what a forward saves for its backward.
+
+In one page.  Stock's choice is AOTAutograd's minimum cut, which takes a value that loops can
+compute to cost nothing, unless an unfused kernel of the backward reads it: then it is saved.
+
+1. What stock saves is grouped by what is alike in repeated layers, and for each group it is
+   foreseen how many bytes of memory are freed, and how many more are moved, if it is recomputed
+   (:mod:`.foresee`).
+2. A small integer program takes from the groups what frees enough at the least price: enough for
+   the budget (``memory=``), or without one whatever moves fewer bytes and saves no more.
+3. What values are recomputed from is saved instead where stock does not, so the choice may free
+   less than its groups: then more is wanted of the program, at most eight times.
+4. Without a budget, forward and backward are lowered for stock's cut and for the other, and the
+   other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch.fx import Node
+
+from ...core.knapsack import choose
+from ...core.saving import Saving
+from ...core.traffic import Traffic
+from ...errors import MemoryBudgetError
+from .cut import Cut, cut
+from .foresee import Foresight
+from .joint import Joint
+from .lots import Group, groups
+
+__all__ = ["Chosen", "least_saved", "search"]
+
+_ATTEMPTS = 8
+# Share of what the backward reads and writes that must be foreseen to be saved before a cut other
+# than stock's is lowered, which takes as long as lowering the graph does.
+_WORTH = 0.005
+# A budget of less than this decides nothing: bytes.
+_SMALL = 1 << 20
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is saved, and what that frees and costs."""
+
+    saved: tuple[Node, ...]
+    saving: Saving
+
+
+def search(
+    joint: Joint, share: float | None, measure: Callable[[Sequence[Node]], Traffic]
+) -> Chosen | None:
+    """What to save instead of what stock saves; None: nothing else.
+
+    ``share`` is the most of stock's bytes that may be saved; None: all of them, for fewer bytes
+    moved.  ``measure`` lowers the halves of a cut.
+
+    Raises:
+        MemoryBudgetError: ``share`` is out of reach.
+    """
+    stocks = cut(joint, ())
+    stock_bytes = joint.saved_bytes(joint.saved)
+    if stocks is None or stock_bytes < _SMALL:
+        return None
+    foresight = Foresight(joint)
+    found = groups(joint, foresight, unfused=share is not None)
+    chosen = _within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
+    if chosen is None and share is not None:
+        raise MemoryBudgetError(_out_of_reach(joint, found, stock_bytes, share))
+    if chosen is None or not chosen[1]:
+        return None
+    one, dropped = chosen
+    before = foresight.cost(stocks)
+    saving = Saving(
+        tuple((count, node.name) for count, node in dropped),
+        joint.saved_bytes(one.saved),
+        stock_bytes,
+        foresight.cost(one) - before,
+    )
+    if share is None:
+        if -saving.foreseen < _WORTH * before:
+            return None
+        stock_moved, moved = measure(joint.saved), measure(one.saved)
+        if moved.bytes >= stock_moved.bytes:
+            return None
+        saving = replace(saving, moved=moved.bytes, stock_moved=stock_moved.bytes)
+    return Chosen(one.saved, saving)
+
+
+def _within(
+    joint: Joint, found: Sequence[Group], stock_bytes: int, budget: float
+) -> tuple[Cut, tuple[tuple[int, Node], ...]] | None:
+    """The cut that is foreseen to cost the least of those that save no more than ``budget``."""
+    wanted = stock_bytes - budget
+    for _ in range(_ATTEMPTS):
+        counts = choose([group.lot for group in found], wanted)
+        if counts is None:
+            return None
+        pairs = [(group, count) for group, count in zip(found, counts, strict=True) if count]
+        # The first layers' are kept the longest.
+        roots = [root for group, count in pairs for root in group.roots[:count]]
+        one = cut(joint, roots)
+        if one is None:
+            return None
+        over = joint.saved_bytes(one.saved) - budget
+        if over <= 0:
+            return one, tuple((count, group.roots[0]) for group, count in pairs)
+        wanted += over
+    return None
+
+
+def least_saved(joint: Joint, found: Sequence[Group]) -> int:
+    """The fewest bytes that a forward can save where everything is recomputed that can be."""
+    roots = [root for group in found if group.lot.room > 0 for root in group.roots]
+    least = cut(joint, roots)
+    return joint.saved_bytes(least.saved if least else joint.saved)
+
+
+def _out_of_reach(joint: Joint, found: Sequence[Group], stock_bytes: int, share: float) -> str:
+    least = least_saved(joint, found)
+    # Rounded up, so that what is named can be had.
+    possible = min(1.0, (least * 1000 // stock_bytes + 1) / 1000)
+    return (
+        f"memory={share:g} cannot be had for a graph of {len(joint.nodes)} nodes: stock's forward "
+        f"saves {stock_bytes / 1e6:.1f} MB for its backward, and with all recomputed that can be "
+        f"it would still save {least / 1e6:.1f} MB. Name memory={possible:g} or more."
+    )
