@@ -24,7 +24,8 @@ HEADER = "# torch-materialize: "
 _LOGGED = re.compile(r"^[VDIWE]\d{4} [\d:.]+ \d+ [^\]]+\](?: \[[^\]]*\])*\s?")
 _CLASS = re.compile(r"^(\s*)(?:\S*\.py\s+)?class\s+(<lambda>|\w+)\((?:torch\.)?(?:nn\.)?Module\):")
 _TENSOR = re.compile(r"^(\w+)\[([^\]]*)\](?:\[([^\]]*)\])?([\w:]*)$")
-_COMMENT = re.compile(r"#\s*File: (.+?):(\d+) in (.+?), code: (.*)$")
+# Of a backward, torch 2.15 says so first.
+_COMMENT = re.compile(r"#\s*(?:Backward of forward node: )?File: (.+?):(\d+) in (.+?), code: (.*)$")
 
 
 @dataclass(frozen=True)
