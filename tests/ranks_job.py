@@ -15,9 +15,10 @@ import torch.distributed as dist
 
 import torch_materialize as tm
 from torch_materialize.core.limits import Limits
+from torch_materialize.errors import RecordError
 from torch_materialize.inductor.fx.decision import GIVEN_UP, names_of
 from torch_materialize.inductor.hooks import graph_lowering
-from torch_materialize.inductor.plan import tune
+from torch_materialize.inductor.plan import plan_files, tune
 
 
 def block(x, y):
@@ -30,13 +31,31 @@ def residual(x, y):
     return s.sum(0), (s - 1).amax(1), (s @ y).relu() + s
 
 
+def acts(x, y):
+    """What a plan with strong limits changes, on a few numbers."""
+    first = x + y
+    second = first.softmax(-1) + first + x
+    return second.softmax(-1), second.mean(-1), (first * second).sum(0)
+
+
+def acts_too(x, y):
+    first, second, third = acts(x, y)
+    return first, second.cos(), third
+
+
+def missing(folder):
+    """What a rank finds on whose machine nobody has put the files."""
+    raise RecordError(f"{folder}: there is no such folder")
+
+
 class Seen:
     """What graphs of this rank were lowered by, and how often it measured or searched."""
 
     def __init__(self) -> None:
         self.decisions: list[object] = []
-        self.asked = 0
+        self.asked = self.searched = 0
         prepare, decided = graph_lowering.prepare, graph_lowering._decided
+        search = graph_lowering.search
 
         def record(module, found, numerics):
             self.decisions.append("given up" if found is GIVEN_UP else found and names_of(found))
@@ -46,19 +65,25 @@ class Seen:
             self.asked += 1
             return decided(*args)
 
-        graph_lowering.prepare, graph_lowering._decided = record, count
+        def searching(*args, **kwargs):
+            self.searched += 1
+            return search(*args, **kwargs)
 
-    def compile(self, function, policy):
+        graph_lowering.prepare, graph_lowering._decided = record, count
+        graph_lowering.search = searching
+
+    def compile(self, function, policy, shape=(256, 256)):
         """Compiles a function; what was decided and came out."""
         torch._dynamo.reset()
         self.decisions.clear()
-        self.asked = 0
+        self.asked = self.searched = 0
         torch.manual_seed(0)
-        x, y = torch.randn(256, 256), torch.randn(256, 256)
+        x, y = torch.randn(shape), torch.randn(shape)
         results = torch.compile(function, options=tm.options(policy))(x, y)
         return {
             "decisions": list(self.decisions),
             "asked": self.asked,
+            "searched": self.searched,
             "sums": [one.double().sum().item() for one in results],
         }
 
@@ -83,6 +108,19 @@ def main() -> None:
         graph_lowering.limits_for = lambda device: Limits(emergency=0.0)
     found["slow"] = seen.compile(residual, "plan")
     graph_lowering.limits_for = usual
+    dist.barrier()
+    # Every rank has the plan files; and then only the first to compile has.
+    plans = Path(sys.argv[1], "plans")
+    found["files"] = seen.compile(acts, f"plan:limits=strong:plans={plans}", (4, 8))
+    dist.barrier()
+    compiled = Path(sys.argv[1], "compiled")
+    policy = f"plan:limits=strong:plans={sys.argv[1]}/more"
+    if rank:
+        plan_files.in_folder = missing
+    while rank and not compiled.exists():
+        time.sleep(0.05)
+    found["lacking"] = seen.compile(acts_too, policy, (4, 8))
+    compiled.touch()
     dist.barrier()
     # A rank without the others does not wait for them.
     if rank == 0:

@@ -14,13 +14,18 @@ import torch
 import torch.distributed as dist
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import ranks_job
 import torch_materialize as tm
+from torch_materialize.core.devices import CPU
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor.fx.decision import GIVEN_UP, Decision
 from torch_materialize.inductor.fx.post_grad import PostGrad
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.hooks.policy_pass import PolicyPass
+from torch_materialize.inductor.offline import capture as capturing
+from torch_materialize.inductor.offline.plan_making import plan_of
 from torch_materialize.inductor.plan import process_group, ranks
+from torch_materialize.results import plan_file
 
 PLAN, TUNE = parse("plan"), parse("tune")
 
@@ -177,6 +182,14 @@ def test_the_emergency_gives_stock_and_says_so(dynamo, lenient, monkeypatch):
 @pytest.mark.full
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_ranks_of_one_job_decide_alike(tmp_path, world):
+    for function, folder in ((ranks_job.acts, "plans"), (ranks_job.acts_too, "more")):
+        mode = capturing.fake_mode()
+        with mode:
+            inputs = [torch.empty(4, 8), torch.empty(4, 8)]
+        (graph,) = capturing.capture(function, inputs, {}, CPU, mode)
+        plan, _ = plan_of(graph, parse("plan:limits=strong"), CPU)
+        assert plan.planned
+        plan_file.save(plan, tmp_path / folder)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
@@ -196,7 +209,7 @@ def test_ranks_of_one_job_decide_alike(tmp_path, world):
     )
     assert done.returncode == 0, done.stderr
     each = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
-    for what in ("tune", "late", "slow"):
+    for what in ("tune", "late", "slow", "files", "lacking"):
         decisions = [one[what]["decisions"] for one in each]
         assert decisions[0], what
         assert all(one == decisions[0] for one in decisions), what
@@ -204,3 +217,7 @@ def test_ranks_of_one_job_decide_alike(tmp_path, world):
     # Who came late did not measure.
     assert [one["late"]["asked"] for one in each] == [1] + [0] * (world - 1)
     assert each[0]["alone"]["decisions"]
+    # Where there are files nobody searched, not even a rank that lacks them.
+    assert not any(one[what]["searched"] for one in each for what in ("files", "lacking"))
+    assert all(one[what]["decisions"][0]["store"] for one in each for what in ("files", "lacking"))
+    assert "goes by that rank's" in done.stderr

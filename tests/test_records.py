@@ -24,8 +24,9 @@ from torch_materialize.results.agreement import AGREEMENT, Agreement
 from torch_materialize.results.base import Schema, convert, read_json, write_json
 from torch_materialize.results.explanation import Explanation
 from torch_materialize.results.headline import NOT_PRICED
+from torch_materialize.results.plan_claims import CLAIMS, Claims
+from torch_materialize.results.plan_file import PLAN_FILE, PlanFile
 from torch_materialize.results.record import EXPLANATION
-from torch_materialize.results.tuned import _CHOICE, Remembered
 from torch_materialize.sweep.file import SWEEP
 from torch_materialize.sweep.rows import BASE, GraphRow, Measured, Request
 from torch_materialize.sweep.run import Sweep
@@ -56,14 +57,17 @@ def values(kind, **chosen):
 POLICY = st.sampled_from([STOCK, parse("plan:limits=strong")])
 EVERY = [
     (EXPLANATION, values(Explanation, policies=st.just(()), priced=st.just("plan"))),
-    (_CHOICE, values(Remembered)),
+    (PLAN_FILE, values(PlanFile)),
+    (CLAIMS, values(Claims)),
     (AGREEMENT, values(Agreement)),
     (RUN, values(UpstreamRun, files=st.just(()), policy=POLICY)),
 ]
 
 
 @pytest.mark.parametrize(
-    ("schema", "any_value"), EVERY, ids=["explanation", "tuned", "agreement", "upstream"]
+    ("schema", "any_value"),
+    EVERY,
+    ids=["explanation", "plan", "claims", "agreement", "upstream"],
 )
 @pytest.mark.parametrize("end", but([".json"], [".json", ".json.gz"]))
 @quick
@@ -168,11 +172,12 @@ def test_every_further_field_of_a_record_has_a_default():
     """A field that older files lack must not make them damaged."""
     required = {
         kind: {f.name for f in fields(kind) if f.default is f.default_factory is MISSING}
-        for kind in (Explanation, Remembered, Sweep)
+        for kind in (Explanation, PlanFile, Claims, Sweep)
     }
     assert required == {
         Explanation: {"target", "device", "policies", "priced", "graphs"},
-        Remembered: {"key", "choice", "decision"},
+        PlanFile: {"key", "kind", "nodes", "device", "policy", "versions", "check"},
+        Claims: {"target", "device", "policy", "graphs"},
         Sweep: {"settings", "versions", "date"},
     }
 

@@ -31,6 +31,7 @@ from torch_materialize.report.why import why
 from torch_materialize.results import tuned
 from torch_materialize.results.explanation import Explanation
 from torch_materialize.results.headline import plural
+from torch_materialize.results.plan_file import Check, Measured, Moved, PlanFile
 from torch_materialize.results.record import EXPLANATION
 from torch_materialize.sweep.registry import CORPUS
 from torch_materialize.sweep.rows import ModelRow, Result
@@ -141,7 +142,10 @@ def test_what_is_folded_is_all_there(width):
 def test_a_sweep_a_list_and_a_checkup_fit(width, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_MATERIALIZE_TUNED", str(tmp_path))
     monkeypatch.setenv("TORCH_MATERIALIZE", "plna")
-    tuned.remember(tuned.Remembered("k" * 64, "plan", {"store": None}, {"stock": 1.0, "plan": 0.5}))
+    moved = Moved(1, 1)
+    measured = Measured("m", "plan", {"stock": 1.0, "plan": 0.5})
+    check = Check(1, moved, moved)
+    tuned.remember(PlanFile("k" * 64, "forward", 1, "cpu", "tune", {}, check, measured=measured))
     (tmp_path / "broken.json").write_text("{")
     names = ["timm-mobilenetv3_large_100", "/a/long/path/to/somebodys/own/models.py:function"]
     failed = ModelRow(names[1], "own", "inference", "crash", "SIGSEGV: " + "many words " * 20)

@@ -104,6 +104,8 @@ PRINTS = {
     ("docs/tutorial.md", "TORCH_LOGS=torch_materialize python use.py"): "largest difference",
     ("docs/whole-program.md", "TORCH_MATERIALIZE=plan python program.py"): "policy: plan",
     ("docs/whole-program.md", "TORCH_MATERIALIZE=off python program.py"): "policy: stock",
+    ("docs/plans.md", "TORCH_LOGS=torch_materialize python use.py"): "as plan file",
+    ("docs/plans.md", "torch-materialize plan --diff plans plans"): "decide alike",
     ("docs/reading.md", "torch-materialize report records"): "plan",
     ("docs/agree.md", "torch-materialize agree gated.py:build --rounds 5"): "Beside eager",
     ("docs/reinforcement.md", "python difference.py"): "after:  ",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -20,12 +21,21 @@ from torch_materialize import events
 from torch_materialize.cli.main import main
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
+from torch_materialize.inductor.fx.canonical import canonical
 from torch_materialize.inductor.fx.decision import Decision, of_names
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.plan import neutral_settings, timed, tune
 from torch_materialize.models.decoder import Decoder
 from torch_materialize.results import tuned as store
+from torch_materialize.results.plan_file import (
+    PLAN_FILE,
+    Check,
+    Measured,
+    Moved,
+    PlanFile,
+    PlannedNode,
+)
 
 pytestmark = pytest.mark.usefixtures("dynamo")
 e2e = pytest.mark.e2e
@@ -106,8 +116,8 @@ def test_within_the_noise_stock_is_kept(clocks):
     code = compiled("tune", model, x)[1]
     assert code == compiled("stock", model, x)[1]
     (kept,) = store.entries()
-    assert kept.choice == "stock"
-    assert kept.noise == pytest.approx(0.1)
+    assert kept.measured.choice == "stock"
+    assert kept.measured.noise == pytest.approx(0.1)
 
 
 @e2e
@@ -144,7 +154,7 @@ def test_training_tunes_forward_and_backward(clocks):
     model(x).square().sum().backward()
     for ours, theirs in zip(got, (p.grad for p in model.parameters()), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
-    kinds = {one.about["graph"].split(",")[0] for one in store.entries()}
+    kinds = {one.measured.about["graph"].split(",")[0] for one in store.entries()}
     assert kinds == {"forward", "backward"}
 
 
@@ -181,7 +191,7 @@ def test_real_clocks():
     torch.testing.assert_close(out, model(x), atol=0.05, rtol=0.05)
     (kept,) = store.entries()
     plans = tune.variants(graph_lowering.limits_for(CPU), parse("tune"))
-    assert kept.choice in {"stock", "traffic", *plans}
+    assert kept.measured.choice in {"stock", "traffic", *plans}
     assert kept.seconds.keys() >= {"stock", "plan"}
     assert all(0 < seconds < 1 for seconds in kept.seconds.values())
     listed = CliRunner().invoke(main, ["tuned", "list"], catch_exceptions=False)
@@ -220,7 +230,7 @@ def test_traffic_is_a_candidate_like_any_other(clocks):
     model, x = made()
     got = compiled("tune", model, x)[0]
     (kept,) = store.entries()
-    assert kept.choice == "traffic"
+    assert kept.measured.choice == "traffic"
     assert torch.equal(got, compiled("traffic", model, x)[0])
 
 
@@ -336,12 +346,16 @@ def test_settings_that_decide_nothing_are_known_by_their_whole_names():
 @e2e
 def test_a_setting_that_decides_is_in_the_key():
     graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
-    plain = tune.graph_key(graph, parse("tune"))
+
+    def key():
+        return tune.graph_key(graph, parse("tune"), canonical(graph.module))
+
+    plain = key()
     usual = torch._inductor.config.assert_indirect_indexing
     with torch._inductor.config.patch(assert_indirect_indexing=not usual):
-        assert tune.graph_key(graph, parse("tune")) != plain
+        assert key() != plain
     with torch._inductor.config.patch({"compile_threads": 7, "trace.enabled": True}):
-        assert tune.graph_key(graph, parse("tune")) == plain
+        assert key() == plain
 
 
 @e2e
@@ -359,24 +373,35 @@ def test_a_store_that_cannot_be_written_is_told_once(monkeypatch, tmp_path, capl
 # The store.
 
 
-def one(key: str, choice: str = "plan") -> store.Remembered:
-    names = {"store": ["add"], "rounded": [], "marked": ["add"], "casts": []}
-    return store.Remembered(key, choice, names, {"stock": 2.0, "plan": 1.0}, 0.01, {"graph": "g"})
+def one(key: str, choice: str = "plan") -> PlanFile:
+    moved = Moved(1, 1)
+    return PlanFile(
+        key=key,
+        kind="inference",
+        nodes=3,
+        device="cpu",
+        policy="tune",
+        versions={},
+        check=Check(3, moved, moved),
+        planned=True,
+        decisions=(PlannedNode(1, ("realized", "written"), "aten.add.Tensor"),),
+        measured=Measured("m", choice, {"stock": 2.0, "plan": 1.0}, 0.01, {"graph": "g"}),
+    )
 
 
 def test_store_gives_back_what_it_got(folder):
     assert store.recall("a") is None
     store.remember(one("a"))
     assert store.recall("a") == next(store.entries())
-    assert store.recall("a").decision["store"] == ["add"]
+    assert store.recall("a") == one("a")
     store.remember(one("a", "stock"))
-    assert [kept.choice for kept in store.entries()] == ["stock"]
+    assert [kept.measured.choice for kept in store.entries()] == ["stock"]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": "torch-materialize/tuned"}'])
 def test_damage_is_no_choice(folder, damage):
     store.remember(one("a"))
-    (folder / "a.json").write_text(damage)
+    (folder / "a.plan.json").write_text(damage)
     assert store.recall("a") is None
     store.remember(one("a"))
     assert store.recall("a") is not None
@@ -384,14 +409,20 @@ def test_damage_is_no_choice(folder, damage):
 
 def test_a_file_of_another_key_is_no_choice(folder):
     store.remember(one("a"))
-    (folder / "a.json").rename(folder / "b.json")
+    (folder / "a.plan.json").rename(folder / "b.plan.json")
     assert store.recall("b") is None
 
 
+def test_what_was_not_measured_is_no_choice(folder):
+    store.remember(replace(one("a"), measured=None))
+    assert store.recall("a") is None
+    assert len(list(store.damaged())) == 1
+
+
 @e2e
-def test_names_of_another_graph_are_no_choice():
+def test_names_of_another_graph_are_no_decision():
     graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
-    names = dict(one("a").decision)
+    names = {"store": ["add"], "rounded": [], "marked": ["add"], "casts": []}
     assert of_names({**names, "store": ["elsewhere"]}, graph.module) is None
     there = next(n.name for n in graph.module.graph.nodes if n.op == "call_function")
     found = of_names({**names, "store": [there], "marked": [there]}, graph.module)
@@ -399,11 +430,29 @@ def test_names_of_another_graph_are_no_choice():
     assert of_names({**names, "rounded": None}, graph.module) is None
 
 
+@e2e
+@pytest.mark.full
+def test_plan_goes_by_what_tune_has_measured(clocks, tmp_path, caplog):
+    seconds, seen = clocks
+    seconds |= {"plan": 0.5, "other": 1.0}
+    caplog.set_level(logging.INFO, logger="torch_materialize")
+    model, x = made()
+    plans = str(tmp_path / "plans")
+    code = compiled(f"tune:plans={plans}", model, x)[1]
+    assert not list(store.entries())  # it is in the folder that was named
+    (file,) = (tmp_path / "plans").iterdir()
+    assert PLAN_FILE.load(file).measured.seconds["plan"] == 0.5
+    assert compiled(f"tune:plans={plans}", model, x)[1] == code
+    assert len(seen) == 1
+    assert compiled(f"plan:plans={plans}", model, x)[1] == code
+    assert f"as plan file {file.name.partition('.')[0]} decides" in caplog.text
+
+
 def test_store_is_bounded_and_drops_the_oldest(folder, monkeypatch):
     monkeypatch.setattr(store, "MOST", 3)
     for number in range(6):
         store.remember(one(f"k{number}"))
-        os.utime(folder / f"k{number}.json", (number, number))
+        os.utime(folder / f"k{number}.plan.json", (number, number))
     assert {kept.key for kept in store.entries()} == {"k3", "k4", "k5"}
 
 
@@ -411,7 +460,7 @@ def write_many(which: int) -> int:
     for number in range(40):
         store.remember(one(f"k{number % 5}", f"writer {which}"))
         kept = store.recall(f"k{number % 5}")
-        assert kept is not None and kept.decision["marked"] == ["add"]
+        assert kept is not None and kept.decisions == one("").decisions
     return which
 
 
@@ -455,6 +504,6 @@ def test_from_the_environment_and_across_processes(folder, tmp_path):
             "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
         }
         subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment)
-        seen.append([(kept.key, kept.made) for kept in store.entries()])
+        seen.append([(kept.key, kept.measured.made) for kept in store.entries()])
     assert len(seen[0]) == 1
     assert seen[0] == seen[1]

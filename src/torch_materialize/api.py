@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike, fspath
 from typing import Any
 
 from . import activation
@@ -61,6 +62,7 @@ def enable(
     *,
     numerics: Numerics | None = None,
     memory: float | str | None = None,
+    plans: str | PathLike[str] | None = None,
 ) -> Handle:
     """Puts a policy on for every later compile in this process, in every thread.
 
@@ -69,14 +71,15 @@ def enable(
     :data:`.core.policy.NUMERICS`.  ``memory`` is the most that the forward of a training step may
     save for its backward, as a share of the bytes that stock's saves: over 0 and up to 1; what is
     not saved is recomputed.  A graph that cannot do with so little fails to compile, with the
-    least that it can do with.  Inside a ``with policy(...)`` block the block wins;
+    least that it can do with.  ``plans`` is a folder of plan files, which are used without a
+    search (``torch-materialize plan``).  Inside a ``with policy(...)`` block the block wins;
     ``options(...)`` wins over both.
 
     Raises:
         UnknownPolicyError: the policy or a setting is misspelt.
         UnsupportedTorchError: this torch is not one that we checked; nothing was changed.
     """
-    return _enable(_parsed(policy, numerics, memory), _caller(2))
+    return _enable(_parsed(policy, numerics, memory, plans), _caller(2))
 
 
 def disable() -> None:
@@ -92,6 +95,7 @@ def policy(
     *,
     numerics: Numerics | None = None,
     memory: float | str | None = None,
+    plans: str | PathLike[str] | None = None,
 ) -> Iterator[Policy]:
     """Puts a policy on for whatever this thread compiles inside the block.
 
@@ -101,7 +105,7 @@ def policy(
     Raises:
         UnknownPolicyError, UnsupportedTorchError: as for :func:`enable`.
     """
-    chosen = _parsed(name, numerics, memory)
+    chosen = _parsed(name, numerics, memory, plans)
     with _lock:
         if not chosen.is_stock:
             _install()
@@ -121,6 +125,7 @@ def options(
     mode: str | None = None,
     numerics: Numerics | None = None,
     memory: float | str | None = None,
+    plans: str | PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """The ``options`` for ``torch.compile`` that make one model follow a policy.
 
@@ -134,13 +139,14 @@ def options(
     ``torch.compile`` takes a ``mode`` or ``options`` and not both: ``mode`` is one of its modes
     (``reduce-overhead``, ``max-autotune``, ...), and what it means in this torch is among the
     options returned.  Mode ``lite`` turns Inductor's passes off, and with them the policy.
+    ``numerics`` and ``plans`` are as for :func:`enable`.
 
     Raises:
         UnknownPolicyError: the policy, a setting or the mode is misspelt.
         UnsupportedTorchError: as for :func:`enable`.
     """
     chosen: dict[str, Any] = _patch_module().compile_options(
-        _parsed(policy, numerics, memory), mode
+        _parsed(policy, numerics, memory, plans), mode
     )
     return chosen
 
@@ -151,9 +157,13 @@ def active() -> Policy:
 
 
 def _parsed(
-    policy: PolicyLike, numerics: Numerics | None, memory: float | str | None = None
+    policy: PolicyLike,
+    numerics: Numerics | None,
+    memory: float | str | None,
+    plans: str | PathLike[str] | None,
 ) -> Policy:
-    given = {"numerics": numerics, MEMORY: memory}
+    folder = None if plans is None else fspath(plans)
+    given = {"numerics": numerics, MEMORY: memory, "plans": folder}
     return parse(policy, {name: value for name, value in given.items() if value is not None})
 
 

@@ -21,7 +21,8 @@ from torch import fx
 
 from ..errors import brief
 from ..events import log
-from ..inductor.read.pin_nodes import module_of, source_line
+from ..inductor.read.module_of import module_of
+from ..inductor.read.pin_nodes import source_line
 from ..results.agreement import Arises
 from .compiled import Pieces, Recorded, compiled_part, fresh
 from .ranges import Part, operators, part, places, target_name

@@ -9,11 +9,13 @@ import click
 
 from .._version import __version__
 from .agree import agree_command
+from .bench_corpus import bench_corpus_command
 from .command import Commands
 from .compare import compare_command
 from .diff import diff_command
 from .doctor import doctor_command
 from .explain import explain_command
+from .plan import plan_command
 from .report import report_command
 from .sweep import sweep_command
 from .tuned import tuned_command
@@ -40,4 +42,6 @@ main.add_command(report_command)
 main.add_command(diff_command)
 main.add_command(why_command)
 main.add_command(doctor_command)
+main.add_command(plan_command)
+main.add_command(bench_corpus_command)
 main.add_command(tuned_command)

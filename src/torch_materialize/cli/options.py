@@ -16,6 +16,7 @@ from ..core.policy import PREDICTED
 __all__ = [
     "file_to_write",
     "named_policies",
+    "planning_options",
     "print_left_out",
     "rows",
     "saving",
@@ -47,7 +48,7 @@ def named_policies(words: str) -> _Wrapper:
     )
 
 
-_TARGET_OPTIONS = (
+_PLANNING_OPTIONS = (
     named_policies(
         f"Policies beside stock, of {', '.join(PREDICTED)}; repeat it or separate them by "
         "commas. Default: all."
@@ -59,6 +60,10 @@ _TARGET_OPTIONS = (
         help=f"One of {', '.join(DEVICES)}, which need not be there, or {HERE[0]}: this "
         "machine's GPU.",
     ),
+)
+
+_TARGET_OPTIONS = (
+    *_PLANNING_OPTIONS,
     click.option("--training", is_flag=True, help="Forwards and backwards of a training step."),
     click.option(
         "--tokens",
@@ -77,6 +82,13 @@ _TARGET_OPTIONS = (
         help="The whole torch.compile pipeline, or make_fx straight to a post-grad graph.",
     ),
 )
+
+
+def planning_options(command: _Command) -> _Command:
+    """Adds for which policies and which device to plan."""
+    for option in reversed(_PLANNING_OPTIONS):
+        command = option(command)
+    return command
 
 
 def target_options(command: _Command) -> _Command:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..sweep.run import Sweep
     from ..sweep.spec import Kind
 
-__all__ = ["sweep_command"]
+__all__ = ["sweep_command", "swept"]
 
 
 @click.command("sweep")
@@ -54,6 +54,12 @@ __all__ = ["sweep_command"]
     is_flag=True,
     help="Lower every plan once more, and fail where it moves other bytes than claimed.",
 )
+@click.option(
+    "--dump-graphs",
+    "dump",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Leave the captured graphs in this folder, for `bench-corpus`.",
+)
 @click.option("--resume", is_flag=True, help="Skip what the --json file has, failures too.")
 @click.option("--list", "list_only", is_flag=True, help="Show the models and stop.")
 @click.pass_context
@@ -68,6 +74,7 @@ def sweep_command(
     timeout: float,
     json_path: Path | None,
     verify: bool,
+    dump: Path | None,
     resume: bool,
     list_only: bool,
     **how: Any,
@@ -101,7 +108,8 @@ def sweep_command(
         sweep = file.resume(json_path, sweep)
     with twice_is_now(end_at_once):
         try:
-            sweep = _swept(sweep, jobs, at_once or len(os.sched_getaffinity(0)), timeout, json_path)
+            cores = len(os.sched_getaffinity(0))
+            sweep = swept(sweep, jobs, at_once or cores, timeout, json_path, dump)
         except KeyboardInterrupt as stopped:
             kept = (
                 f"{json_path} has what is done; go on with --resume"
@@ -117,8 +125,13 @@ def sweep_command(
     ctx.exit(1 if unproven or not sweep.graphs else 0)
 
 
-def _swept(
-    sweep: Sweep, jobs: list[Job], at_once: int, timeout: float, json_path: Path | None
+def swept(
+    sweep: Sweep,
+    jobs: list[Job],
+    at_once: int,
+    timeout: float,
+    json_path: Path | None,
+    dump: Path | None = None,
 ) -> Sweep:
     """Runs the sweep with its progress on stderr: a line for each model that ends."""
     from ..sweep import file
@@ -138,4 +151,5 @@ def _swept(
                 ended_text(model, graphs), markup=False, highlight=False, soft_wrap=True
             )
 
-        return run(sweep, jobs, at_once=at_once, timeout=timeout, ended=ended)
+        folder = "" if dump is None else str(dump.resolve())
+        return run(sweep, jobs, at_once=at_once, timeout=timeout, dump=folder, ended=ended)

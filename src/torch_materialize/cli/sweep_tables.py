@@ -18,7 +18,7 @@ from ..sweep.run import Sweep
 from ..sweep.spec import Model
 from ..sweep.verdict import verdict_of
 
-__all__ = ["ended_text", "print_corpus", "print_sweep"]
+__all__ = ["ended_text", "print_corpus", "print_graphs", "print_sweep"]
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
@@ -42,6 +42,46 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in sweep.versions.items())
     console.print()
     say(console, f"{what}, begun on {sweep.date}. {versions}.", "dim")
+
+
+def print_graphs(sweep: Sweep, console: Console) -> None:
+    """Prints the rows of captured graphs, with the figures of each policy side by side."""
+    say(console, " ".join(verdict_of(sweep).sentences()))
+    for table in (
+        _headline(sweep) if sweep.graphs else None,
+        _failures(sweep.failures()) if sweep.failures() else None,
+        _details(sweep) if sweep.graphs else None,
+    ):
+        if table is not None:
+            show(console, table)
+    console.print()
+    versions = ", ".join(f"{name} {version}" for name, version in sweep.versions.items())
+    place = named(sweep.settings.device).title
+    say(console, f"{plural(len(sweep.graphs), 'graph')} on {place}. {versions}.", "dim")
+
+
+def _details(sweep: Sweep) -> Table:
+    others = [policy for policy in sweep.settings.policies if policy != BASE]
+    table = plain_table("Graphs")
+    words(table, "graph")
+    figures(table, "nodes", BASE, *others, "bound", "kernels", "time")
+    for row in sweep.graphs:
+        bound = next(reversed(list(row.bounds.values())), None)
+        base = row.bytes[BASE]
+        table.add_row(
+            f"{row.name} ({row.index + 1})" if row.index else row.name,
+            str(row.nodes),
+            size_text(base),
+            *(f"x{row.ratio(policy):.3f}" for policy in others),
+            "-" if bound is None or not base else f"x{bound / base:.3f}",
+            "/".join(str(count) for count in row.kernels.values()),
+            f"{sum(row.seconds.values()):.1f} s",
+        )
+    table.caption = (
+        "Bytes that fused kernels read and write, those of the policies and the certified least "
+        f"as a share of {BASE}'s. Kernels: under each policy. Time: of all. --json has each figure."
+    )
+    return table
 
 
 def _headline(sweep: Sweep) -> Table:

@@ -36,13 +36,16 @@ def print_choices(console: Console) -> None:
     found = list(tuned.entries())
     say(console, f"{plural(len(found), 'choice')} in {tuned.folder()}")
     for one in found:
-        times = ", ".join(f"{name} {1e3 * s:.3f} ms" for name, s in one.seconds.items())
-        made = datetime.datetime.fromtimestamp(one.made).isoformat(" ", "minutes")
-        about = {what: one.about.get(what, "unknown") for what in ("graph", "device", "torch")}
+        measured = one.measured
+        if measured is None:
+            continue
+        times = ", ".join(f"{name} {1e3 * s:.3f} ms" for name, s in measured.seconds.items())
+        made = datetime.datetime.fromtimestamp(measured.made).isoformat(" ", "minutes")
+        about = {what: measured.about.get(what, "unknown") for what in ("graph", "device", "torch")}
         console.print()
-        say(console, f"{one.key[:8]}  {made}  {about['graph']}: {one.choice}")
+        say(console, f"{one.key[:8]}  {made}  {about['graph']}: {measured.choice}")
         say(console, f"    {about['device']}; torch {about['torch']}")
-        say(console, f"    {times or 'nothing to time'} (noise {100 * one.noise:.1f}%)")
+        say(console, f"    {times or 'nothing to time'} (noise {100 * measured.noise:.1f}%)")
     for error in tuned.damaged():
         say(console, f"\nnot a choice, ignored and made anew when it is needed: {error}")
 

@@ -14,6 +14,7 @@ from ..errors import UnknownPolicyError
 
 __all__ = [
     "DEFAULT_POLICY",
+    "FREE_SETTINGS",
     "LIMITS",
     "MEMORY",
     "NUMERICS",
@@ -75,11 +76,19 @@ MEMORY = "memory"
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "plan": MappingProxyType(
-            {"numerics": tuple(NUMERICS), "limits": tuple(LIMITS), MEMORY: ("1",)}
+            {
+                "numerics": tuple(NUMERICS),
+                "limits": tuple(LIMITS),
+                MEMORY: ("1",),
+                "plans": ("",),
+            }
         ),
-        "tune": MappingProxyType({"numerics": tuple(NUMERICS), MEMORY: ("1",)}),
+        "tune": MappingProxyType({"numerics": tuple(NUMERICS), MEMORY: ("1",), "plans": ("",)}),
     }
 )
+
+#: Settings that take any text: ``plans`` names a folder of plan files.
+FREE_SETTINGS = ("plans",)
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,11 @@ class Policy:
     def limits(self) -> str:
         """Which of :data:`LIMITS` a plan of this policy respects."""
         return self.settings.get("limits", next(iter(LIMITS)))
+
+    @property
+    def plan_files(self) -> str:
+        """The folder of plan files to go by, "" where this policy names none."""
+        return self.settings.get("plans", "")
 
     @property
     def memory(self) -> float | None:
@@ -135,9 +149,12 @@ class Policy:
         """The text that enters cache keys.
 
         ``implementation`` stands for the code that decides (version and source digest): a
-        policy of the same name decided by other code must not be served from a cache.
+        policy of the same name decided by other code must not be served from a cache.  Where plan
+        files lie is no part of it: what they say is, and whoever reads them adds that.
         """
-        digest = hashlib.sha256(f"{implementation}\n{self.canonical()}".encode()).hexdigest()
+        settings = {name: value for name, value in self.settings.items() if name != "plans"}
+        decides = Policy(self.name, settings).canonical()
+        digest = hashlib.sha256(f"{implementation}\n{decides}".encode()).hexdigest()
         return f"torch-materialize:{self.name}:{digest[:32]}"
 
     def __str__(self) -> str:
@@ -177,7 +194,7 @@ def parse(policy: PolicyLike, settings: Mapping[str, object] | None = None) -> P
         check_name(f"setting of policy {name!r}", setting, known)
         if setting == MEMORY:
             chosen[setting] = _share(wanted)
-        else:
+        elif setting not in FREE_SETTINGS:
             check_name(f"value of {setting}", wanted, known[setting])
     return Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
 

@@ -22,6 +22,7 @@ from ..api import Handle, active
 from ..environment import POLICY_VARIABLE, enable_from_environment
 from ..errors import brief
 from ..events import once
+from ..results.plan_file import digest_for
 from ..versions import implementation
 from . import vllm_log
 
@@ -97,4 +98,5 @@ def _undo() -> None:
 
 
 def _fingerprint() -> str:
-    return active().fingerprint(implementation())
+    policy = active()
+    return policy.fingerprint(f"{implementation()} {digest_for(policy)}".strip())

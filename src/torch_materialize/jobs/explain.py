@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..models.names import Size
     from ..models.targets import Built
 
-__all__ = ["Step", "beside_stock", "check_words", "compare", "explain", "explain_target"]
+__all__ = ["Step", "beside_stock", "build", "check_words", "compare", "explain", "explain_target"]
 
 #: What is called before each step: the step's text, steps done, steps in all.
 Step = Callable[[str, int, int], None]
@@ -103,7 +103,7 @@ def explain_target(
 
     explainer.step(f"building {target}", 0)
     with explainer.clock("build"):
-        built, mode = _build(target, training, Size(tokens, batch, layers))
+        built, mode = build(target, training, Size(tokens, batch, layers))
     graphs = explainer.capture(built.model, built.args, built.kwargs, mode, built.compiler)
     size = {"tokens": tokens, "batch": batch, "layers": layers} if built.unit_bytes else {}
     command = (target, *explainer.words(), *_size_words(Size(tokens, batch, layers), Size()))
@@ -148,7 +148,7 @@ def _size_words(size: Size, usual: Size) -> list[str]:
     return [word for name, value in pairs for word in (f"--{name}", str(value))]
 
 
-def _build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
+def build(target: str, training: bool, size: Size) -> tuple[Built, Any]:
     """A target's model and inputs, and the mode that they are fake in."""
     from ..inductor.offline.capture import fake_mode
     from ..models.names import BUILT_IN

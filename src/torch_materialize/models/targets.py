@@ -23,7 +23,7 @@ from .huggingface import build as build_huggingface
 from .names import BUILT_IN, Size, check_target, most_tokens
 from .vllm import build as build_vllm
 
-__all__ = ["Built", "called", "load", "load_user"]
+__all__ = ["Built", "called", "import_file", "load", "load_user"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _built_in(target: str, size: Size) -> Built:
 def _from_file(target: str) -> Built:
     path, _, name = target.rpartition(":")
     with building():
-        module = _import_file(Path(path), target)
+        module = import_file(Path(path), target)
         return _settled(called(module, name, target, _ON_FAKES))
 
 
@@ -95,7 +95,7 @@ def load_user(target: str, how: str) -> Built:
     """
     path, _, name = target.rpartition(":")
     if path.endswith(".py") or Path(path).is_file():
-        module = _import_file(Path(path), target)
+        module = import_file(Path(path), target)
     else:
         module = _import_module(path, target)
     return called(module, name, target, how)
@@ -146,7 +146,12 @@ def _settled(built: Built) -> Built:
     return replace(built, args=args, kwargs=kwargs)
 
 
-def _import_file(path: Path, target: str) -> ModuleType:
+def import_file(path: Path, target: str) -> ModuleType:
+    """Runs a Python file as a module of its own; ``target`` is how messages call it.
+
+    Raises:
+        TargetError: it is not there, or raises.
+    """
     if not path.is_file():
         raise TargetError(f"target {target!r}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"torch_materialize_target_{path.stem}", path)

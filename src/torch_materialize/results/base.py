@@ -24,7 +24,7 @@ from ..errors import RecordError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Schema", "check_same", "convert", "read_json", "write_json", "write_whole"]
+__all__ = ["Schema", "check_same", "convert", "json_of", "read_json", "write_json", "write_whole"]
 
 T = TypeVar("T")
 D = TypeVar("D", bound="DataclassInstance")
@@ -183,10 +183,20 @@ def read_json(path: Path) -> Any:
     """
     try:
         content = path.read_bytes()
-        return json.loads(gzip.decompress(content) if content[:2] == _GZIP else content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise RecordError(f"{path}: is damaged ({error}). {_ANEW}") from error
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
+    return json_of(content, str(path))
+
+
+def json_of(content: bytes, where: str) -> Any:
+    """What the content of a JSON file says, compressed or not; ``where`` is for errors.
+
+    Raises:
+        RecordError: it is not JSON.
+    """
+    try:
+        return json.loads(gzip.decompress(content) if content[:2] == _GZIP else content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RecordError(f"{where}: is damaged ({error}). {_ANEW}") from error
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: is not JSON ({error}). {_ANEW}") from error
+        raise RecordError(f"{where}: is not JSON ({error}). {_ANEW}") from error

@@ -1,25 +1,21 @@
-"""What the policy `tune` chose, remembered on disk: one JSON file for each graph and device.
+"""What the policy `tune` chose, remembered on disk: plan files that say what was measured.
 
-A file is written whole or not at all, so that any number of processes may read and write at
-once, on network file systems too; of two that chose at the same time the later file stays.
-Which files there are is bounded: the oldest go.
+They are in the folder of plan files that the policy names, or else in the user's cache, where there
+are never more than :data:`MOST`: the oldest go.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import RecordError
-from .base import Schema
+from .plan_file import PLAN_FILE, SUFFIX, PlanFile, save
 
 __all__ = [
     "FOLDER_VARIABLE",
     "MOST",
-    "Remembered",
     "clear",
     "damaged",
     "entries",
@@ -34,33 +30,6 @@ FOLDER_VARIABLE = "TORCH_MATERIALIZE_TUNED"
 MOST = 2000
 
 
-@dataclass(frozen=True)
-class Remembered:
-    """One choice.
-
-    Attributes:
-        key: digest of the graph, its shapes and what the choice was made for.
-        choice: the name of the variant that was fastest, or ``stock``.
-        decision: the variant's nodes to materialize and the like, as lists of names; a list is
-            None where everything is left to stock.
-        seconds: median time of each variant.
-        noise: share within which two timings of stock lay.
-        about: device, versions, size of the graph: for people to read.
-        made: when, in seconds since 1970.
-    """
-
-    key: str
-    choice: str
-    decision: Mapping[str, list[str] | None]
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    noise: float = 0.0
-    about: Mapping[str, str] = field(default_factory=dict)
-    made: float = field(default_factory=time.time)
-
-
-_CHOICE = Schema(Remembered, "tuned", 1)
-
-
 def folder() -> Path:
     """Where choices are kept: ``$TORCH_MATERIALIZE_TUNED``, or the user's cache folder."""
     named = os.environ.get(FOLDER_VARIABLE)
@@ -70,34 +39,37 @@ def folder() -> Path:
     return Path(cache) / "torch-materialize" / "tuned"
 
 
-def remember(one: Remembered) -> None:
-    """Keeps a choice, and forgets the oldest where there are too many.
+def remember(plan: PlanFile, named: Path | None = None) -> None:
+    """Keeps a choice in a named folder, or in ours, and forgets the oldest where we have too many.
 
     Raises:
         OSError: the folder cannot be made or written.
     """
+    if named is not None:
+        save(plan, named)
+        return
     where = folder()
-    where.mkdir(parents=True, exist_ok=True)
-    _CHOICE.save(one, where / f"{one.key}.json")
+    save(plan, where)
     for path in _oldest_first(where)[:-MOST]:
         path.unlink(missing_ok=True)
 
 
-def recall(key: str) -> Remembered | None:
+def recall(key: str, named: Path | None = None) -> PlanFile | None:
     """The choice of that key; None where there is none, or none that can be read."""
-    path = folder() / f"{key}.json"
+    path = (named or folder()) / f"{key}{SUFFIX}"
     if not path.is_file():
         return None
     try:
-        return _read(path)
+        plan = _read(path)
     except RecordError:
         return None  # damaged, or of another version: it is chosen anew and replaced
+    return plan if plan.measured is not None else None
 
 
-def entries() -> Iterator[Remembered]:
-    """Every choice that can be read, oldest first."""
+def entries() -> Iterator[PlanFile]:
+    """Every choice in our folder that can be read, oldest first."""
     for path in _oldest_first(folder()):
-        found = recall(path.stem)
+        found = recall(path.name.removesuffix(SUFFIX))
         if found is not None:
             yield found
 
@@ -112,7 +84,7 @@ def damaged() -> Iterator[RecordError]:
 
 
 def clear() -> int:
-    """Forgets every choice; how many there were.
+    """Forgets every choice in our folder; how many there were.
 
     Raises:
         OSError: a file cannot be removed.
@@ -133,8 +105,8 @@ def _oldest_first(where: Path) -> list[Path]:
     return [path for *_, path in sorted(aged)]
 
 
-def _read(path: Path) -> Remembered:
-    one = _CHOICE.load(path)
-    if one.key != path.stem:
+def _read(path: Path) -> PlanFile:
+    plan = PLAN_FILE.load(path)
+    if path.name != f"{plan.key}{SUFFIX}" or plan.measured is None:
         raise RecordError(f"{path}: is not a choice of that key. Remove it.")
-    return one
+    return plan

@@ -23,7 +23,8 @@ from ..errors import MaterializeError, brief
 from ..inductor.offline import capture as capturing
 from ..inductor.offline.dry_run import dry_run, verified
 from ..inductor.read.at_hand import device_named
-from ..results.base import convert, write_json
+from ..results.base import convert, write_json, write_whole
+from .collection import graph_name
 from .rows import GraphRow, Job, Measured, Request, Settings
 from .spec import Kind
 
@@ -51,7 +52,7 @@ def main() -> None:
     torch.manual_seed(request.settings.seed)
     random.seed(request.settings.seed)
     try:
-        for measured in measure(request.job, request.settings):
+        for measured in measure(request.job, request.settings, request.dump):
             if isinstance(measured, GraphRow):
                 graphs.append(measured)
             else:
@@ -62,9 +63,10 @@ def main() -> None:
     write(done=True)
 
 
-def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
-    """A row for each graph that is large enough; a text for one that could not be
-    lowered.
+def measure(job: Job, settings: Settings, dump: str = "") -> Iterator[GraphRow | str]:
+    """A row for each graph that is large enough; a text for one that could not be lowered.
+
+    ``dump`` is a folder in which each is left as text.
 
     Raises:
         CaptureError: the model cannot be traced.
@@ -81,15 +83,31 @@ def measure(job: Job, settings: Settings) -> Iterator[GraphRow | str]:
         if graph.nodes < settings.smallest_nodes or kind not in settings.kinds:
             continue
         try:
+            if dump:
+                _dump(graph, job, kind, index, Path(dump))
             yield from _measured(job, kind, index, graphs, settings)
         except Exception as error:  # noqa: BLE001 - the model's other graphs are still measured
             yield f"{kind} graph {index} of {graph.nodes} nodes: {brief(error)}"
 
 
+def _dump(graph: PostGrad, job: Job, kind: Kind, index: int, folder: Path) -> None:
+    from ..inductor.offline.fx_writing import text_of
+
+    write_whole(folder / graph_name(job.name, kind, index), text_of(graph).encode())
+
+
 def captured(job: Job, settings: Settings) -> list[dict[Policy, PostGrad]]:
-    """Each graph of the model, for each policy."""
+    """Each graph of the model, for each policy.
+
+    Raises:
+        CaptureError: the model cannot be traced, or a captured graph not be read.
+    """
     device = device_named(settings.device)
     policies = [parse(policy) for policy in settings.policies]
+    if job.path:
+        from .collected import collected
+
+        return collected(Path(job.path), policies, device, settings.tracing)
     if not job.package:
         from ..models.names import Size
         from ..models.targets import load

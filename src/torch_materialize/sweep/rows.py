@@ -31,13 +31,15 @@ Status = Literal["ok", "error", "crash", "timeout", "missing"]
 class Job:
     """One model in one mode: what one child process measures.
 
-    ``package`` is where the model comes from, "" for a user's own ``file.py:function``.
+    ``package`` is where the model comes from, "" for a user's own ``file.py:function``; ``path`` is
+    the file or the folder of a graph that somebody has captured, "" for a model.
     """
 
     name: str
     family: str
     mode: Mode
     package: str
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """What a child process is to do; ``output`` is the file for its :class:`Measured`."""
+    """What a child process is to do.
+
+    ``output`` is the file for its :class:`Measured`; ``dump`` a folder for the graphs, "" for none.
+    """
 
     job: Job
     settings: Settings
     output: str
+    dump: str = ""
 
 
 @dataclass(frozen=True)

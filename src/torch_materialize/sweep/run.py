@@ -210,12 +210,14 @@ def run(
     *,
     at_once: int = 1,
     timeout: float = 900.0,
+    dump: str = "",
     ended: Callable[[Sweep, ModelRow], None] = lambda _sweep, _model: None,
 ) -> Sweep:
     """Adds to ``sweep`` the results of those ``jobs`` that it does not have.
 
-    ``at_once`` processes run at a time, each for at most ``timeout`` seconds.  ``ended`` is
-    called after each with the sweep so far, for whoever keeps it.
+    ``at_once`` processes run at a time, each for at most ``timeout`` seconds.  ``dump`` is a folder
+    for the captured graphs.  ``ended`` is called after each with the sweep so far, for whoever
+    keeps it.
 
     Raises:
         UnsupportedTorchError: this torch cannot make a trial lowering.
@@ -226,7 +228,7 @@ def run(
     seams.require("compare")
     left = [job for job in jobs if not sweep.has(job)]
     # Closed, not left to be collected: an error in here keeps it, and with it the children.
-    with contextlib.closing(results(left, sweep.settings, at_once, timeout)) as found:
+    with contextlib.closing(results(left, sweep.settings, at_once, timeout, dump)) as found:
         for result in found:
             sweep = sweep.with_result(result)
             ended(sweep, result.model)

@@ -54,14 +54,16 @@ _EVERY: list[_Children] = []
 
 
 def results(
-    jobs: Sequence[Job], settings: Settings, at_once: int, timeout: float
+    jobs: Sequence[Job], settings: Settings, at_once: int, timeout: float, dump: str = ""
 ) -> Generator[Result]:
     """The result of each job, as they end; ``timeout`` is seconds of wall time for each.
+
+    ``dump`` is a folder for the captured graphs.
 
     Closing the iterator, or an exception in its consumer's loop, ends the children.
     """
     with tempfile.TemporaryDirectory(prefix="torch-materialize-") as folder:
-        children = _Children(settings, timeout, Path(folder))
+        children = _Children(settings, timeout, Path(folder), dump)
         _EVERY.append(children)
         with ThreadPoolExecutor(at_once) as pool:
             futures = [pool.submit(children.result, job) for job in jobs]
@@ -84,10 +86,11 @@ def end_at_once() -> None:
 class _Children:
     """The child processes that run now; their files are in ``folder``."""
 
-    def __init__(self, settings: Settings, timeout: float, folder: Path) -> None:
+    def __init__(self, settings: Settings, timeout: float, folder: Path, dump: str = "") -> None:
         self._settings = settings
         self._timeout = timeout
         self._folder = folder
+        self._dump = dump
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -116,7 +119,7 @@ class _Children:
 
     def _run(self, job: Job, output: Path, sink: BinaryIO) -> int | None:
         """The exit status of a child, None if it did not end in time."""
-        request = json.dumps(asdict(Request(job, self._settings, str(output))))
+        request = json.dumps(asdict(Request(job, self._settings, str(output), self._dump)))
         code = _CHILD.format(root=str(Path(__file__).parents[2]))
         with self._lock:
             if self._stopped:

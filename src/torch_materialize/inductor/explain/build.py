@@ -21,7 +21,8 @@ from ..fx.casts import held_names
 from ..fx.post_grad import PostGrad
 from ..fx.rounding import is_narrow, rounds
 from ..plan.outcome import Outcome
-from ..read.pin_nodes import KEEP, is_pin, module_of, readers, root_of, source_line
+from ..read.module_of import module_of
+from ..read.pin_nodes import KEEP, is_pin, readers, root_of, source_line
 
 __all__ = ["explained", "kind_of"]
 
@@ -81,9 +82,7 @@ def _saves(
 
 def kind_of(graph: PostGrad) -> str:
     """``inference``, ``forward`` or ``backward``."""
-    if graph.is_inference:
-        return "inference"
-    return "backward" if graph.is_backward else "forward"
+    return graph.kind
 
 
 def _side(outcome: Outcome, prices: Prices, code: Code | None, rates: Rates | None) -> Side:

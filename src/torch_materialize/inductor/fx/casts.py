@@ -23,7 +23,17 @@ from ..contract import seams
 from .operators import identity
 from .post_grad import PostGrad, copy_graph
 
-__all__ = ["fold", "folded", "folds_narrow_casts", "held_names", "hide", "release", "with_casts"]
+__all__ = [
+    "fold",
+    "folded",
+    "folds_narrow_casts",
+    "held_names",
+    "hide",
+    "hold",
+    "is_cast",
+    "release",
+    "with_casts",
+]
 
 _HELD = "torch_materialize_held_cast"
 _CAST = torch.ops.prims.convert_element_type.default
@@ -39,7 +49,7 @@ def folds_narrow_casts() -> bool:
     return seam.digest() in _FOLDING
 
 
-def _hold() -> Any:
+def _hiding() -> Any:
     """The identity operator that hides a cast from upstream's pattern."""
     return identity("hold")
 
@@ -50,7 +60,7 @@ def hide(graph: torch.fx.Graph) -> None:
         wider = [user for user in node.users if _widens(node, user)]
         if wider and _narrows(node):
             with graph.inserting_after(node):
-                hidden = graph.call_function(_hold(), (node,))
+                hidden = graph.call_function(_hiding(), (node,))
             hidden.meta = dict(node.meta)
             for user in wider:
                 user.replace_input_with(node, hidden)
@@ -58,7 +68,7 @@ def hide(graph: torch.fx.Graph) -> None:
 
 def release(graph: torch.fx.Graph, *, held: bool) -> None:
     """Takes the identities out; the casts that widen again are marked as ``held`` or not."""
-    for hidden in graph.find_nodes(op="call_function", target=_hold()):
+    for hidden in graph.find_nodes(op="call_function", target=_hiding()):
         for user in hidden.users:
             user.meta[_HELD] = held
         hidden.replace_all_uses_with(hidden.args[0])
@@ -72,6 +82,13 @@ def _held_casts(graph: torch.fx.Graph) -> dict[torch.fx.Node, torch.fx.Node]:
         for node in graph.find_nodes(op="call_function", target=_CAST)
         if node.meta.get(_HELD) and node.all_input_nodes[0].target is _CAST
     }
+
+
+def hold(module: torch.fx.GraphModule, names: Set[str]) -> None:
+    """Holds the pairs again whose narrowing cast is named: what :func:`held_names` gave before."""
+    for node in module.graph.find_nodes(op="call_function", target=_CAST):
+        if node.all_input_nodes[0].name in names:
+            node.meta[_HELD] = True
 
 
 def held_names(graph: PostGrad) -> frozenset[str]:
@@ -123,6 +140,11 @@ def _widens(node: torch.fx.Node, user: torch.fx.Node) -> bool:
 
 def _floats(*values: Any) -> bool:
     return all(isinstance(v, torch.Tensor) and v.dtype in _FLOATS for v in values)
+
+
+def is_cast(node: torch.fx.Node) -> bool:
+    """Whether a node gives a tensor another dtype."""
+    return node.target is _CAST
 
 
 def with_casts(module: torch.fx.GraphModule, names: Set[str]) -> frozenset[str]:

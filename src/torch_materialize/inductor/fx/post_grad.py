@@ -29,6 +29,13 @@ class PostGrad:
     aot_mode: bool = False
 
     @property
+    def kind(self) -> str:
+        """``inference``, ``forward`` or ``backward``."""
+        if self.is_inference:
+            return "inference"
+        return "backward" if self.is_backward else "forward"
+
+    @property
     def nodes(self) -> int:
         """Number of FX nodes."""
         return len(self.module.graph.nodes)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["has_place", "note", "program_order"]
+__all__ = ["has_place", "note", "note_order", "program_order"]
 
 _PLACE = "torch_materialize_place"
 
@@ -47,6 +47,14 @@ def note(graph: torch.fx.Graph) -> None:
 def has_place(node: torch.fx.Node) -> bool:
     """Whether a node stood in the program when its order was noted: no later pass made it."""
     return isinstance(node.meta.get(_PLACE), _Place)
+
+
+def note_order(graph: torch.fx.Graph, names: Iterable[str]) -> None:
+    """Notes an order that :func:`program_order` gave before, by the names of nodes."""
+    place = {name: number for number, name in enumerate(names)}
+    for node in graph.nodes:
+        if node.name in place:
+            node.meta[_PLACE] = _Place(place[node.name], {})
 
 
 def program_order(graph: torch.fx.Graph) -> dict[torch.fx.Node, int]:

@@ -35,6 +35,7 @@ from ..lower.realize import as_stock, realizing, undecided
 from ..lower.trial import LoweringError
 from ..plan.nothing_to_gain import nothing_to_gain
 from ..plan.outcome import Found
+from ..plan.plan_files import from_file
 from ..plan.ranks import agreed
 from ..plan.search import search
 from ..plan.tune import tuned
@@ -152,6 +153,9 @@ def _planned(
 
 def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool) -> Decision:
     """What this process alone decides."""
+    kept = from_file(graph, policy)
+    if kept is not None:
+        return kept
     if policy.name == "tune" and may_measure:
         chosen = tuned(graph, limits, policy)
         if chosen is not None:

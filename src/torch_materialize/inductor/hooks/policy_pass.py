@@ -18,6 +18,7 @@ from ...versions import implementation
 from ..fx.decision import give_back
 from ..fx.fused_adds import take_adds_apart
 from ..fx.policy_mark import POLICY_KEY
+from ..plan.plan_files import plans_for
 from ..plan.process_group import group_key
 from ..read import at_hand
 from .chained import ChainedPass, uuids
@@ -90,8 +91,11 @@ class PolicyPass(ChainedPass):
             return None
 
     def _fingerprint(self) -> str:
-        # The CPU's rates decide, and Inductor's keys do not know of which CPU they are.
-        return self.policy.fingerprint(f"{implementation()} {at_hand.decides()}")
+        # The CPU's rates decide, and Inductor's keys do not know of which CPU they are; and what
+        # plan files say decides, wherever they lie.
+        plans = plans_for(self.policy)
+        says = f" {plans.digest}" if plans is not None and plans.files else ""
+        return self.policy.fingerprint(f"{implementation()} {at_hand.decides()}{says}")
 
 
 class StockPass(PolicyPass):

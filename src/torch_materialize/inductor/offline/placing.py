@@ -18,7 +18,7 @@ from ..hooks.cast_passes import rounds_as_eager
 from ..lower.virtual_gpu import planned_device, torch_device
 from ..partition.measured import post_grad
 
-__all__ = ["move", "on_device"]
+__all__ = ["constants_to_inputs", "move", "on_device"]
 
 # Constants of at most this many elements are written into the kernels by Inductor, which
 # needs their values; larger ones are only read, like inputs, and so are those without values.
@@ -72,7 +72,7 @@ def move(graph: PostGrad, device: torch.device) -> PostGrad:
     def redirected(argument: Any) -> Any:
         return device if isinstance(argument, torch.device) else argument
 
-    _constants_to_inputs(module, mode)
+    constants_to_inputs(module, mode)
     for part in module.modules():
         if not isinstance(part, torch.fx.GraphModule):
             continue
@@ -86,7 +86,7 @@ def move(graph: PostGrad, device: torch.device) -> PostGrad:
     return PostGrad(module, tuple(inputs), mode, graph.is_inference, graph.is_backward)
 
 
-def _constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
+def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
     """Turns large tensor constants into inputs: the same traffic, and they can be fake."""
     for node in module.graph.find_nodes(op="get_attr"):
         value = module

@@ -72,7 +72,7 @@ class Joint:
     @cached_property
     def backward(self) -> set[Node]:
         """What only the backward can compute: it depends on a tangent."""
-        return set(self.info.tangents_closure)
+        return {node for node in self.info.tangents_closure if node.op != "output"}
 
     @cached_property
     def forward(self) -> list[Node]:

@@ -5,8 +5,9 @@ stock twice in each round, which shows the noise.  What is kept is never slower 
 beyond that noise, and it is remembered (:mod:`torch_materialize.results.tuned`), so that a graph is
 timed once for each device and versions.
 
-The choice is not in Inductor's cache keys, only the policy is: an artifact that a cache serves
-holds a choice that was measured for the same graph, and the store gives the same one again.
+A choice is a plan file with what was measured; `plan` goes by it, too, given its folder.
+It is not in Inductor's cache keys unless the policy names the folder: an artifact that a cache
+serves holds a choice that was measured for the same graph, and the file gives the same one again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from functools import partial
 
 import torch
 from torch._inductor import config
-from torch.utils import _pytree as pytree
 
 from ...core.limits import Limits
 from ...core.paired import faster, interleaved, noise
@@ -30,12 +30,16 @@ from ...core.policy import Policy, parse
 from ...errors import brief
 from ...events import log, once, strict, surprise
 from ...results import tuned as store
+from ...results.plan_file import FOLDER_VARIABLE, Measured, PlanFile, folder_of
 from ...versions import implementation, installed_versions
-from ..fx.decision import NO_CHANGE, Decision, names_of, of_names
+from ..fx.canonical import Canonical, canonical
+from ..fx.decision import NO_CHANGE, Decision
 from ..fx.post_grad import PostGrad
 from ..lower.trial import trial
-from ..read.at_hand import device_text
+from ..read.at_hand import device_of, device_text
 from .neutral_settings import decides
+from .plan_files import checked, decision_of, nodes_of
+from .plan_key import plan_key
 from .search import search
 from .timed import clock, compiled, made_up, outside, sizes, why_not
 
@@ -68,12 +72,14 @@ def tuned(graph: PostGrad, limits: Limits, policy: Policy) -> Decision | None:
     if reason:
         log.info("tune: planned and not timed: %s", reason)
         return None
-    key, about = graph_key(graph, policy), _about(graph)
-    known = store.recall(key)
-    if known is not None:
-        decision = of_names(known.decision, graph.module)
+    form = canonical(graph.module)
+    key, about = graph_key(graph, policy, form), _about(graph)
+    place = plan_key(form, graph, policy, device_of(graph.inputs))
+    known = store.recall(place, folder_of(policy))
+    if known is not None and known.measured is not None and known.measured.key == key:
+        decision = decision_of(known, form)
         if decision is not None:
-            log.info("tune: %d nodes: %s, as remembered", graph.nodes, known.choice)
+            log.info("tune: %d nodes: %s, as remembered", graph.nodes, known.measured.choice)
             return decision
     try:
         chosen = _timed(graph, dict(_candidates(graph, limits, policy)), policy.numerics)
@@ -86,7 +92,8 @@ def tuned(graph: PostGrad, limits: Limits, policy: Policy) -> Decision | None:
         )
         return None
     _report(graph, chosen)
-    _remember(key, chosen, about)
+    measured = Measured(key, chosen.name, chosen.seconds, chosen.noise, about, time.time())
+    _remember(graph, policy, (place, form), chosen.decision, measured)
     return chosen.decision
 
 
@@ -110,7 +117,7 @@ def variants(limits: Limits, policy: Policy) -> dict[str, tuple[Limits, Policy]]
     return found
 
 
-def graph_key(graph: PostGrad, policy: Policy) -> str:
+def graph_key(graph: PostGrad, policy: Policy, form: Canonical) -> str:
     """Digest of all that the fastest choice depends on, as far as that is known."""
     digest = hashlib.sha256()
     for part in (
@@ -120,7 +127,7 @@ def graph_key(graph: PostGrad, policy: Policy) -> str:
         graph.is_inference,
         graph.is_backward,
         *(sizes(x) for x in graph.inputs),
-        *_lines(graph),
+        form.digest,
     ):
         digest.update(repr(part).encode() + b"\0")
     return digest.hexdigest()[:32]
@@ -226,29 +233,46 @@ def _report(graph: PostGrad, chosen: _Chosen) -> None:
     )
 
 
-def _remember(key: str, chosen: _Chosen, about: dict[str, str]) -> None:
-    names = names_of(chosen.decision)
+def _remember(
+    graph: PostGrad,
+    policy: Policy,
+    known_as: tuple[str, Canonical],
+    decision: Decision,
+    measured: Measured,
+) -> None:
+    key, form = known_as
+    device = device_of(graph.inputs)
+    plan = PlanFile(
+        key=key,
+        kind=graph.kind,
+        nodes=len(form.nodes),
+        device="unknown" if device is None else device.name,
+        policy=str(policy),
+        versions={**installed_versions(), "torch-materialize": implementation()},
+        check=checked(graph, decision, policy),
+        planned=decision.store is not None,
+        decisions=nodes_of(form, decision),
+        measured=measured,
+    )
+    named = folder_of(policy)
     try:
-        store.remember(
-            store.Remembered(key, chosen.name, names, chosen.seconds, chosen.noise, about)
-        )
+        store.remember(plan, named)
     except OSError as error:
         once(
             "tune:store",
             logging.WARNING,
             "tune: choices cannot be kept in %s and are made anew each time (%s); set %s to "
             "another folder",
-            store.folder(),
+            named or store.folder(),
             brief(error),
-            store.FOLDER_VARIABLE,
+            store.FOLDER_VARIABLE if named is None else FOLDER_VARIABLE,
         )
 
 
 def _about(graph: PostGrad) -> dict[str, str]:
-    kind = "backward" if graph.is_backward else "inference" if graph.is_inference else "forward"
     return {
         **_machine(graph),
-        "graph": f"{kind}, {graph.nodes} nodes",
+        "graph": f"{graph.kind}, {graph.nodes} nodes",
         "day": datetime.date.today().isoformat(),
     }
 
@@ -268,13 +292,3 @@ def _settings() -> Iterator[tuple[str, str]]:
     for name, value in config.get_config_copy().items():
         if decides(name) and isinstance(value, bool | int | float | str | None):
             yield name, repr(value)
-
-
-def _lines(graph: PostGrad) -> Iterator[str]:
-    for node in graph.module.graph.nodes:
-        values = [
-            (x.dtype, tuple(map(str, x.shape)), tuple(map(str, x.stride())), str(x.device))
-            for x in pytree.tree_leaves(node.meta.get("val"))
-            if isinstance(x, torch.Tensor) and x.layout is torch.strided
-        ]
-        yield f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {values}"

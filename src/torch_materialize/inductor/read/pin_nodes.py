@@ -21,7 +21,6 @@ __all__ = [
     "KEEP",
     "is_pin",
     "is_written",
-    "module_of",
     "pinned",
     "readers",
     "root_of",
@@ -33,8 +32,6 @@ INLINE = "torch_materialize.inline.default"
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _OURS = str(Path(__file__).parents[2] / "pins.py")
-# How Dynamo names what a module was reached from: the local variable of some frame, of ours too.
-_LOCAL = re.compile(r"^L\['\w+'\](\[\d+\])?\.?")
 
 
 def is_pin(node: torch.fx.Node, kind: str = "") -> bool:
@@ -75,19 +72,6 @@ def source_line(node: torch.fx.Node) -> str:
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     places = [f"{file}:{line}" for file, line in frames if file != _OURS]
     return places[-1] if places else ""
-
-
-def module_of(node: torch.fx.Node) -> tuple[str, str]:
-    """The module whose forward made a node, or whose backward it belongs to: path and class.
-
-    ``L['self'].layers.3.mlp`` is ``layers.3.mlp``; both are "" where that is unknown.
-    """
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
-    if not stack:
-        return "", ""
-    path, kind = list(stack.values())[-1]
-    name = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
-    return _LOCAL.sub("", path), name.rpartition(".")[2]
 
 
 _written: weakref.WeakKeyDictionary[torch.fx.Graph, frozenset[int]] = weakref.WeakKeyDictionary()
