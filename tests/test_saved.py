@@ -119,9 +119,8 @@ class TestPolicy:
 
 
 class TestBudget:
-    @pytest.mark.parametrize(
-        ("share", "layers"), [(0.5, 1), pytest.param(0.8, 2, marks=pytest.mark.full)]
-    )
+    @pytest.mark.full
+    @pytest.mark.parametrize(("share", "layers"), [(0.5, 1), (0.8, 2)])
     def test_it_holds_and_gradients_are_stocks(self, share, layers):
         stock, before = step(stack(0.0, layers), None)
         ours, after = step(stack(0.0, layers), tm.options("plan", memory=share))

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from .interrupt import INTERRUPTED, twice_is_now
-from .options import file_to_write, planning_options
+from .options import file_to_write, in_children, planning_options
 from .sweep import swept
 
 __all__ = ["bench_corpus_command"]
@@ -18,19 +18,7 @@ __all__ = ["bench_corpus_command"]
 @click.command("bench-corpus")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @planning_options
-@click.option(
-    "--jobs",
-    "at_once",
-    type=click.IntRange(1),
-    help="Files measured at once, each in one process with one thread. Default: the CPUs.",
-)
-@click.option(
-    "--timeout",
-    default=900.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="Seconds for one file.",
-)
+@in_children("Files", "one file")
 @file_to_write("--json", "Keep the rows (docs/record.md) in this file, rewritten after every file.")
 @click.pass_context
 def bench_corpus_command(

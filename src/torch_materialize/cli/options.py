@@ -14,7 +14,9 @@ from ..core.devices import DEVICES, HERE
 from ..core.policy import PREDICTED
 
 __all__ = [
+    "dump_graphs",
     "file_to_write",
+    "in_children",
     "named_policies",
     "planning_options",
     "print_left_out",
@@ -107,6 +109,33 @@ def rows(default: int = 8) -> _Wrapper:
         type=click.IntRange(0),
         help="Rows per list.",
     )
+
+
+#: ``--dump-graphs``: a folder for the captured graphs, as ``dump``.
+dump_graphs = click.option(
+    "--dump-graphs",
+    "dump",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Leave the captured graphs in this folder, for `bench-corpus`.",
+)
+
+
+def in_children(many: str, one: str) -> _Wrapper:
+    """``--jobs`` and ``--timeout`` of a command that measures each of ``many`` in a process."""
+    jobs = click.option(
+        "--jobs",
+        "at_once",
+        type=click.IntRange(1),
+        help=f"{many} measured at once, each in one process with one thread. Default: the CPUs.",
+    )
+    timeout = click.option(
+        "--timeout",
+        default=900.0,
+        show_default=True,
+        type=click.FloatRange(0, min_open=True),
+        help=f"Seconds for {one}.",
+    )
+    return lambda command: jobs(timeout(command))
 
 
 def verbose(words: str) -> _Wrapper:

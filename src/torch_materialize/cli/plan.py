@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from .options import saving, target_options
+from .options import dump_graphs, saving, target_options
 from .progress import hush_upstream, steps
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ __all__ = ["plan_command"]
     type=click.Path(file_okay=False, path_type=Path),
     help="Write the plan files, and what TARGET moves with them, into this folder.",
 )
-@click.option(
-    "--dump-graphs",
-    "dump",
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
-    help="Leave the captured graphs in this folder, for `bench-corpus`.",
-)
+@dump_graphs
 @click.option(
     "--check",
     type=click.Path(file_okay=False, exists=True, path_type=Path),

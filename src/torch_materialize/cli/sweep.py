@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..sweep.spec import KINDS
 from .interrupt import INTERRUPTED, Stopped, twice_is_now
-from .options import file_to_write, target_options
+from .options import dump_graphs, file_to_write, in_children, target_options
 from .progress import counted
 
 if TYPE_CHECKING:
@@ -33,19 +33,7 @@ __all__ = ["sweep_command", "swept"]
     type=click.Choice([kind for group in KINDS.values() for kind in group]),
     help="Only graphs of this kind. Repeatable.",
 )
-@click.option(
-    "--jobs",
-    "at_once",
-    type=click.IntRange(1),
-    help="Models measured at once, each in one process with one thread. Default: the CPUs.",
-)
-@click.option(
-    "--timeout",
-    default=900.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="Seconds for one model in one mode.",
-)
+@in_children("Models", "one model in one mode")
 @file_to_write(
     "--json", "Keep the sweep (docs/record.md) in this file, rewritten after every model."
 )
@@ -54,12 +42,7 @@ __all__ = ["sweep_command", "swept"]
     is_flag=True,
     help="Lower every plan once more, and fail where it moves other bytes than claimed.",
 )
-@click.option(
-    "--dump-graphs",
-    "dump",
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
-    help="Leave the captured graphs in this folder, for `bench-corpus`.",
-)
+@dump_graphs
 @click.option("--resume", is_flag=True, help="Skip what the --json file has, failures too.")
 @click.option("--list", "list_only", is_flag=True, help="Show the models and stop.")
 @click.pass_context

@@ -13,7 +13,6 @@ strides of all values are in it; a symbolic extent counts with its hint.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +20,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .own_arguments import ADDRESS, is_own, nameless
+from .post_grad import INLINED_CONSTANT
+
 __all__ = ["Canonical", "canonical"]
 
-# Larger constants are read like inputs; smaller ones Inductor writes into its kernels.
-_INLINED_CONSTANT = 8
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-# Types of arguments whose value shows in the result's shape, or changes no byte.
-_OWN = ("SymIntType", "NumberType", "TensorType")
 # But what these fill with may need to be rounded (:mod:`.rounding`).
 _FILLING = ("aten.full", "aten.full_like", "aten.constant_pad_nd")
 # Arguments that name a device or a group of processes.
@@ -172,7 +169,7 @@ class _Walk:
             return f"graph {inner.lines}"
         if not isinstance(value, torch.Tensor):
             return f"constant {type(value).__name__}"
-        is_read = value.numel() > _INLINED_CONSTANT
+        is_read = value.numel() > INLINED_CONSTANT
         shown = node.meta["val"] if isinstance(node.meta.get("val"), torch.Tensor) else value
         return f"{'input' if is_read else 'constant'} {[self._value(shown)]}"
 
@@ -197,7 +194,7 @@ class _Walk:
             return self._shown([argument.start, argument.stop, argument.step], name)
         if isinstance(argument, torch.device):
             return argument.type
-        return _ADDRESS.sub("", self.symbols.text(argument))
+        return ADDRESS.sub("", self.symbols.text(argument))
 
 
 def _read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
@@ -230,8 +227,8 @@ def _arguments(node: torch.fx.Node) -> list[tuple[str, Any]]:
         value = given.get(argument.name, argument.default_value)
         if argument.name in _PLACES or _is(value, argument.default_value):
             continue
-        if _is_own(argument) and not fills:
-            value = pytree.tree_map(_nameless, value)
+        if is_own(argument) and not fills:
+            value = pytree.tree_map(nameless, value)
         found.append((argument.name, value))
     return found
 
@@ -271,15 +268,3 @@ def _is(value: Any, default: Any) -> bool:
     if isinstance(value, torch.fx.Node) or type(value) is not type(default):
         return False
     return isinstance(value, bool | int | float | str | None) and value == default
-
-
-def _is_own(argument: Any) -> bool:
-    kind = argument.real_type
-    while kind.kind() in ("OptionalType", "ListType"):
-        kind = kind.getElementType()
-    return kind.kind() in _OWN
-
-
-def _nameless(value: Any) -> Any:
-    """The type of a number in its place."""
-    return type(value).__name__ if isinstance(value, int | float | complex) else value

@@ -10,7 +10,12 @@ import torch
 
 from .policy_mark import POLICY_KEY
 
-__all__ = ["PostGrad", "copy_graph", "ungoverned_copy"]
+__all__ = ["INLINED_CONSTANT", "PostGrad", "copy_graph", "fake_mode_of", "ungoverned_copy"]
+
+
+#: Constants of at most this many elements are written into the kernels by Inductor, which needs
+#: their values; larger ones are only read, like inputs, and so are those without values.
+INLINED_CONSTANT = 8
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,10 @@ def ungoverned_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     for child in copied.modules():
         getattr(child, "meta", {}).pop(POLICY_KEY, None)
     return copied
+
+
+def fake_mode_of(graph: torch.fx.Graph) -> Any:
+    """The fake mode that the values of a graph's inputs belong to; None where none is a tensor."""
+    values = (node.meta.get("val") for node in graph.find_nodes(op="placeholder"))
+    fakes = (x for x in values if isinstance(x, torch._subclasses.FakeTensor))
+    return next((fake.fake_mode for fake in fakes), None)

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
@@ -23,7 +22,7 @@ from ... import activation
 from ...core.policy import Policy
 from ...core.saving import Saving
 from ...events import log, once, surprise
-from ..fx.post_grad import copy_graph
+from ..fx.post_grad import copy_graph, fake_mode_of
 from ..partition.joint import Joint
 from ..partition.measured import HERE, Place, measured
 from ..partition.search import search
@@ -103,11 +102,10 @@ class Partitioner(CustomPartitionerFn):
             halves = partition(
                 copy_graph(graph.owning_module),
                 inputs,
-                how["num_fwd_outputs"],
-                {name: value for name, value in how.items() if name != "num_fwd_outputs"},
+                how,
                 lambda other, *_: [node for node in other.nodes if node.name in names],
             )
-            return measured(halves, _fake_mode(graph), self.place)
+            return measured(halves, fake_mode_of(graph), self.place)
 
         chosen = search(joint, self.policy.memory, measure)
         if chosen is None:
@@ -152,11 +150,3 @@ def partitioner_options(
             )
         return {}
     return {CONFIG_KEY: Partitioner(policy, fingerprint, place)}
-
-
-def _fake_mode(graph: Graph) -> Any:
-    for node in graph.find_nodes(op="placeholder"):
-        value = node.meta.get("val")
-        if isinstance(value, torch._subclasses.FakeTensor):
-            return value.fake_mode
-    raise ValueError("a joint graph without fake tensors")

@@ -18,31 +18,28 @@ from typing import Any
 import torch
 import torch._dynamo
 from functorch.compile import make_boxed_func
-from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._guards import tracing as tracing_context
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor import config
-from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
 
 from ...core.devices import Device
 from ...core.policy import STOCK, Policy, parse
 from ...errors import CaptureError, MaterializeError, brief
 from ..fx.decision import NO_CHANGE
-from ..fx.post_grad import PostGrad, copy_graph
+from ..fx.post_grad import PostGrad, copy_graph, fake_mode_of
 from ..fx.rounding import emulation
 from ..hooks.cast_passes import hold_options
 from ..hooks.partitioner import CUT_KEY, partitioner_options
 from ..lower.trial import lowered
 from ..lower.virtual_gpu import planned_device, torch_device
-from ..partition.measured import Place, output_strides
+from ..partition.measured import Place, output_strides, to_compile
 from .compiler import Compiler
 from .fake_mode import fake_mode
 from .isolation import isolated
@@ -260,14 +257,9 @@ def _kept(
     module: torch.fx.GraphModule, inputs: Sequence[Any], how: dict[str, Any], device: Device
 ) -> PostGrad:
     """The post-grad graph of what Inductor is to compile; the module itself still runs."""
-    copied, mode = copy_graph(module), _mode_of(module)
     is_inference, is_backward = how.get("is_inference", False), how.get("is_backward", False)
-    view_to_reshape(copied)
-    if is_backward:
-        # What the forward saved has the strides that the forward reported, not those traced.
-        with enable_python_dispatcher(), torch.no_grad():
-            FakeTensorProp(copied, mode).propagate_dont_convert_inputs(*inputs)
-    graph = on_device(PostGrad(copied, tuple(inputs), mode, is_inference, is_backward), device)
+    given = PostGrad(module, tuple(inputs), _mode_of(module), is_inference, is_backward)
+    graph = on_device(to_compile(given), device)
     if not is_inference and not is_backward:
         _report_strides(graph, device)
     return graph
@@ -288,11 +280,10 @@ def _report_strides(graph: PostGrad, device: Device) -> None:
 
 def _mode_of(module: torch.fx.GraphModule) -> Any:
     """The fake mode that the graph's values belong to: Dynamo makes its own."""
-    for node in module.graph.find_nodes(op="placeholder"):
-        value = node.meta.get("val")
-        if isinstance(value, torch._subclasses.FakeTensor):
-            return value.fake_mode
-    raise CaptureError("a graph without tensor inputs cannot be planned: nothing has a size")
+    mode = fake_mode_of(module.graph)
+    if mode is None:
+        raise CaptureError("a graph without tensor inputs cannot be planned: nothing has a size")
+    return mode
 
 
 def _trace_make_fx(

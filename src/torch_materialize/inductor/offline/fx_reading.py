@@ -18,18 +18,17 @@ from torch.utils._dtype_abbrs import dtype_abbrs
 from ...core.devices import Device
 from ...errors import CaptureError, brief
 from ..fx.casts import hold
-from ..fx.post_grad import PostGrad
+from ..fx.post_grad import INLINED_CONSTANT, PostGrad
 from ..fx.program_order import note_order
 from ..lower.virtual_gpu import planned_device, torch_device
 from .fake_mode import fake_mode
+from .fx_names import CALLED, is_operator, known_name
 from .fx_text import Graph, Value, graphs_in, value_of
 from .placing import constants_to_inputs
 
 __all__ = ["read_graphs"]
 
 _DTYPES = {text: dtype for dtype, text in dtype_abbrs.items()}
-# What Inductor writes into its kernels, whose values it reads.
-_INLINED_CONSTANT = 8
 _BINARY: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -48,36 +47,6 @@ _COMPARED: dict[type, Callable[..., Any]] = {
     ast.GtE: operator.ge,
 }
 _NAMES = {"inf": math.inf, "nan": math.nan, "device": torch.device, "None": None}
-# Functions that a printed graph may call beside operators, by module.  Nothing else is reached, so
-# that a file from anywhere can be read: it can name no function that does more than compute.
-_FUNCTIONS: dict[str, frozenset[str]] = {
-    "math": frozenset({"ceil", "floor", "sqrt", "trunc"}),
-    "operator": frozenset(
-        {
-            "add",
-            "and_",
-            "eq",
-            "floordiv",
-            "ge",
-            "getitem",
-            "gt",
-            "le",
-            "lt",
-            "mod",
-            "mul",
-            "ne",
-            "neg",
-            "not_",
-            "or_",
-            "pow",
-            "sub",
-            "truediv",
-        }
-    ),
-}
-_MODULES = {"math": math, "operator": operator}
-_SIZES = frozenset(name for name in dir(torch) if name.startswith("sym_"))
-_CALLED = frozenset().union(*_FUNCTIONS.values(), _SIZES)
 
 
 def read_graphs(text: str, device: Device) -> list[PostGrad]:
@@ -246,7 +215,7 @@ class _Reader:
             return self._held(path[1], name)
         if path[0] in self._env:
             raise CaptureError(f"expected an operator; found {path[-1]!r} of a tensor")
-        found = _known(path)
+        found = known_name(path)
         if found is None:
             raise CaptureError(
                 f"{ast.unparse(value)} is no operator that is registered here: install or import "
@@ -274,7 +243,7 @@ class _Reader:
                 f"the constant {name!r} has no annotation, so that its size is unknown"
             )
         fake = self._tensor(said)
-        if fake.numel() > _INLINED_CONSTANT:
+        if fake.numel() > INLINED_CONSTANT:
             setattr(self._root, name, fake)
             return
         known = self._text.header.get("constants", {}).get(name)
@@ -285,13 +254,13 @@ class _Reader:
     def _call(self, target: Any, args: tuple[Any, ...], named: dict[str, Any], name: str) -> Any:
         if target is torch.device:
             return torch.device(*args, **named)
-        is_operator = _is_operator(target)
-        if not is_operator and getattr(target, "__name__", "") not in _CALLED:
+        called = is_operator(target)
+        if not called and getattr(target, "__name__", "") not in CALLED:
             raise CaptureError(f"{target!r} is no operator that a captured graph may call")
         nodes = [x for x in pytree.tree_leaves((args, named)) if isinstance(x, torch.fx.Node)]
         parts = pytree.tree_leaves(args)
         nodes += [x for one in parts if isinstance(one, slice) for x in _in_slice(one)]
-        if not nodes and not is_operator:
+        if not nodes and not called:
             return target(*args, **named)  # -inf
         node = self._graph.create_node("call_function", target, args, named, name=name or None)
         frame = self._text.sources.get(self._line, "")
@@ -375,30 +344,6 @@ class _Reader:
             )
         same = said.strides in (None, value.stride()) and value.device == wanted.device
         return value if same else wanted
-
-
-def _known(path: list[str]) -> Any:
-    """The operator, dtype or function of sizes that a dotted name means; None for any other."""
-    module, rest = path[0].removeprefix("_"), path[1:]
-    if module in _FUNCTIONS and len(rest) == 1 and rest[0] in _FUNCTIONS[module]:
-        return getattr(_MODULES[module], rest[0])
-    if module != "torch" or any(part.startswith("__") for part in rest):
-        return None
-    if rest[:1] != ["ops"]:
-        value = getattr(torch, rest[0], None) if len(rest) == 1 else None
-        plain = isinstance(value, torch.dtype | torch.layout | torch.memory_format)
-        return value if plain or value is torch.device or rest[0] in _SIZES else None
-    value = torch.ops
-    for part in rest[1:]:
-        try:
-            value = getattr(value, part)
-        except (AttributeError, RuntimeError):
-            return None
-    return value if _is_operator(value) else None
-
-
-def _is_operator(value: Any) -> bool:
-    return isinstance(value, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
 
 
 def _in_slice(one: slice) -> list[torch.fx.Node]:

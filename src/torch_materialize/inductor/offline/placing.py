@@ -13,16 +13,12 @@ from torch.utils import _pytree as pytree
 from ...core.devices import CPU, Device
 from ...events import log
 from ..fx.fused_adds import take_adds_apart
-from ..fx.post_grad import PostGrad, copy_graph
+from ..fx.post_grad import INLINED_CONSTANT, PostGrad, copy_graph
 from ..hooks.cast_passes import rounds_as_eager
 from ..lower.virtual_gpu import planned_device, torch_device
 from ..partition.measured import post_grad
 
 __all__ = ["constants_to_inputs", "move", "on_device"]
-
-# Constants of at most this many elements are written into the kernels by Inductor, which
-# needs their values; larger ones are only read, like inputs, and so are those without values.
-_INLINED_CONSTANT = 8
 
 
 def on_device(graph: PostGrad, device: Device) -> PostGrad:
@@ -95,7 +91,7 @@ def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> N
         if not isinstance(value, torch.Tensor):
             continue
         is_fake = isinstance(value, torch._subclasses.FakeTensor)
-        if value.numel() <= _INLINED_CONSTANT and not is_fake:
+        if value.numel() <= INLINED_CONSTANT and not is_fake:
             continue
         first = next(iter(module.graph.nodes))
         with module.graph.inserting_before(first):

@@ -28,11 +28,21 @@ _OPERATIONS_PER_BYTE = 128
 
 
 class Foresight:
-    """Guesses what cuts of one joint graph cost."""
+    """Guesses what cuts of one joint graph cost, beside the cut ``base``."""
 
-    def __init__(self, joint: Joint) -> None:
+    def __init__(self, joint: Joint, base: Cut) -> None:
+        self.base = base
         self._joint = joint
         self._operations: dict[Node, float] = {}
+
+    @cached_property
+    def base_cost(self) -> float:
+        """:meth:`cost` of the base."""
+        return self.cost(self.base)
+
+    def more(self, cut: Cut) -> float:
+        """The bytes that a cut costs more than the base."""
+        return self.cost(cut) - self.base_cost
 
     def cost(self, cut: Cut) -> float:
         """Bytes that fused kernels move because of what is saved and recomputed, and matmuls'

@@ -43,17 +43,14 @@ def groups(joint: Joint, foresight: Foresight, *, unfused: bool = True) -> list[
             continue
         if joint.may_recompute(root) or (unfused and joint.may_run_again(root)):
             found[_described(root)].append(root)
-    stocks = cut(joint, ())
-    if stocks is None:
-        return []
-    bytes_before, cost_before = joint.saved_bytes(stocks.saved), foresight.cost(stocks)
+    bytes_before = joint.saved_bytes(foresight.base.saved)
     result = []
     for roots in found.values():
         without = cut(joint, roots)
         if without is None:
             continue
         room = (bytes_before - joint.saved_bytes(without.saved)) / len(roots)
-        price = (foresight.cost(without) - cost_before) / len(roots)
+        price = foresight.more(without) / len(roots)
         if price != float("inf") and (room > 0 or price < 0):
             result.append(Group(tuple(roots), Lot(len(roots), room, price)))
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from ..read.kernels import read_scheduled
 from ..read.storage import elements
 from .upstreams import Halves
 
-__all__ = ["HERE", "Place", "measured", "output_strides", "post_grad", "with_strides"]
+__all__ = ["HERE", "Place", "measured", "output_strides", "post_grad", "to_compile"]
 
 # Passes of a program may do anything, and the real compile runs them; here they run for nothing.
 _PROGRAMS = {"post_grad_custom_pre_pass": None, "post_grad_custom_post_pass": None}
@@ -77,7 +77,7 @@ def measured(halves: Halves, fake_mode: Any, place: Place) -> Traffic:
             getattr(result, "name", ""): one for result, one in zip(results, strides, strict=False)
         }
         inputs = [
-            with_strides(node.meta["val"], named_strides.get(node.name))
+            _with_strides(node.meta["val"], named_strides.get(node.name))
             for node in halves.backward.graph.find_nodes(op="placeholder")
         ]
         backward, _ = _lowered(_half(halves.backward, fake_mode, place, inputs), place)
@@ -87,17 +87,22 @@ def measured(halves: Halves, fake_mode: Any, place: Place) -> Traffic:
 def _half(
     module: GraphModule, fake_mode: Any, place: Place, inputs: Sequence[Any] | None = None
 ) -> PostGrad:
-    copied = copy_graph(module)
-    view_to_reshape(copied)
     is_backward = inputs is not None
     if inputs is None:
-        inputs = [node.meta["val"] for node in copied.graph.find_nodes(op="placeholder")]
-    else:
+        inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    graph = PostGrad(module, tuple(inputs), fake_mode, is_inference=False, is_backward=is_backward)
+    return place.prepare(to_compile(graph))
+
+
+def to_compile(graph: PostGrad) -> PostGrad:
+    """A copy of what AOTAutograd hands on, as Inductor has it before its post-grad passes."""
+    copied = copy_graph(graph.module)
+    view_to_reshape(copied)
+    if graph.is_backward:
         # What the forward saved has the strides that its lowering gave it, not those traced.
         with enable_python_dispatcher(), torch.no_grad():
-            FakeTensorProp(copied, fake_mode).propagate_dont_convert_inputs(*inputs)
-    graph = PostGrad(copied, tuple(inputs), fake_mode, is_inference=False, is_backward=is_backward)
-    return place.prepare(graph)
+            FakeTensorProp(copied, graph.fake_mode).propagate_dont_convert_inputs(*graph.inputs)
+    return replace(graph, module=copied)
 
 
 def _lowered(graph: PostGrad, place: Place) -> tuple[Traffic, list[tuple[int, ...] | None]]:
@@ -114,7 +119,7 @@ def output_strides(output: Any) -> tuple[int, ...] | None:
     return tuple(elements(stride) for stride in layout.stride)
 
 
-def with_strides(value: Any, strides: tuple[int, ...] | None) -> Any:
+def _with_strides(value: Any, strides: tuple[int, ...] | None) -> Any:
     """A fake tensor with other strides; whatever is none, or has them, as it is."""
     if strides is None or not isinstance(value, FakeTensor) or tuple(value.stride()) == strides:
         return value

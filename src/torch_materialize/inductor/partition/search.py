@@ -30,7 +30,7 @@ from .foresee import Foresight
 from .joint import Joint
 from .lots import Group, groups
 
-__all__ = ["Chosen", "least_saved", "search"]
+__all__ = ["Chosen", "search"]
 
 _ATTEMPTS = 8
 # Share of what the backward reads and writes that must be foreseen to be saved before a cut other
@@ -63,10 +63,9 @@ def search(
     if least is None:
         return None
     stock_bytes = joint.saved_bytes(joint.saved)
-    foresight = Foresight(joint)
     chosen = None
     if stock_bytes >= _SMALL:
-        chosen = _looked_for(joint, foresight, least, stock_bytes, share, measure)
+        chosen = _looked_for(joint, Foresight(joint, least), stock_bytes, share, measure)
     if chosen is None and joint.inlined:
         return Chosen(least.saved, Saving((), joint.saved_bytes(least.saved), stock_bytes, 0.0))
     return chosen
@@ -75,7 +74,6 @@ def search(
 def _looked_for(
     joint: Joint,
     foresight: Foresight,
-    least: Cut,
     stock_bytes: int,
     share: float | None,
     measure: Callable[[Sequence[Node]], Traffic],
@@ -88,17 +86,16 @@ def _looked_for(
     if within is None or not within[1]:
         return None
     one, dropped = within
-    before = foresight.cost(least)
     saving = Saving(
         tuple((count, node.name) for count, node in dropped),
         joint.saved_bytes(one.saved),
         stock_bytes,
-        foresight.cost(one) - before,
+        foresight.more(one),
     )
     if share is None:
-        if -saving.foreseen < _WORTH * before:
+        if -saving.foreseen < _WORTH * foresight.base_cost:
             return None
-        stock_moved, moved = measure(least.saved), measure(one.saved)
+        stock_moved, moved = measure(foresight.base.saved), measure(one.saved)
         if moved.bytes >= stock_moved.bytes:
             return None
         saving = replace(saving, moved=moved.bytes, stock_moved=stock_moved.bytes)
@@ -127,7 +124,7 @@ def _within(
     return None
 
 
-def least_saved(joint: Joint, found: Sequence[Group]) -> int:
+def _least_saved(joint: Joint, found: Sequence[Group]) -> int:
     """The fewest bytes that a forward can save where everything is recomputed that can be."""
     roots = [root for group in found if group.lot.room > 0 for root in group.roots]
     least = cut(joint, roots)
@@ -135,7 +132,7 @@ def least_saved(joint: Joint, found: Sequence[Group]) -> int:
 
 
 def _out_of_reach(joint: Joint, found: Sequence[Group], stock_bytes: int, share: float) -> str:
-    least = least_saved(joint, found)
+    least = _least_saved(joint, found)
     # Rounded up, so that what is named can be had.
     possible = min(1.0, (least * 1000 // stock_bytes + 1) / 1000)
     return (

@@ -16,7 +16,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
 from torch._functorch import partitioners
 from torch.fx import Graph, GraphModule, Node
 
@@ -36,15 +35,10 @@ _choose: ContextVar[Choose | None] = ContextVar("torch_materialize_saved", defau
 
 @dataclass(frozen=True)
 class Halves:
-    """A joint graph that was cut: the forward, what it saves, and the backward.
-
-    Attributes:
-        saved: names of the nodes that the forward hands to the backward, graph inputs among them.
-    """
+    """A joint graph that was cut."""
 
     forward: GraphModule
     backward: GraphModule
-    saved: tuple[str, ...]
 
 
 def patch_choose_saved_values_set(upstream: Callable[..., list[Node]]) -> Callable[..., list[Node]]:
@@ -80,20 +74,14 @@ def deciding(choose: Choose | None) -> Iterator[None]:
 
 
 def partition(
-    joint: GraphModule, inputs: Sequence[Any], outputs: int, how: dict[str, Any], choose: Choose
+    joint: GraphModule, inputs: Sequence[Any], how: dict[str, Any], choose: Choose
 ) -> Halves:
     """Cuts ``joint``, in place, where ``choose`` says; the wrapper must stand in its place.
 
-    ``outputs`` is how many of the joint graph's outputs are the forward's; ``how`` are the other
-    keyword arguments that upstream gave to its partitioner.
+    ``how`` are the keyword arguments that upstream gave to its partitioner.
 
     Raises:
         Exception: whatever upstream's partitioner raises.
     """
     with deciding(choose):
-        forward, backward = partitioners.min_cut_rematerialization_partition(
-            joint, inputs, num_fwd_outputs=outputs, **how
-        )
-    results = next(iter(forward.graph.find_nodes(op="output"))).args[0]
-    saved = (node.name for node in results[outputs:] if isinstance(node, torch.fx.Node))
-    return Halves(forward, backward, tuple(saved))
+        return Halves(*partitioners.min_cut_rematerialization_partition(joint, inputs, **how))

@@ -28,6 +28,7 @@ from ...core.policy import Policy
 from ...events import log
 from ...versions import implementation
 from ..fx.decision import GIVEN_UP, Decision, names_of, of_names
+from ..fx.own_arguments import ADDRESS, is_own, nameless
 from ..fx.post_grad import PostGrad
 from .process_group import Store, cannot_agree, has_ranks
 
@@ -36,11 +37,7 @@ __all__ = ["agreed", "graph_key"]
 # Larger decisions are not published: the store is in one process's memory.  Those of a graph of
 # ten thousand nodes take some kilobytes.
 _LARGEST = 1 << 18
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _DEVICE = re.compile(r"\b(cuda|xpu|hpu|mtia|privateuseone):\d+|(device\(type='\w+'), index=\d+\)")
-# Types of arguments that may hold what a rank has for itself: where its part of a table or of a
-# sequence begins.  Of sizes, what matters is in the shape of the result.
-_OWN = ("SymIntType", "NumberType", "TensorType")
 
 
 def agreed(graph: PostGrad, policy: Policy, decide: Callable[[bool], Decision]) -> Decision:
@@ -82,8 +79,9 @@ def graph_key(graph: PostGrad, policy: Policy) -> str:
     """A digest of a graph and a policy that is the same on every rank that compiles it.
 
     Left out is what a rank has for itself: the number of its device, names of process groups, and
-    where its part of something begins (:data:`_OWN`); shapes and strides of all values are in it.
-    Inductor's settings are left out, too: ranks that differ in one should still round alike.
+    where its part of something begins (:mod:`..fx.own_arguments`); shapes and strides of all
+    values are in it.  Inductor's settings are left out, too: ranks that differ in one should still
+    round alike.
     """
     digest = hashlib.sha256()
     for part in (
@@ -116,7 +114,7 @@ def _lines(module: torch.fx.GraphModule) -> Iterator[str]:
             for x in pytree.tree_leaves(node.meta.get("val"))
             if isinstance(x, torch.Tensor)
         ]
-        yield _DEVICE.sub("", _ADDRESS.sub("", f"{node.name} {_called(node)} {values}"))
+        yield _DEVICE.sub("", ADDRESS.sub("", f"{node.name} {_called(node)} {values}"))
         child = getattr(module, str(node.target), None) if node.op == "get_attr" else None
         if isinstance(child, torch.fx.GraphModule):
             yield from _lines(child)
@@ -139,17 +137,5 @@ def _called(node: torch.fx.Node) -> str:
         value = given.get(argument.name, argument.default_value)
         if argument.name in ("group_name", "device"):
             continue
-        shown.append(str(pytree.tree_map(_nameless, value) if _is_own(argument) else value))
+        shown.append(str(pytree.tree_map(nameless, value) if is_own(argument) else value))
     return f"{node.target} {shown}"
-
-
-def _is_own(argument: Any) -> bool:
-    kind = argument.real_type
-    while kind.kind() in ("OptionalType", "ListType"):
-        kind = kind.getElementType()
-    return kind.kind() in _OWN
-
-
-def _nameless(value: Any) -> Any:
-    """The type of a number in its place."""
-    return type(value).__name__ if isinstance(value, int | float | complex) else value
