@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -313,3 +315,51 @@ def test_the_search_does_not_depend_on_the_order_of_sets():
         chosen = searching.search(joint, 0.5, lambda _: pytest.fail("not measured"))
         names.append([node.name for node in chosen.saved])
     assert names[0] == names[1]
+
+
+FIRST = """
+import torch, torch_materialize as tm
+from tests_saved_program import blocks
+x, weight = torch.zeros(8, 32, 32, 32), torch.zeros(32, 32, 3, 3, requires_grad=True)
+channels = [torch.ones(32, requires_grad=True) for _ in range(2)]
+
+def explained():
+    made = tm.explain(blocks, x, weight, *channels, policies=("stock", "plan"), training=True)
+    return [
+        {policy: (side.bytes, sorted(side.stored)) for policy, side in graph.sides.items()}
+        for graph in made.explanation.graphs
+    ]
+
+first, second = explained(), explained()
+assert first == second, (first, second)
+"""
+PROGRAM = """
+import torch
+
+def blocks(x, weight, scale, shift):
+    for _ in range(3):
+        y = torch.nn.functional.conv2d(x, weight, padding=1)
+        y = torch.nn.functional.batch_norm(y, None, None, scale, shift, True)
+        y = torch.nn.functional.silu(y)
+        x = x + y * y.mean((2, 3), keepdim=True).sigmoid()
+    return x
+"""
+
+
+@pytest.mark.full
+@pytest.mark.e2e
+def test_the_first_explanation_of_a_process_is_like_the_second(tmp_path):
+    """Nothing was registered to replace upstream's choice before a graph was first lowered."""
+    (tmp_path / "tests_saved_program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_whoever_imports_a_hook_gets_all_wrappers():
+    code = (
+        "from torch_materialize.inductor.hooks import sites; assert len(sites._wrappers) == 5;"
+        "assert len(sites._for_good) == 1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
