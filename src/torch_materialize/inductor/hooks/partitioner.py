@@ -56,7 +56,6 @@ class Partitioner(CustomPartitionerFn):
         """The forward and the backward of a joint graph.
 
         Raises:
-            MemoryBudgetError: the forward cannot save as little as the policy wants.
             Exception: whatever upstream's partitioner raises.
         """
         cuts: list[Saving] = []

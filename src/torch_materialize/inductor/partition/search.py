@@ -11,20 +11,22 @@ compute to cost nothing, unless an unfused kernel of the backward reads it: then
 3. What values are recomputed from is saved instead where stock does not, so the choice may free
    less than its groups: then more is wanted of the program, at most eight times.
 4. Without a budget, forward and backward are lowered for stock's cut and for the other, and the
-   other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen.
+   other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen; where the
+   budget is out of reach, all is recomputed that can be, and a warning names what can be had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from torch.fx import Node
 
 from ...core.knapsack import choose
 from ...core.saving import Saving
 from ...core.traffic import Traffic
-from ...errors import MemoryBudgetError
+from ...events import log
 from .cut import Cut, cut
 from .foresee import Foresight
 from .joint import Joint
@@ -38,6 +40,10 @@ _ATTEMPTS = 8
 _WORTH = 0.005
 # A budget of less than this decides nothing: bytes.
 _SMALL = 1 << 20
+
+
+# A cut, and what it recomputes: how many of each group, and the first of them.
+_Within: TypeAlias = tuple[Cut, tuple[tuple[int, Node], ...]]
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,6 @@ def search(
 
     ``share`` is the most of stock's bytes that may be saved; None: all of them, for fewer bytes
     moved.  ``measure`` lowers the halves of a cut.
-
-    Raises:
-        MemoryBudgetError: ``share`` is out of reach.
     """
     least = cut(joint, ())
     if least is None:
@@ -82,7 +85,9 @@ def _looked_for(
     found = groups(joint, foresight, unfused=share is not None)
     within = _within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
     if within is None and share is not None:
-        raise MemoryBudgetError(_out_of_reach(joint, found, stock_bytes, share))
+        within = _least(joint, found)
+        least = joint.saved_bytes(within[0].saved if within else joint.saved)
+        _warn_out_of_reach(share, len(joint.nodes), stock_bytes, least)
     if within is None or not within[1]:
         return None
     one, dropped = within
@@ -104,7 +109,7 @@ def _looked_for(
 
 def _within(
     joint: Joint, found: Sequence[Group], stock_bytes: int, budget: float
-) -> tuple[Cut, tuple[tuple[int, Node], ...]] | None:
+) -> _Within | None:
     """The cut that is foreseen to cost the least of those that save no more than ``budget``."""
     wanted = stock_bytes - budget
     for _ in range(_ATTEMPTS):
@@ -124,19 +129,22 @@ def _within(
     return None
 
 
-def _least_saved(joint: Joint, found: Sequence[Group]) -> int:
-    """The fewest bytes that a forward can save where everything is recomputed that can be."""
-    roots = [root for group in found if group.lot.room > 0 for root in group.roots]
-    least = cut(joint, roots)
-    return joint.saved_bytes(least.saved if least else joint.saved)
+def _least(joint: Joint, found: Sequence[Group]) -> _Within | None:
+    """The cut that saves the fewest bytes: everything is recomputed that can be."""
+    all_of = [group for group in found if group.lot.room > 0]
+    one = cut(joint, [root for group in all_of for root in group.roots])
+    return (one, tuple((len(group.roots), group.roots[0]) for group in all_of)) if one else None
 
 
-def _out_of_reach(joint: Joint, found: Sequence[Group], stock_bytes: int, share: float) -> str:
-    least = _least_saved(joint, found)
-    # Rounded up, so that what is named can be had.
-    possible = min(1.0, (least * 1000 // stock_bytes + 1) / 1000)
-    return (
-        f"memory={share:g} cannot be had for a graph of {len(joint.nodes)} nodes: stock's forward "
-        f"saves {stock_bytes / 1e6:.1f} MB for its backward, and with all recomputed that can be "
-        f"it would still save {least / 1e6:.1f} MB. Name memory={possible:g} or more."
+def _warn_out_of_reach(share: float, nodes: int, stock_bytes: int, least: int) -> None:
+    log.warning(
+        "plan: memory=%g cannot be had for a graph of %d nodes: stock's forward saves %.1f MB for "
+        "its backward, and this one saves %.1f MB, with all recomputed that can be. "
+        "Name memory=%g or more, and no more is recomputed than that takes.",
+        share,
+        nodes,
+        stock_bytes / 1e6,
+        least / 1e6,
+        # Rounded up, so that what is named can be had.
+        min(1.0, (least * 1000 // stock_bytes + 1) / 1000),
     )

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 from torch._functorch import partitioners
 from torch.fx import Graph, GraphModule, Node
 
-from ...errors import MaterializeError
 from ...events import surprise
 
 __all__ = ["Choose", "Halves", "deciding", "partition", "patch_choose_saved_values_set"]
@@ -54,8 +53,6 @@ def patch_choose_saved_values_set(upstream: Callable[..., list[Node]]) -> Callab
         try:
             with deciding(None):  # what is partitioned on the way is somebody else's
                 return choose(graph, info, stocks)
-        except MaterializeError:
-            raise  # what the user wants cannot be had, and that is what is said
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise(_SEAM, error)
             return stocks()
