@@ -32,7 +32,7 @@ from .foresee import Foresight
 from .joint import Joint
 from .lots import Group, groups
 
-__all__ = ["Chosen", "search"]
+__all__ = ["Chosen", "Taken", "search", "within"]
 
 _ATTEMPTS = 8
 # Share of what the backward reads and writes that must be foreseen to be saved before a cut other
@@ -42,8 +42,8 @@ _WORTH = 0.005
 _SMALL = 1 << 20
 
 
-# A cut, and what it recomputes: how many of each group, and the first of them.
-_Within: TypeAlias = tuple[Cut, tuple[tuple[int, Node], ...]]
+#: A cut, and what it recomputes: how many of each group, and the first of them.
+Taken: TypeAlias = tuple[Cut, tuple[tuple[int, Node], ...]]
 
 
 @dataclass(frozen=True)
@@ -83,33 +83,31 @@ def _looked_for(
 ) -> Chosen | None:
     """What to recompute besides what the model pins; None: nothing."""
     found = groups(joint, foresight, unfused=share is not None)
-    within = _within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
-    if within is None and share is not None:
-        within = _least(joint, found)
-        least = joint.saved_bytes(within[0].saved if within else joint.saved)
+    one = within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
+    if one is None and share is not None:
+        one = _least(joint, found)
+        least = joint.saved_bytes(one[0].saved if one else joint.saved)
         _warn_out_of_reach(share, len(joint.nodes), stock_bytes, least)
-    if within is None or not within[1]:
+    if one is None or not one[1]:
         return None
-    one, dropped = within
+    taken, dropped = one
     saving = Saving(
         tuple((count, node.name) for count, node in dropped),
-        joint.saved_bytes(one.saved),
+        joint.saved_bytes(taken.saved),
         stock_bytes,
-        foresight.more(one),
+        foresight.more(taken),
     )
     if share is None:
         if -saving.foreseen < _WORTH * foresight.base_cost:
             return None
-        stock_moved, moved = measure(foresight.base.saved), measure(one.saved)
+        stock_moved, moved = measure(foresight.base.saved), measure(taken.saved)
         if moved.bytes >= stock_moved.bytes:
             return None
         saving = replace(saving, moved=moved.bytes, stock_moved=stock_moved.bytes)
-    return Chosen(one.saved, saving)
+    return Chosen(taken.saved, saving)
 
 
-def _within(
-    joint: Joint, found: Sequence[Group], stock_bytes: int, budget: float
-) -> _Within | None:
+def within(joint: Joint, found: Sequence[Group], stock_bytes: int, budget: float) -> Taken | None:
     """The cut that is foreseen to cost the least of those that save no more than ``budget``."""
     wanted = stock_bytes - budget
     for _ in range(_ATTEMPTS):
@@ -129,7 +127,7 @@ def _within(
     return None
 
 
-def _least(joint: Joint, found: Sequence[Group]) -> _Within | None:
+def _least(joint: Joint, found: Sequence[Group]) -> Taken | None:
     """The cut that saves the fewest bytes: everything is recomputed that can be."""
     all_of = [group for group in found if group.lot.room > 0]
     one = cut(joint, [root for group in all_of for root in group.roots])
