@@ -131,10 +131,10 @@ class Sweep:
 
     def _ratios(self, policy: str) -> list[float]:
         cut = {row.name for row in self.graphs if row.kept_ratio(policy) not in (None, 1.0)}
-        moved: dict[tuple[object, ...], list[int]] = {}
-        for row in self.graphs:
-            halves = row.name in cut and row.kind != "inference"
-            both = moved.setdefault((row.name, *(() if halves else (row.kind, row.index))), [0, 0])
+        moved: dict[str | int, list[int]] = {}
+        for number, row in enumerate(self.graphs):
+            is_half = row.name in cut and row.kind != "inference"
+            both = moved.setdefault(row.name if is_half else number, [0, 0])
             both[0] += row.bytes[BASE]
             both[1] += row.bytes[policy]
         # One without a fused kernel moves nothing, whatever is chosen.
