@@ -92,7 +92,7 @@ def _cut_of(joint: Joint, saved: Sequence[Node]) -> Cut:
 def _ours(joint: Joint, foresight: Foresight, found: Sequence[Group]) -> Iterator[CutPoint]:
     stock_bytes = joint.saved_bytes(joint.saved)
     for share in _SHARES:
-        one = within(joint, found, stock_bytes, stock_bytes * share)
+        one = within(joint, foresight, found, stock_bytes, stock_bytes * share)
         if one is None:
             return
         taken, _ = one

@@ -9,7 +9,8 @@ compute to cost nothing, unless an unfused kernel of the backward reads it: then
 2. A small integer program takes from the groups what frees enough at the least price: enough for
    the budget (``memory=``), or without one whatever moves fewer bytes and saves no more.
 3. What values are recomputed from is saved instead where stock does not, so the choice may free
-   less than its groups: then more is wanted of the program, at most eight times.
+   less than its groups: then more is wanted of the program, at most eight times.  Where even that
+   is not enough, all is recomputed that can be, and group after group is saved again.
 4. Without a budget, forward and backward are lowered for stock's cut and for the other, and the
    other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen; where the
    budget is out of reach, all is recomputed that can be, and a warning names what can be had.
@@ -83,7 +84,7 @@ def _looked_for(
 ) -> Chosen | None:
     """What to recompute besides what the model pins; None: nothing."""
     found = groups(joint, foresight, unfused=share is not None)
-    one = within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
+    one = within(joint, foresight, found, stock_bytes, stock_bytes * (share or 1.0))
     if one is None and share is not None:
         one = _least(joint, found)
         least = joint.saved_bytes(one[0].saved if one else joint.saved)
@@ -107,31 +108,72 @@ def _looked_for(
     return Chosen(taken.saved, saving)
 
 
-def within(joint: Joint, found: Sequence[Group], stock_bytes: int, budget: float) -> Taken | None:
-    """The cut that is foreseen to cost the least of those that save no more than ``budget``."""
+def within(
+    joint: Joint, foresight: Foresight, found: Sequence[Group], stock_bytes: int, budget: float
+) -> Taken | None:
+    """The cut that is foreseen to cost the least of those that save no more than ``budget``.
+
+    None where that is out of reach.
+    """
     wanted = stock_bytes - budget
     for _ in range(_ATTEMPTS):
         counts = choose([group.lot for group in found], wanted)
-        if counts is None:
-            return None
-        pairs = [(group, count) for group, count in zip(found, counts, strict=True) if count]
-        # The first layers' are kept the longest.
-        roots = [root for group, count in pairs for root in group.roots[:count]]
-        one = cut(joint, roots)
+        one = _taken(joint, found, counts) if counts is not None else None
         if one is None:
-            return None
-        over = joint.saved_bytes(one.saved) - budget
+            break
+        over = joint.saved_bytes(one[0].saved) - budget
         if over <= 0:
-            return one, tuple((count, group.roots[0]) for group, count in pairs)
+            return one
         wanted += over
-    return None
+    return _from_least(joint, foresight, found, budget)
+
+
+def _taken(joint: Joint, found: Sequence[Group], counts: Sequence[int]) -> Taken | None:
+    """The cut without so many of each group; the first layers' are kept the longest."""
+    pairs = [(group, count) for group, count in zip(found, counts, strict=True) if count]
+    one = cut(joint, [root for group, count in pairs for root in group.roots[:count]])
+    return (one, tuple((count, group.roots[0]) for group, count in pairs)) if one else None
+
+
+def _from_least(
+    joint: Joint, foresight: Foresight, found: Sequence[Group], budget: float
+) -> Taken | None:
+    """What the program cannot see: several groups together may free more than each alone does,
+    where the one is recomputed from the other.
+
+    All is recomputed that can be, and then group after group is saved again, first what costs the
+    most for each byte, while that keeps to the budget and costs no more.
+    """
+    counts = [len(group.roots) if group.lot.room > 0 else 0 for group in found]
+    best = _taken(joint, found, counts)
+    if best is None or joint.saved_bytes(best[0].saved) > budget:
+        return None
+    cost = foresight.cost(best[0])
+    dearest = sorted(range(len(found)), key=lambda i: -_price_of_a_byte(found[i]))
+    for place in dearest:
+        while counts[place]:
+            # All of a group, or else half of what is left of it.
+            for fewer in sorted({0, counts[place] // 2}):
+                tried = [*counts[:place], fewer, *counts[place + 1 :]]
+                one = _taken(joint, found, tried)
+                if one is None or joint.saved_bytes(one[0].saved) > budget:
+                    continue
+                lower = foresight.cost(one[0])
+                if lower <= cost:
+                    best, counts, cost = one, tried, lower
+                    break
+            else:
+                break
+    return best
+
+
+def _price_of_a_byte(group: Group) -> float:
+    return group.lot.price / group.lot.room if group.lot.room > 0 else 0.0
 
 
 def _least(joint: Joint, found: Sequence[Group]) -> Taken | None:
     """The cut that saves the fewest bytes: everything is recomputed that can be."""
-    all_of = [group for group in found if group.lot.room > 0]
-    one = cut(joint, [root for group in all_of for root in group.roots])
-    return (one, tuple((len(group.roots), group.roots[0]) for group in all_of)) if one else None
+    return _taken(joint, found, [len(g.roots) if g.lot.room > 0 else 0 for g in found])
 
 
 def _warn_out_of_reach(share: float, nodes: int, stock_bytes: int, least: int) -> None:
