@@ -21,7 +21,9 @@ from torch_materialize.errors import UnknownPolicyError
 from torch_materialize.inductor.hooks import partitioner as hook
 from torch_materialize.inductor.partition import search as searching
 from torch_materialize.inductor.partition.cut import cut
+from torch_materialize.inductor.partition.foresee import Foresight
 from torch_materialize.inductor.partition.joint import Joint
+from torch_materialize.inductor.partition.lots import groups
 
 WIDE = 256
 
@@ -315,6 +317,29 @@ def test_dropping_nothing_is_stocks_cut(model, shape):
     given = {node for node in joint.graph.nodes if node.op == "placeholder"}
     assert set(ours.saved) - given == set(joint.saved) - given
     assert joint.saved_bytes(ours.saved) == joint.saved_bytes(joint.saved)
+
+
+@pytest.mark.parametrize(
+    "model", [stack(0.2, layers=3), CONVOLUTION], ids=["layers", "convolution"]
+)
+def test_every_budget_down_to_the_least_is_reached(model):
+    """Groups may free more together than each alone: the one is recomputed from the other."""
+    shape = (2, 3, 16, 16) if model is CONVOLUTION else (64, WIDE)
+    (joint,) = joints(model, torch.randn(shape, requires_grad=True))
+    foresight = Foresight(joint, cut(joint, ()))
+    found = groups(joint, foresight)
+    stock_bytes = joint.saved_bytes(joint.saved)
+    least, _ = searching._least(joint, found)
+    smallest = joint.saved_bytes(least.saved)
+    assert smallest < 0.8 * stock_bytes
+    costs = []
+    for step in range(11):
+        budget = smallest + (stock_bytes - smallest) * step / 10
+        taken, _ = searching.within(joint, foresight, found, stock_bytes, budget)
+        assert joint.saved_bytes(taken.saved) <= budget
+        costs.append(foresight.cost(taken))
+    assert costs[0] <= foresight.cost(least)
+    assert searching.within(joint, foresight, found, stock_bytes, smallest - 1) is None
 
 
 def test_the_search_does_not_depend_on_the_order_of_sets():
