@@ -45,12 +45,15 @@ def test_of_plans_that_should_take_as_long_the_one_of_fewest_bytes_is_taken():
     found = taken(*plans)
     assert found.best.store == {"b"}  # 103 is within 6% of 98
     assert not slow(found)
+    assert found.slow is None and found.too_long(found.best) == 0
 
 
 def test_what_should_take_longer_than_stock_is_refused_however_few_its_bytes():
     found = taken(tried("a", 500, 107))
     assert found.best.store == {"stock"}
     assert slow(found)
+    assert found.slow is not None and found.slow.store == {"a"}
+    assert found.too_long(found.slow) == pytest.approx(1)  # 107 of at most 106
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -60,6 +63,7 @@ def test_in_whatever_order_they_are_tried(order):
     found = taken(*(plans[i] for i in order))
     assert found.best.store == {"both"}
     assert slow(found)
+    assert found.slow is not None and found.slow.store == {"fewest"}
 
 
 def test_without_rates_bytes_decide():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from torch_materialize.core.cost import KINDS, Load, Rates, each_load, kind, seconds
+from torch_materialize.core.cost import KINDS, Load, Rates, computing, each_load, kind, seconds
 from torch_materialize.core.dag import Dag, Fused, Kind, Value
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.fits import FITS
@@ -89,6 +89,18 @@ def test_the_longer_of_moving_and_computing_hides_the_other():
     assert seconds(both, rates) == pytest.approx(1e-5 + 2e-6 + 18e-6)
     even = Load(1, read=9000, operations=9000)
     assert 9e-6 < seconds([("looped", even)], rates) - 1.1e-5 < 10e-6
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_kernels_that_compute_for_longer_than_they_do_anything_else(overlap):
+    dag = chain(100)
+    each = Load(launches=1e-6, read=1e-9, reread=1e-9, write=1e-9, operations=1e-8)
+    rates = Rates(dict.fromkeys(KINDS, each), cache=0, overlap=overlap)
+    assert computing(dag, rates) == []  # a launch takes as long
+    busy, busier = (replace(dag.kernels[k], work=200 * (k + 1)) for k in (0, 1))
+    (first, one), (second, other) = computing(Dag(dag.values, (busy, busier)), rates)
+    assert first > second > 0
+    assert (dag.nodes(one.writes), dag.nodes(other.writes)) == ({"b"}, {"a"})
 
 
 def test_limits_go_by_time_where_there_are_rates_and_by_bytes_elsewhere():

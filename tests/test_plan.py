@@ -17,7 +17,7 @@ import torch_materialize as tm
 from test_compile import Block, decides_nothing, mutation, softmax_and_norms, views_and_slices
 from tiers import but
 from torch_materialize import events
-from torch_materialize.core.cost import KINDS, Load, Rates
+from torch_materialize.core.cost import KINDS, Load, Rates, seconds_of
 from torch_materialize.core.dag import moved
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import Limits
@@ -185,6 +185,26 @@ def test_the_trial_lowerings_of_a_search_can_be_made_again(caplog):
     assert found.steps[0].why == "stock" and "a plan" in {step.why for step in found.steps}
     assert min(step.bytes for step in found.steps) == traffic(found.graph).bytes
     assert sum("plan: trial lowering" in line for line in caplog.messages) == found.rounds
+
+
+def test_a_plan_that_is_too_slow_writes_there_what_stock_writes():
+    """One half of it should not be computed twice on this device; the other half stays planned."""
+
+    def halves(decoder):
+        other = SqueezeExcite().eval()
+        return lambda x, y: (decoder(x), other(y))
+
+    graph = decoder_graph(halves, (8, 32, 64, 64))
+    rates = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-10)), cache=0)
+    limits = Limits(least_bytes=0, launch_bytes=0)
+    with hooks_for(PLAN):
+        fewest = search(graph, limits, certify=False)
+        found = search(graph, replace(limits, refusing_rates=rates), certify=False)
+    assert seconds_of(fewest.dag, rates) > seconds_of(fewest.stock_dag, rates)
+    assert seconds_of(found.dag, rates) <= seconds_of(found.stock_dag, rates)
+    assert found.dag.measured < found.stock_dag.measured
+    assert found.store is not None and fewest.store is not None
+    assert fewest.store < found.store
 
 
 @pytest.mark.parametrize("device", ["h200", "cpu"])

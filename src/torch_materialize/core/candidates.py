@@ -118,6 +118,21 @@ class Candidates:
             best.setdefault(one.rule, one)
         return tuple(best.values())
 
+    @property
+    def slow(self) -> State | None:
+        """The plan of fewest bytes, if it is too slow to be taken, however few they are."""
+        moves = self.best.dag.measured
+        slow = [o.state for o in self._all[1:] if o.seconds > self._longest]
+        return min(
+            (one for one in slow if one.dag.measured < moves),
+            key=lambda one: one.dag.measured,  # of equals the first
+            default=None,
+        )
+
+    def too_long(self, state: State) -> float:
+        """By how many seconds a trial lowering should take longer than is allowed; at least 0."""
+        return max(self._foreseen(state) - self._longest, 0.0)
+
     def _choose(self) -> None:
         ranked = sorted(self._all, key=lambda one: one.cost)  # of equals the first stays the first
         longest = self._longest

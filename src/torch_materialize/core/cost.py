@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .dag import Dag, Fused, Kind, Moved, moved
@@ -21,6 +21,7 @@ __all__ = [
     "Load",
     "Rates",
     "Weights",
+    "computing",
     "each_load",
     "kind",
     "seconds",
@@ -160,6 +161,21 @@ def together(moving: Any, computing: Any, overlap: bool) -> Any:
 def seconds_of(dag: Dag, rates: Rates) -> float:
     """The time that the kernels of a trial lowering should take in one call."""
     return seconds(each_load(dag, rates.cache), rates)
+
+
+def computing(dag: Dag, rates: Rates) -> list[tuple[float, Moved]]:
+    """Kernels that should compute for longer than they move bytes, the worst first.
+
+    With the seconds that each would save if it computed nothing.
+    """
+    each = zip(each_load(dag, rates.cache), moved(dag, dag.homes()), strict=True)
+    found = []
+    for (name, load), one in each:
+        rate = rates.by_kind[name]
+        less = _seconds(replace(load, operations=0.0), rate, rates)
+        if load.operations * rate.operations > less:
+            found.append((_seconds(load, rate, rates) - less, one))
+    return sorted(found, key=lambda pair: -pair[0])  # of equals the first stays the first
 
 
 class _Recent:

@@ -11,9 +11,11 @@ where none is better (:mod:`torch_materialize.core.candidates`).
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
    or when too little seems to be left.
-3. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
+3. A plan that a rule refuses for its predicted time alone is lowered once more with some of what
+   stock writes written, where its kernels compute for longer than they move bytes.
+4. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
    choice; from the latter on a GPU also where it moves fewer bytes than the best plan.
-4. Where the best needs other roundings than it was lowered with, it is lowered with those; on a CPU
+5. Where the best needs other roundings than it was lowered with, it is lowered with those; on a CPU
    also with what crosses an opaque operator written (:mod:`.settle`).
 
 What each of these gains is in ``docs/results/search.md``.
@@ -24,6 +26,7 @@ from __future__ import annotations
 import functools
 
 from ...core.candidates import State
+from ...core.cost import computing
 from ...core.dag import Dag, Kind, required
 from ...core.limits import Limits
 from ...core.planner import Plan, Together, misplaced, plan
@@ -56,6 +59,7 @@ class Rounds:
         # A choice -> what Inductor was seen to realize unplanned on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
+        self._relieved: set[frozenset[str]] = set()
         self._solved: Solved = {}
         self._rounding_is_free = False
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
@@ -70,10 +74,12 @@ class Rounds:
         """Tries plans; the best of them is :meth:`settled`."""
         trials, limits = self.trials, self._limits
         self._climb(trials.start)
+        self._relieve()
         if self._left > limits.gap:
             for start in (self._everything_inlined, self._by_traffic):
                 if self._is_worth_trying(0):
                     self._climb_if(start())
+        self._relieve()
         if limits.locally and trials.may_go_on:
             self._begin_locally()
 
@@ -117,6 +123,32 @@ class Rounds:
             return
         if trials.local.measured < trials.best.dag.measured * (1 - _PROGRESS):
             self._climb_if(self._by_traffic())
+
+    def _relieve(self) -> None:
+        """Tries a plan that is too slow with less to compute: some of what stock writes is written.
+
+        That is what the kernels compute that compute for longer than they move bytes, the slowest
+        first, and of as many as should make up for twice the seconds that are too many.
+        """
+        trials, rates = self.trials, self._limits.refusing_rates
+        slow = trials.candidates.slow
+        if rates is None or slow is None or slow.store is None or slow.store in self._relieved:
+            return
+        self._relieved.add(slow.store)
+        stock, left = trials.stock.dag, 2 * trials.candidates.too_long(slow)
+        again: set[int] = set()
+        for saved, one in computing(slow.dag, rates):
+            again |= one.computes if left > 0 else set()
+            left -= saved
+        written = slow.dag.nodes(again) & stock.nodes(stock.homes()) - slow.store
+        if not written or not trials.may_go_on:
+            return
+        store = slow.store | trials.short.spread(written)
+        after = trials.measure("a slow plan, less recomputed", store, slow.dag, slow.promised)
+        if after is not None:
+            self._forced.setdefault(store, set(trials.unplanned(after)))
+        if after is trials.best and slow.promised:
+            self._left = max(1 - slow.promised / after.dag.measured, 0.0)
 
     def _needed(self, dag: Dag) -> frozenset[str]:
         """What a lowering wrote, and something besides fused kernels reads.
