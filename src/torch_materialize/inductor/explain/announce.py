@@ -68,8 +68,7 @@ def announce(graph: PostGrad, policy: Policy, found: Found, balance: float) -> N
     count(
         acted=found.store is not None or bool(found.marked),
         moved=tuple(
-            graph.calls * one
-            for one in (after.bytes, after.kernels, before.bytes, before.kernels)
+            graph.calls * one for one in (after.bytes, after.kernels, before.bytes, before.kernels)
         ),
     )
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))

@@ -107,9 +107,7 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
     return run
 
 
-def _applied(
-    lowering: GraphLowering, arguments: dict[str, Any], policy: Policy
-) -> Decision | None:
+def _applied(lowering: GraphLowering, arguments: dict[str, Any], policy: Policy) -> Decision | None:
     """Plans a graph and prepares it in place; None where that failed: stock lowers it then."""
     module = arguments["gm"]
     # A body is planned while the graph that calls it is lowered, perhaps by a plan.
