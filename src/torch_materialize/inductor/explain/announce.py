@@ -64,12 +64,10 @@ def announce(graph: PostGrad, policy: Policy, found: Found, balance: float) -> N
 
     A failure here is logged once, and raised in strict mode; the plan is used all the same.
     """
-    after, before = traffic(found.graph), traffic(found.stock)
+    after, before = (traffic(one).times(graph.calls) for one in (found.graph, found.stock))
     count(
         acted=found.store is not None or bool(found.marked),
-        moved=tuple(
-            graph.calls * one for one in (after.bytes, after.kernels, before.bytes, before.kernels)
-        ),
+        moved=(after.bytes, after.kernels, before.bytes, before.kernels),
     )
     make = functools.cache(lambda: _explanation(graph, policy, found, balance))
     try:
