@@ -65,6 +65,15 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
         "what each part of the search is worth: models of the corpus planned without it",
         _MODELS,
     ),
+    "kept": (
+        "kept",
+        "what forwards keep for backwards, and what both move: stock, upstream's budget, ours",
+        {
+            "names": {"nargs": "+", "help": "models of the corpus"},
+            "--device": {"default": "h200"},
+            "--budget": {"type": float, "default": 0.7},
+        },
+    ),
     "search-cost": (
         "search_cost",
         "CPU seconds of a search beside those of one lowering of the same graph",

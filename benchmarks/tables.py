@@ -303,6 +303,30 @@ def compiles(files: Files) -> Lines:
         )
 
 
+def kept(files: Files) -> Lines:
+    """What forwards keep for their backwards and what both move, against stock's."""
+    for data in files.values():
+        ways = dict.fromkeys(way for row in data["models"] for way in row["ways"] if way != _STOCK)
+        yield from head("model", *(f"{way}: kept, moved" for way in ways))
+        shares: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        for row in data["models"]:
+            cells = []
+            for way in ways:
+                one, stock = row["ways"].get(way), row["ways"][_STOCK]
+                if one is None:
+                    cells.append("-")
+                    continue
+                share = one["kept"] / stock["kept"], one["bytes"] / stock["bytes"]
+                shares[way].append(share)
+                cells.append("x{:.3f}, x{:.3f}".format(*share))
+            yield line([row["name"], *cells])
+        means = [
+            [geomean(list(column)) for column in zip(*found, strict=True)]
+            for found in shares.values()
+        ]
+        yield line(["geometric mean", *("x{:.3f}, x{:.3f}".format(*mean) for mean in means)])
+
+
 def starts(files: Files) -> Lines:
     """Cold starts of a vLLM engine."""
     yield from head("pair", "stock s", "plan s", "of it planning s", "plan of stock")
@@ -433,6 +457,7 @@ KINDS_OF_FILES: dict[str, tuple[Callable[..., Lines], Callable[[Any], bool]]] = 
     "sweeps": (sweeps, lambda data: data.get("schema") == "torch-materialize/sweep"),
     "ablations": (ablations, lambda data: "found" in _first(data, "rows")),
     "searches": (searches, lambda data: "searches" in data),
+    "kept": (kept, lambda data: "budget" in data),
     "vllm bytes": (vllm_bytes, lambda data: "cut" in _first(data, "models", "rows")),
     "numerics": (numerics, lambda data: any("numerics=eager" in w for w in _ways(data))),
     "times": (times, lambda data: "rows" in data and "machine" in data),

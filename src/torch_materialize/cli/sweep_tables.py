@@ -87,7 +87,9 @@ def _details(sweep: Sweep) -> Table:
 def _headline(sweep: Sweep) -> Table:
     table = plain_table("Bytes of the fused kernels against stock's")
     words(table, "policy")
-    figures(table, "geomean", "best", "worst", "worse", "gap", "time", "slow")
+    kept = any(row.kept for row in sweep.graphs)
+    more = ("kept", "peak") if kept else ()
+    figures(table, "geomean", "best", "worst", "worse", *more, "gap", "time", "slow")
     for policy in sweep.settings.policies:
         found = sweep.summary(policy)
         if found is None:
@@ -99,6 +101,7 @@ def _headline(sweep: Sweep) -> Table:
             f"x{found.best:.3f}",
             f"x{found.worst:.3f}",
             f"{found.worse} of {found.graphs}",
+            *map(_share, (found.kept, found.peak) if kept else ()),
             _percent(found.gap),
             f"{median:.2f} s",
             f"{most:.2f} s",
@@ -108,7 +111,16 @@ def _headline(sweep: Sweep) -> Table:
         "on 9 of 10 graphs at most. Time: trial lowerings and planning, the median; slow: what 9 "
         "of 10 do not exceed."
     )
+    if kept:
+        table.caption += (
+            " Kept: by forwards for their backwards, in the geometric mean. Peak: of memory, where "
+            "it is the highest against stock's."
+        )
     return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"x{value:.3f}"
 
 
 def _failures(models: Collection[ModelRow]) -> Table:
@@ -123,18 +135,26 @@ def _rows(sweep: Sweep) -> Table:
     others = [policy for policy in sweep.settings.policies if policy != BASE]
     table = plain_table("Graphs")
     words(table, "model", "kind")
-    figures(table, "nodes", BASE, *others, "gap", "time")
+    kept = any(row.kept for row in sweep.graphs)
+    figures(table, "nodes", BASE, *others, *(("kept", "peak") if kept else ()), "gap", "time")
     for row in sweep.graphs:
+        shares = (row.kept_ratio(others[-1]), row.peak_ratio(others[-1])) if kept else ()
         table.add_row(
             f"{row.name} ({row.index + 1})" if row.index else row.name,
             row.kind,
             str(row.nodes),
             size_text(row.bytes[BASE]),
             *(f"x{row.ratio(policy):.3f}" for policy in others),
+            *map(_share, shares),
             _percent(_gap(row)),
             f"{max(row.seconds.values()):.1f} s",
         )
     table.caption = "Gap: of the last policy that has a bound. Time: of the slowest policy."
+    if kept:
+        table.caption += (
+            f" Kept: by the forward for its backward; peak of memory: both {others[-1]} against "
+            f"{BASE}."
+        )
     return table
 
 

@@ -7,18 +7,66 @@ allocator rounds up and what extern kernels take for themselves do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 
 from .dag import Dag, Kind, moved
 
-__all__ = ["Span", "joined", "memory_of", "peak_bytes", "readers_of", "span"]
+__all__ = [
+    "Span",
+    "Timeline",
+    "joined",
+    "memory_of",
+    "peak_bytes",
+    "readers_of",
+    "span",
+    "timeline",
+]
 
 #: First and last schedule position at which something is alive.
 Span = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Timeline:
+    """Bytes alive while the kernels of a graph run.
+
+    Attributes:
+        alive: bytes alive at each place of the schedule, from the first on.
+        held: what is alive where most is: the value in whose memory it lies -> bytes, the largest
+            first.
+    """
+
+    alive: tuple[int, ...]
+    held: Mapping[int, int]
+
+    @property
+    def peak(self) -> int:
+        """Most bytes alive at once."""
+        return max(self.alive, default=0)
+
+
 def peak_bytes(dag: Dag, homes: Mapping[int, int]) -> int:
     """Most bytes alive at once when exactly ``homes`` are materialized, inputs and outputs too."""
+    return max((alive for _, alive in _steps(dag, _spans(dag, homes))), default=0)
+
+
+def timeline(dag: Dag, homes: Mapping[int, int]) -> Timeline:
+    """What is alive when exactly ``homes`` are materialized, inputs and outputs too."""
+    spans = _spans(dag, homes)
+    steps = list(_steps(dag, spans))
+    alive: list[int] = []
+    for (start, size), (end, _) in itertools.pairwise(steps):
+        alive += [size] * (end - start)
+    place = max(range(len(alive)), key=alive.__getitem__, default=0)
+    held = {i: dag.values[i].nbytes for i, (start, end) in spans.items() if start <= place <= end}
+    largest = sorted(held.items(), key=lambda item: (-item[1], item[0]))
+    return Timeline(tuple(alive), dict(largest))
+
+
+def _spans(dag: Dag, homes: Mapping[int, int]) -> dict[int, Span]:
+    """When each memory is alive, by the value that owns it."""
     readers = readers_of(dag, homes)
     spans: dict[int, Span] = {}
     for value in dag.values:
@@ -28,16 +76,20 @@ def peak_bytes(dag: Dag, homes: Mapping[int, int]) -> int:
             found = joined((spans.get(owner), one))
             if found is not None:
                 spans[owner] = found
-    change: dict[int, int] = {}
+    return spans
+
+
+def _steps(dag: Dag, spans: Mapping[int, Span]) -> Iterator[tuple[int, int]]:
+    """Where the bytes alive change, and to how many; from place 0 on, the last is 0."""
+    change: dict[int, int] = {0: 0}
     for owner, (start, end) in spans.items():
         size = dag.values[owner].nbytes
         change[start] = change.get(start, 0) + size
         change[end + 1] = change.get(end + 1, 0) - size
-    peak = alive = 0
+    alive = 0
     for position in sorted(change):
         alive += change[position]
-        peak = max(peak, alive)
-    return peak
+        yield position, alive
 
 
 def memory_of(dag: Dag, base: int) -> int:

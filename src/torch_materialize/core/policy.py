@@ -196,6 +196,12 @@ def parse(policy: PolicyLike, settings: Mapping[str, object] | None = None) -> P
             chosen[setting] = _share(wanted)
         elif setting not in FREE_SETTINGS:
             check_name(f"value of {setting}", wanted, known[setting])
+    if chosen.get("numerics") == "stock" and chosen.get(MEMORY, "1") != "1":
+        raise UnknownPolicyError(
+            f"{MEMORY}={chosen[MEMORY]} with numerics=stock: expected one of the two. What is "
+            "recomputed for a budget is rounded where it is computed, and stock rounds what it "
+            f"saves. Leave numerics out, or {MEMORY}."
+        )
     return Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
 
 

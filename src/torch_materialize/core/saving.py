@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Saving"]
+__all__ = ["CutPoint", "Kept", "KeptTensors", "Saving", "kept_bytes"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,75 @@ class Saving:
             f"{self.stock_saved / 1e6:.1f} (x{self.saved / self.stock_saved:.3f}); recomputed are "
             f"{what}; {moved}"
         )
+
+
+@dataclass(frozen=True)
+class KeptTensors:
+    """Tensors that are alike in repeated layers, each with a storage of its own.
+
+    Attributes:
+        names: the FX nodes that make them, in program order.
+        kept: of them, those that this policy's forward keeps for the backward.
+        stock_kept: the same of stock's forward.
+        bytes: of all of them.
+        more: bytes that fused kernels are foreseen to move more, with what matmuls that run again
+            take as bytes, where all of them are recomputed and not kept; None: they are not.
+        why: why they are not recomputed; "" where ``more`` is known.
+        source: ``file:line`` of the model's code for the first of them, or "".
+        pinned: ``keep`` or ``inline``, where the model pins them, or "".
+    """
+
+    names: tuple[str, ...]
+    kept: tuple[str, ...]
+    stock_kept: tuple[str, ...]
+    bytes: int
+    more: float | None = None
+    why: str = ""
+    source: str = ""
+    pinned: str = ""
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """One choice of what a forward keeps: bytes kept, and bytes moved more than with stock's
+    choice, foreseen as in :attr:`KeptTensors.more`.
+
+    ``who`` is ``stock``, ``plan``, ``plan at 0.7`` for a budget of ours and ``upstream at 0.7``
+    for one of AOTAutograd's.
+    """
+
+    who: str
+    saved: int
+    more: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a forward keeps for its backward; graph inputs do not count.
+
+    Attributes:
+        saved, stock_saved: bytes under this policy and under stock.
+        tensors: what either keeps, the most bytes first.
+        curve: other choices, by falling bytes kept; empty where they were not wanted.
+    """
+
+    saved: int
+    stock_saved: int
+    tensors: tuple[KeptTensors, ...] = ()
+    curve: tuple[CutPoint, ...] = ()
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether it is what stock keeps."""
+        return all(set(one.kept) == set(one.stock_kept) for one in self.tensors)
+
+
+def kept_bytes(kept: Mapping[str, Kept], policy: str) -> int | None:
+    """Bytes that a forward keeps under ``policy``, given what those policies keep that plan.
+
+    None where none of them does.
+    """
+    if policy in kept:
+        return kept[policy].saved
+    # Whoever does not plan keeps what stock keeps.
+    return next((one.stock_saved for one in kept.values()), None)

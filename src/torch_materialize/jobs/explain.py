@@ -246,6 +246,7 @@ class _Explainer:
                 self.tracing,
                 training=self.training,
                 compiler=compiler,
+                with_curve=self.prices,
             )
 
     def explanation(

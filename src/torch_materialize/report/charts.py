@@ -1,4 +1,4 @@
-"""The chart of a notebook's cell, as SVG text: it needs no script and has its figures as text."""
+"""Charts as SVG text: they need no script and have their figures as text."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from ..core.saving import CutPoint
 from ..results.explanation import Explanation
-from ..results.headline import Growth, size_text
+from ..results.headline import Growth, signed_text, size_text
 
-__all__ = ["growth_chart"]
+__all__ = ["alive_chart", "curve_chart", "growth_chart"]
 
 _WIDTH = 860
 _LEFT, _RIGHT = 60, 20
@@ -94,3 +95,99 @@ def _line_names(explanation: Explanation, row: Growth, at: object) -> Iterator[s
         last = max(y, last + 15)
         colour = explanation.policies.index(policy)
         yield _text(_WIDTH - _RIGHT - 62, last + 4, policy, "start", f"name n{colour}")
+
+
+# Memory against bytes, of a training step.
+
+
+def curve_chart(points: Sequence[CutPoint]) -> str:
+    """Bytes kept by each choice, across, and bytes moved more than with stock's, upwards."""
+    height, top, bottom = 260, 18, 40
+    most, least = max(one.saved for one in points), min(one.more for one in points)
+    up = _ticks(max(1.0, *(one.more for one in points)), 4)
+    down = [-x for x in _ticks(-least, 2)[1:]] if least < 0 else []
+    along = _ticks(most, 6)
+    low, high = min([0.0, *down]), up[-1]
+
+    def at(saved: float, more: float) -> tuple[float, float]:
+        x = _LEFT + saved / along[-1] * (_WIDTH - _LEFT - _RIGHT - 40)
+        return x, top + (high - more) / (high - low) * (height - top - bottom)
+
+    parts: list[str] = []
+    for tick in [*down, *up]:
+        y = at(0, tick)[1]
+        parts.append(_line(_LEFT, y, _WIDTH - _RIGHT - 40, y, "grid"))
+        sign = "+" if tick > 0 else ""
+        parts.append(_text(_LEFT - 8, y + 4, f"{sign}{signed_text(round(tick))}", "end", "tick"))
+    for tick in along:
+        x = at(tick, 0)[0]
+        parts.append(_text(x, height - bottom + 16, size_text(round(tick)), "middle", "tick"))
+    parts.append(_text(_LEFT, height - 6, "kept by the forward →", "start", "tick"))
+    ours = [one for one in points if one.who == "stock" or one.who.startswith("plan")]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(one.saved, one.more) for one in ours))
+    parts.append(f'<polyline points="{path}" class="series side1"/>')
+    parts.append(_text(_LEFT, 10, "moved more a step than with stock's choice ↑", "start", "tick"))
+    labelled: list[tuple[float, float]] = []
+    for one in points:
+        x, y = at(one.saved, one.more)
+        if all(abs(x - a) > 60 or abs(y - b) > 14 for a, b in labelled):
+            parts.append(_text(x + 7, y - 6, one.who, "start", "tick"))
+            labelled.append((x, y))
+        side = "side1" if one.who.startswith("plan") else "side0"
+        words = f"{one.who}: {size_text(one.saved)} kept, {round(one.more / 1e6, 1):+g} MB moved"
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="dot {side}">'
+            f"<title>{escape(words)}</title></circle>"
+        )
+    said = "; ".join(f"{one.who}: {size_text(one.saved)}, {one.more:+.3g} B" for one in points)
+    return _svg(height, f"Bytes kept, and bytes moved more than with stock's choice. {said}", parts)
+
+
+# Memory along the launches.
+
+
+def alive_chart(explanation: Explanation) -> str:
+    """Bytes alive at each launch, graph after graph, under the first policy and the priced one.
+
+    "" for a record that does not know them.
+    """
+    policies = dict.fromkeys((explanation.policies[0], explanation.priced))
+    rows = {
+        policy: [g.sides[policy].alive for g in explanation.graphs if policy in g.sides]
+        for policy in policies
+    }
+    if not all(all(row) and row for row in rows.values()):
+        return ""
+    height, top, bottom = 240, 18, 40
+    ticks = _ticks(max(max(alive) for row in rows.values() for alive in row), 4)
+    # A graph is as wide as its longest side: the same launch stands at about the same place.
+    widths = [max(map(len, sides)) for sides in zip(*rows.values(), strict=True)]
+    across = (_WIDTH - _LEFT - _RIGHT) / sum(widths)
+
+    def at(launch: float, size: float) -> tuple[float, float]:
+        return _LEFT + launch * across, height - bottom - size / ticks[-1] * (height - top - bottom)
+
+    parts = [_line(_LEFT, at(0, t)[1], _WIDTH - _RIGHT, at(0, t)[1], "grid") for t in ticks]
+    parts += [_text(_LEFT - 8, at(0, t)[1] + 4, size_text(round(t)), "end", "tick") for t in ticks]
+    parts.append(_text(_LEFT, 10, "alive ↑", "start", "tick"))
+    start = 0
+    for place, width in enumerate(widths):
+        name = explanation.graphs[place].kind
+        x, y = at(start, 0)
+        parts += [
+            _line(x, top, x, y, "grid"),
+            _text(x + 3, height - bottom + 16, name, style="tick"),
+        ]
+        for side, row in enumerate(rows.values()):
+            scale = width / len(row[place])
+            points = " ".join(
+                "{:.1f},{:.1f}".format(*at(start + (n + 0.5) * scale, size))
+                for n, size in enumerate(row[place])
+            )
+            parts.append(f'<polyline points="{points}" class="series side{side}"/>')
+        start += width
+    parts.append(_text(_LEFT, height - 6, "launches, first to last →", "start", "tick"))
+    said = "; ".join(
+        f"{policy}: at most {size_text(explanation.peak_bytes(policy))}" for policy in policies
+    )
+    return _svg(height, f"Bytes alive at each launch. {said}", parts)

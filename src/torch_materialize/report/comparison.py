@@ -47,10 +47,16 @@ def print_totals(comparison: Explanation, console: Console) -> None:
     least = ["-" if bound is None else size_text(round(bound)) for bound in bounds]
     more = {"least": least} if any(bound is not None for bound in bounds) else {}
     more["peak"] = [size_text(comparison.peak_bytes(policy)) for policy in policies]
+    kept = [comparison.kept_bytes(policy) for policy in policies]
+    if any(kept):
+        more["kept"] = ["-" if one is None else size_text(one) for one in kept]
     totals = {policy: comparison.traffic(policy) for policy in policies}
     table = totals_table(totals, console.width, more)
     if any(column.header == "least" for column in table.columns):
         table.caption = "Least: no choice moves fewer bytes with that policy's kernels."
+    if any(column.header == "kept" for column in table.columns):
+        kept_is = "Kept: by the forward for its backward."
+        table.caption = f"{table.caption} {kept_is}" if table.caption else kept_is
     show(console, table)
 
 

@@ -22,8 +22,9 @@ from ..results.headline import (
     signed_text,
     size_text,
 )
+from ..results.kept import curve_points, curve_rows, kept_rows, peak_sentences
 from ..results.verdict import seconds_text, verdict_of
-from .charts import growth_chart
+from .charts import alive_chart, curve_chart, growth_chart
 from .payload import encoded
 from .trace import Measured
 
@@ -47,11 +48,15 @@ SCRIPTS = (
 )
 
 _TOP = 6
+# Rows of what a forward keeps: alike tensors of all layers are one.
+_KEPT = 40
 
 
 def page(explanation: Explanation, measured: Measured | None = None) -> str:
     """The whole report; ``measured`` is a trace whose times stand beside its kernels."""
     verdict, figures = verdict_of(explanation), headline(explanation)
+    kept, more_kept, left_bytes = kept_rows(explanation, _KEPT)
+    points = curve_points(explanation)
     return _render(
         "page.html.j2",
         explanation,
@@ -71,6 +76,12 @@ def page(explanation: Explanation, measured: Measured | None = None) -> str:
         refused=refusals(explanation)[1:],
         has_code=any(s.code for g in explanation.graphs for s in g.sides.values()),
         not_priced=NOT_PRICED,
+        kept=kept,
+        more_kept=(more_kept, left_bytes),
+        curve=curve_rows(explanation),
+        curve_chart=Markup(curve_chart(points)) if points else "",
+        alive_chart=Markup(alive_chart(explanation)),
+        peak=peak_sentences(explanation),
     )
 
 

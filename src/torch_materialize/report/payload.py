@@ -72,6 +72,7 @@ def _changes(explanation: Explanation) -> dict[str, Any]:
             for line in found.lines
         ],
         "otherwise": found.fused_otherwise,
+        "rest": found.rest_text,
         "saved": found.saved,
         "shares": found.has_shares,
     }

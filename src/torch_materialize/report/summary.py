@@ -64,7 +64,7 @@ def _table(changes: Changes, top: int) -> Table:
         _row(table, changes, plural(len(left), "more line"), "", saves)
     if changes.has_shares:
         if changes.fused_otherwise:
-            _row(table, changes, "kernels fused otherwise", "", changes.fused_otherwise)
+            _row(table, changes, changes.rest_text, "", changes.fused_otherwise)
         if len(changes.lines) > 1 or changes.fused_otherwise:
             _row(table, changes, "all", "", changes.saved)
     return table

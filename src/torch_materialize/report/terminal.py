@@ -23,6 +23,7 @@ from ..results.headline import (
     size_text,
     sum_rows,
 )
+from ..results.kept import curve_rows, kept_rows, peak_sentences
 from .comparison import print_totals
 from .summary import print_changes, print_families, print_verdict
 from .tables import figures, plain_table, say, show, words
@@ -38,7 +39,7 @@ def print_explanation(
     ``verbose`` adds how it was made and every family's bytes.
     """
     print_verdict(explanation, console)
-    for line in _headline(explanation):
+    for line in [*_headline(explanation), *peak_sentences(explanation)]:
         say(console, line)
     print_totals(explanation, console)
     print_changes(explanation, console, top)
@@ -47,6 +48,7 @@ def print_explanation(
         console.print()
         say(console, NOT_PRICED)
     tables = [_growth(explanation), _decisions(explanation, top)]
+    tables += [_kept(explanation, top), _curve(explanation)]
     tables += [_families(explanation, top)] if verbose else []
     for table in (*tables, _kernels(explanation, top)):
         if table is not None:
@@ -110,6 +112,42 @@ def _decisions(explanation: Explanation, top: int) -> Table | None:
         f"{explanation.priced} has it."
     )
     table.caption = f"{how} One tensor's story: torch-materialize why RECORD TENSOR."
+    return table
+
+
+def _kept(explanation: Explanation, top: int) -> Table | None:
+    rows, more, left = kept_rows(explanation, top)
+    if not rows:
+        return None
+    table = plain_table("What the forward keeps for its backward")
+    words(table, "tensor")
+    figures(table, "bytes")
+    words(table, "kept by", "if recomputed", "where")
+    for row in rows:
+        alike = f" and {row.alike} alike" if row.alike else ""
+        table.add_row(row.name + alike, row.bytes, row.kept_by, row.recomputed, row.where)
+    if more:
+        table.add_row(plural(more, "more tensor"), size_text(left), "", "", "")
+    table.caption = (
+        "If recomputed: bytes that fused kernels are foreseen to move more a step where none of "
+        "them is kept, with the work of matmuls that run again as bytes; or why they are not."
+    )
+    return table
+
+
+def _curve(explanation: Explanation) -> Table | None:
+    rows = curve_rows(explanation)
+    if not rows:
+        return None
+    table = plain_table("Memory against bytes")
+    words(table, "choice of what is kept")
+    figures(table, "kept", "of stock", "moved a step")
+    for row in rows:
+        table.add_row(row.who, row.kept, row.of_stock, row.more)
+    table.caption = (
+        "Foreseen, not lowered. plan at 0.7 is memory=0.7; upstream at 0.7 is "
+        "activation_memory_budget=0.7."
+    )
     return table
 
 

@@ -102,7 +102,8 @@ class Changes:
     Attributes:
         first, policy: the two that are held against each other.
         lines: by line of the model's code.
-        fused_otherwise: bytes saved that no tensor explains: kernels that are fused in another way.
+        fused_otherwise: bytes saved that no tensor explains: kernels that are fused in another way,
+            or graphs of which the forward keeps other tensors; ``rest_text`` says which.
         saved: bytes saved in all; the lines and ``fused_otherwise`` add up to it.
         has_shares: whether it is known what each tensor saves; an old record of `compare` does
             not say, and all of ``saved`` is in ``fused_otherwise`` then.
@@ -112,6 +113,7 @@ class Changes:
     policy: str
     lines: tuple[LineChange, ...]
     fused_otherwise: int
+    rest_text: str
     saved: int
     has_shares: bool
 
@@ -136,6 +138,7 @@ def changes_of(explanation: Explanation, policy: str = "") -> Changes:
         policy=chosen,
         lines=ordered,
         fused_otherwise=saved - sum(line.saves for line in ordered),
+        rest_text=explanation.rest_text(chosen),
         saved=saved,
         has_shares=any(chosen in graph.saves for _, graph in places),
     )

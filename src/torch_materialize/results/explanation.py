@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from ..core.graph import Graph, Kernel
 from ..core.policy import parse
+from ..core.saving import Kept, kept_bytes
 from ..core.story import Group, Refusal, TensorChoice
 from ..core.traffic import Traffic, traffic
 
@@ -71,6 +72,8 @@ class Side:
             fused kernel evaluates, recomputed ones included.
         bound: certified least bytes, None where the policy has none.
         peak_bytes: most bytes alive at once, inputs and outputs counted.
+        alive: bytes alive at each launch, in launch order; empty in records of older versions.
+        held: the largest of what is alive where most is: FX node or buffer -> bytes.
         work: fused kernel -> operations that it executes.
         code: the generated code, where it was wanted.
         predicted_seconds: time that its fused kernels should take in one call, by the rates fitted
@@ -83,6 +86,8 @@ class Side:
     work: Mapping[str, int] = field(default_factory=dict)
     code: Code | None = None
     predicted_seconds: float | None = None
+    alive: tuple[int, ...] = ()
+    held: Mapping[str, int] = field(default_factory=dict)
 
     def label(self, buffer: str) -> str:
         """What a buffer is called in the model's graph: the FX node, or the buffer itself."""
@@ -158,6 +163,7 @@ class ExplainedGraph:
         refused: better plans that a rule kept from being taken.
         saves: policy -> FX node -> bytes that its decision saves in all calls against the first
             policy, of the nodes that the two decide otherwise (:mod:`..core.shares`).
+        kept: policy that plans -> what the forward keeps for its backward; of forwards only.
     """
 
     kind: str
@@ -171,6 +177,7 @@ class ExplainedGraph:
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     caller: str = ""
     calls: int = 1
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -184,13 +191,19 @@ class ExplainedGraph:
         """Bytes and launches of all calls under one policy."""
         return traffic(self.sides[policy].graph).times(self.calls)
 
+    def kept_bytes(self, policy: str) -> int | None:
+        """Bytes that the forward keeps for its backward under a policy; None where not known."""
+        return kept_bytes(self.kept, policy)
+
     def saved(self, policy: str) -> int:
         """Bytes that a policy saves against the first one, in all calls."""
         first = next(iter(self.sides.values()))
         return (first.bytes - self.sides[policy].bytes) * self.calls
 
     def rest(self, policy: str) -> int:
-        """What of them no decision explains: kernels that are fused in another way."""
+        """What of them no decision explains: kernels that are fused in another way, or graphs of
+        which the forward keeps other tensors.
+        """
         return self.saved(policy) - sum(self.saves.get(policy, {}).values())
 
     def stored(self) -> dict[str, frozenset[str]]:
@@ -321,6 +334,20 @@ class Explanation:
         """Most bytes alive at once in one of the graphs, inputs and outputs counted."""
         sides = (graph.sides[policy] for graph in self.graphs if policy in graph.sides)
         return max((side.peak_bytes for side in sides), default=0)
+
+    def kept_bytes(self, policy: str) -> int | None:
+        """Bytes that all forwards keep for their backwards; None where that is not known."""
+        forwards = [graph for graph in self.graphs if graph.kind == "forward"]
+        known = [kept for g in forwards if (kept := g.kept_bytes(policy)) is not None]
+        return sum(known) if known and len(known) == len(forwards) else None
+
+    def keeps_otherwise(self, policy: str) -> bool:
+        """Whether some forward keeps other tensors for its backward than stock's."""
+        return any(not g.kept[policy].is_stock for g in self.graphs if policy in g.kept)
+
+    def rest_text(self, policy: str) -> str:
+        """What saves the bytes that no decision explains (:meth:`.ExplainedGraph.rest`)."""
+        return "kept or fused otherwise" if self.keeps_otherwise(policy) else "fused otherwise"
 
     def bound(self, policy: str = "") -> float | None:
         """Certified least bytes of all graphs under a policy, or the priced one.

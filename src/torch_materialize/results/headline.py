@@ -259,7 +259,7 @@ def sum_rows(explanation: Explanation, limit: int) -> list[tuple[str, str]]:
     total = sum(graph.saved(priced) for graph in explanation.graphs if priced in graph.sides)
     rows = [(f"{len(found) - limit} more", signed_text(left))] if len(found) > limit else []
     if rest:
-        rows.append(("fused otherwise", signed_text(rest)))
+        rows.append((explanation.rest_text(priced), signed_text(rest)))
     return [*rows, ("all", signed_text(total))]
 
 

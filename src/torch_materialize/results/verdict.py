@@ -59,6 +59,8 @@ class Verdict:
         rounding: number of tensors that some reader sees rounded otherwise than under the first
             policy; None where every cast rounds as in eager, whatever is stored.
         peak_before, peak_after: most bytes alive at once in one of the graphs.
+        kept_before, kept_after: bytes that forwards keep for their backwards; None where there is
+            no training, or no policy that plans.
         refused: why better plans were refused, a sentence each.
         left_out: FX nodes of repeated layers that are decided alike and not in these figures.
         training: whether a backward is among the graphs.
@@ -83,6 +85,8 @@ class Verdict:
     rounding: int | None
     peak_before: int
     peak_after: int
+    kept_before: int | None
+    kept_after: int | None
     refused: tuple[str, ...]
     left_out: int
     training: bool
@@ -132,6 +136,8 @@ class Verdict:
             or self.peak_change
         ):
             said.append(_sentence(f"{self._rounding()}; {self._peak()}"))
+        if self.kept_before and self.kept_after is not None:
+            said.append(self._kept(self.kept_before, self.kept_after))
         said += self.refused[:1]
         if self.left_out:
             said.append(
@@ -240,6 +246,14 @@ class Verdict:
             return "peak memory as before"
         return f"peak memory {'+' if change > 0 else ''}{signed_text(change)}"
 
+    @staticmethod
+    def _kept(before: int, after: int) -> str:
+        if before == after:
+            return f"The forward keeps {size_text(before)} for its backward, as before."
+        change, way = abs(1 - after / before), "less" if after < before else "more"
+        sizes = f"{size_text(before)} to {size_text(after)}"
+        return f"The forward keeps {_percent(change)} {way} for its backward ({sizes})."
+
 
 def verdict_of(explanation: Explanation, policy: str = "") -> Verdict:
     """The verdict on ``policy``, or the priced one, against the explanation's first."""
@@ -268,6 +282,8 @@ def verdict_of(explanation: Explanation, policy: str = "") -> Verdict:
         rounding=None if numerics == "eager" else len(list(_rounded(explanation, chosen))),
         peak_before=explanation.peak_bytes(first),
         peak_after=explanation.peak_bytes(chosen),
+        kept_before=explanation.kept_bytes(first),
+        kept_after=explanation.kept_bytes(chosen),
         refused=refused,
         left_out=sum(graph.left_out for graph in explanation.graphs),
         training=any(graph.kind == "backward" for graph in explanation.graphs),

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..core.memory import peak_bytes
 from ..core.policy import Policy, parse
+from ..core.saving import kept_bytes
 from ..core.traffic import traffic
 from ..errors import MaterializeError, brief
 from ..inductor.offline import capture as capturing
 from ..inductor.offline.dry_run import dry_run, verified
+from ..inductor.partition.kept import kept_by
 from ..inductor.read.at_hand import device_named
 from ..results.base import convert, write_json, write_whole
 from .collection import graph_name
@@ -152,6 +155,12 @@ def _by_graph(graphs: dict[Policy, list[PostGrad]]) -> list[dict[Policy, PostGra
     return [dict(zip(graphs, row, strict=True)) for row in zip(*graphs.values(), strict=True)]
 
 
+def _kept(graphs: dict[str, PostGrad]) -> dict[str, int]:
+    kept = kept_by(graphs)
+    found = {policy: kept_bytes(kept, policy) for policy in graphs}
+    return {policy: size for policy, size in found.items() if size is not None}
+
+
 def _measured(
     job: Job, kind: Kind, index: int, graphs: dict[Policy, PostGrad], settings: Settings
 ) -> Iterator[GraphRow | str]:
@@ -161,6 +170,7 @@ def _measured(
     kernels: dict[str, int] = {}
     bounds: dict[str, float] = {}
     seconds: dict[str, float] = {}
+    peaks: dict[str, int] = {}
     problems: list[str] = []
     for chosen, graph in graphs.items():
         policy = str(chosen)
@@ -169,11 +179,23 @@ def _measured(
         seconds[policy] = round(time.perf_counter() - start, 3)
         total = traffic(outcome.graph)
         moved[policy], kernels[policy] = total.bytes, total.kernels
+        peaks[policy] = peak_bytes(outcome.dag, outcome.dag.homes())
         if outcome.bound is not None:
             bounds[policy] = outcome.bound
         if settings.verify and outcome.found is not None:
             problem = verified(graph, chosen, device, outcome.found)
             problems += [f"{kind} graph {index} under {policy}: {problem}"] if problem else []
-    nodes = next(iter(graphs.values())).nodes
-    yield GraphRow(job.name, job.family, kind, index, nodes, moved, kernels, bounds, seconds)
+    yield GraphRow(
+        name=job.name,
+        family=job.family,
+        kind=kind,
+        index=index,
+        nodes=next(iter(graphs.values())).nodes,
+        bytes=moved,
+        kernels=kernels,
+        bounds=bounds,
+        seconds=seconds,
+        peaks=peaks,
+        kept=_kept({str(policy): graph for policy, graph in graphs.items()}),
+    )
     yield from problems

@@ -92,6 +92,8 @@ class GraphRow:
         bounds: policy -> certified lower bound in bytes, for the policies that have one.
         seconds: policy -> wall time of its trial lowering: planning and certifying included, and of
             the first policy also what a process pays once.
+        peaks: policy -> most bytes alive at once, inputs and outputs counted.
+        kept: of a forward, policy -> bytes that it keeps for its backward; empty where not known.
     """
 
     name: str
@@ -103,6 +105,18 @@ class GraphRow:
     kernels: Mapping[str, int]
     bounds: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    peaks: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+    def kept_ratio(self, policy: str) -> float | None:
+        """Bytes kept for the backward against stock's; None where that is not known."""
+        base = self.kept.get(BASE)
+        return self.kept[policy] / base if base and policy in self.kept else None
+
+    def peak_ratio(self, policy: str) -> float | None:
+        """The peak of memory against stock's; None where that is not known."""
+        base = self.peaks.get(BASE)
+        return self.peaks[policy] / base if base and policy in self.peaks else None
 
     def ratio(self, policy: str) -> float:
         """Bytes against stock's; 1 where stock has no fused kernel that could move any."""

@@ -40,11 +40,16 @@ class Summary:
     """One policy over all graphs; ratios are bytes of the fused kernels against stock's.
 
     Attributes:
+        graphs: a forward and its backward count as one where the policy's forward keeps other
+            tensors than stock's: one half pays for the other.
         worse: graphs that move more than stock by over 0.1%.
         gap: percent above the certified bound that 9 of 10 graphs do not exceed; None where
             the policy has no bound.
         seconds: wall time of a trial lowering with its planning: the median, and what 9 of 10
             graphs do not exceed.
+        kept: bytes that forwards keep for their backwards against stock's, the geometric mean;
+            None where no forward is known to keep any.
+        peak: the peak of memory against stock's where it is the highest; None where not known.
     """
 
     policy: str
@@ -55,6 +60,8 @@ class Summary:
     worse: int
     gap: float | None
     seconds: tuple[float, float]
+    kept: float | None = None
+    peak: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,9 @@ class Sweep:
         """The headline of a policy; None while there is no graph."""
         if not self.graphs:
             return None
-        ratios = [row.ratio(policy) for row in self.graphs]
+        ratios = self._ratios(policy)
+        kept = [share for row in self.graphs if (share := row.kept_ratio(policy)) is not None]
+        peaks = [share for row in self.graphs if (share := row.peak_ratio(policy)) is not None]
         gaps = [gap for row in self.graphs if (gap := row.gap_percent(policy)) is not None]
         seconds = [row.seconds[policy] for row in self.graphs]
         return Summary(
@@ -116,7 +125,20 @@ class Sweep:
             worse=sum(ratio > WORSE for ratio in ratios),
             gap=_nine_of_ten(gaps) if gaps else None,
             seconds=(statistics.median(seconds), _nine_of_ten(seconds)),
+            kept=geomean(kept) if kept else None,
+            peak=max(peaks, default=None),
         )
+
+    def _ratios(self, policy: str) -> list[float]:
+        cut = {row.name for row in self.graphs if row.kept_ratio(policy) not in (None, 1.0)}
+        moved: dict[str | int, list[int]] = {}
+        for number, row in enumerate(self.graphs):
+            is_half = row.name in cut and row.kind != "inference"
+            both = moved.setdefault(row.name if is_half else number, [0, 0])
+            both[0] += row.bytes[BASE]
+            both[1] += row.bytes[policy]
+        # One without a fused kernel moves nothing, whatever is chosen.
+        return [after / before if before else 1.0 for before, after in moved.values()]
 
 
 def geomean(ratios: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from ...core.cost import Rates, seconds_of
 from ...core.dag import Dag, Kind, Value
 from ...core.fits import FITS
 from ...core.graph import Graph, Kernel
+from ...core.memory import timeline
 from ...core.policy import parse
 from ...core.prices import Prices
 from ...core.shares import saved_by
@@ -20,11 +21,15 @@ from ...results.explanation import Code, ExplainedGraph, Node, Side
 from ..fx.casts import held_names
 from ..fx.post_grad import PostGrad
 from ..fx.rounding import is_narrow, rounds
+from ..partition.kept import kept_by
 from ..plan.outcome import Outcome
 from ..read.module_of import module_of
 from ..read.pin_nodes import KEEP, is_pin, readers, root_of, source_line
 
 __all__ = ["explained", "kind_of"]
+
+# How many tensors are named that are alive where most is.
+_HELD = 8
 
 
 def explained(
@@ -64,6 +69,7 @@ def explained(
         saves=dict(_saves(outcomes, facts, graph.calls)),
         caller=graph.caller,
         calls=graph.calls,
+        kept=kept_by(graphs),
     )
 
 
@@ -98,13 +104,17 @@ def _side(outcome: Outcome, prices: Prices, code: Code | None, rates: Rates | No
         return replace(kernel, computes=computed.get(kernel.name, kernel.computes))
 
     kernels = tuple(seen(kernel) for kernel in outcome.graph.kernels)
+    live = timeline(dag, dag.homes())
+    largest = list(live.held.items())[:_HELD]
     return Side(
         graph=Graph(kernels, outcome.graph.tensors),
         bound=outcome.bound,
-        peak_bytes=prices.peak,
+        peak_bytes=live.peak,
         work={kernel.name: kernel.work for kernel in dag.kernels},
         code=code,
         predicted_seconds=None if rates is None else seconds_of(dag, rates),
+        alive=live.alive,
+        held={dag.values[i].node or dag.values[i].label: size for i, size in largest},
     )
 
 

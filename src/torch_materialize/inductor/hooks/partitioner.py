@@ -11,22 +11,24 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.fx import Graph, GraphModule, Node
 
 from ... import activation
 from ...core.policy import Policy
-from ...core.saving import Saving
+from ...core.saving import Kept, Saving
+from ...core.traffic import Traffic
 from ...events import log, once, surprise
 from ..fx.post_grad import copy_graph, fake_mode_of
 from ..partition.joint import Joint
+from ..partition.kept import KEPT_KEY, kept_of
 from ..partition.measured import HERE, Place, measured
 from ..partition.search import search
-from ..partition.upstreams import deciding, partition
+from ..partition.upstreams import Stock, deciding, partition
 from . import sites
 
 __all__ = ["CONFIG_KEY", "CUT_KEY", "Partitioner", "partitioner_options"]
@@ -39,16 +41,29 @@ CUT_KEY = "torch_materialize_cut"
 _SEAM = "config.custom_partitioner_fn"
 
 
+@dataclass
+class _Record:
+    """What is found on the way through one joint graph."""
+
+    saving: Saving | None = None
+    kept: Kept | None = None
+
+
 class Partitioner(CustomPartitionerFn):
     """Cuts joint graphs as a policy wants; compared and copied by value.
 
-    ``place`` is where cuts are measured: the device at hand, or one that is planned for.
+    ``place`` is where cuts are measured: the device at hand, or one that is planned for; then
+    forwards carry :data:`CUT_KEY` and :data:`KEPT_KEY`, with the curve of other cuts if
+    ``with_curve``.
     """
 
-    def __init__(self, policy: Policy, fingerprint: str, place: Place = HERE) -> None:
+    def __init__(
+        self, policy: Policy, fingerprint: str, place: Place = HERE, with_curve: bool = False
+    ) -> None:
         self.policy = policy
         self.fingerprint = fingerprint
         self.place = place
+        self.with_curve = with_curve
 
     def __call__(
         self, gm: GraphModule, joint_inputs: Sequence[object], **how: Any
@@ -56,11 +71,10 @@ class Partitioner(CustomPartitionerFn):
         """The forward and the backward of a joint graph.
 
         Raises:
-            MemoryBudgetError: the forward cannot save as little as the policy wants.
             Exception: whatever upstream's partitioner raises.
         """
-        cuts: list[Saving] = []
-        choose = functools.partial(self._choose, joint_inputs, how, cuts)
+        record = _Record()
+        choose = functools.partial(self._choose, joint_inputs, how, record)
         halves: tuple[GraphModule, GraphModule]
         with contextlib.ExitStack() as stack:
             try:
@@ -70,34 +84,49 @@ class Partitioner(CustomPartitionerFn):
             except Exception as error:  # noqa: BLE001 - a compile never fails because of us
                 surprise(_SEAM, error)
             halves = partitioners.min_cut_rematerialization_partition(gm, joint_inputs, **how)
-        if self.place is not HERE and cuts:
-            halves[0].meta[CUT_KEY] = cuts[-1]
+        if record.kept is not None:
+            halves[0].meta[KEPT_KEY] = record.kept
+            if record.saving is not None:
+                halves[0].meta[CUT_KEY] = record.saving
         return halves
 
     def _choose(
         self,
         inputs: Sequence[object],
         how: dict[str, Any],
-        cuts: list[Saving],
+        record: _Record,
         graph: Graph,
         info: Any,
-        stocks: Callable[[], list[Node]],
+        stock: Stock,
     ) -> list[Node]:
         """What to save."""
-        if functorch_config.activation_memory_budget != 1:
-            if self.policy.memory is not None:
-                once(
-                    "activation_memory_budget",
-                    logging.WARNING,
-                    "plan: memory=%g is not applied: torch._functorch.config."
-                    "activation_memory_budget is set, and it decides what a forward saves. "
-                    "Unset one of the two.",
-                    self.policy.memory,
-                )
-            return stocks()
-        joint = Joint(graph, info, stocks())
+        joint = Joint(graph, info, stock.saved())
+        chosen = None
+        if stock.budget == 1:
+            chosen = search(joint, self.policy.memory, self._measure(graph, inputs, how))
+        elif self.policy.memory is not None:
+            once(
+                "activation_memory_budget",
+                logging.WARNING,
+                "plan: memory=%g is not applied: upstream's activation_memory_budget is %g, and it "
+                "decides what a forward saves. Leave one of the two out.",
+                self.policy.memory,
+                stock.budget,
+            )
+        saved = list(chosen.saved) if chosen else joint.saved
+        if chosen is not None:
+            log.info("%s: %s", self.policy, chosen.saving)
+            record.saving = chosen.saving
+        if self.place is not HERE:
+            record.kept = kept_of(joint, saved, stock if self.with_curve else None)
+        return saved
 
-        def measure(saved: Sequence[Node]) -> Any:
+    def _measure(
+        self, graph: Graph, inputs: Sequence[object], how: dict[str, Any]
+    ) -> Callable[[Sequence[Node]], Traffic]:
+        """What lowers the two halves of a cut."""
+
+        def measure(saved: Sequence[Node]) -> Traffic:
             names = frozenset(node.name for node in saved)
             halves = partition(
                 copy_graph(graph.owning_module),
@@ -107,12 +136,7 @@ class Partitioner(CustomPartitionerFn):
             )
             return measured(halves, fake_mode_of(graph), self.place)
 
-        chosen = search(joint, self.policy.memory, measure)
-        if chosen is None:
-            return stocks()
-        log.info("%s: %s", self.policy, chosen.saving)
-        cuts.append(chosen.saving)
-        return list(chosen.saved)
+        return measure
 
     def uuid(self) -> Any | None:
         """What enters the cache keys."""
@@ -132,7 +156,11 @@ class Partitioner(CustomPartitionerFn):
 
 
 def partitioner_options(
-    policy: Policy, fingerprint: str, current: Callable[[str], Any], place: Place = HERE
+    policy: Policy,
+    fingerprint: str,
+    current: Callable[[str], Any],
+    place: Place = HERE,
+    with_curve: bool = False,
 ) -> dict[str, Any]:
     """The Inductor setting that cuts joint graphs as ``policy`` wants; none where a program's
     partitioner is set, which keeps its place.
@@ -149,4 +177,4 @@ def partitioner_options(
                 type(other).__name__,
             )
         return {}
-    return {CONFIG_KEY: Partitioner(policy, fingerprint, place)}
+    return {CONFIG_KEY: Partitioner(policy, fingerprint, place, with_curve)}

@@ -66,6 +66,7 @@ def capture(
     dynamic: bool | None = None,
     policy: Policy = _ANY,
     compiler: Compiler | None = None,
+    with_curve: bool = False,
 ) -> list[PostGrad]:
     """The graphs of ``model(*args, **kwargs)``, at least one for each Dynamo graph.
 
@@ -74,15 +75,23 @@ def capture(
     ``training`` gives forwards and their backwards, in order of capture, and so does a training
     step that calls ``.backward()`` itself, whose optimizer's graphs come after them, as in a
     step that is not the first; ``dynamic`` is ``torch.compile``'s; ``compiler`` is another
-    program's way of compiling.  The graphs are for every policy that is traced like ``policy``
-    (:attr:`.Policy.tracing`).  A graph is followed by the bodies of its higher-order operators
-    (:mod:`..fx.bodies`).
+    program's way of compiling; ``with_curve`` says what else a forward could keep for its backward
+    (:data:`..partition.kept.KEPT_KEY`).  The graphs are for every policy that is traced like
+    ``policy`` (:attr:`.Policy.tracing`).  A graph is followed by the bodies of
+    its higher-order operators (:mod:`..fx.bodies`).
 
     Raises:
         CaptureError: the model cannot be traced; the cause is chained.
     """
     given = (model, args, kwargs, device, mode, tracing)
-    traced = partial(_traced, *given, dynamic=dynamic, policy=policy, compiler=compiler)
+    traced = partial(
+        _traced,
+        *given,
+        dynamic=dynamic,
+        policy=policy,
+        compiler=compiler,
+        with_curve=with_curve,
+    )
     try:
         try:
             graphs = traced(training=training)
@@ -118,6 +127,7 @@ def _traced(
     dynamic: bool | None,
     policy: Policy,
     compiler: Compiler | None,
+    with_curve: bool,
 ) -> list[PostGrad]:
     """The graphs with gradients on or off."""
     with mode, torch.set_grad_enabled(training), config.patch(emulation(policy)):
@@ -127,7 +137,7 @@ def _traced(
             # The state that an optimizer makes in its first step; a step is one of many.
             with isolated():
                 torch.compile(model, backend="eager", dynamic=dynamic)(*args, **kwargs)
-        return _trace_dynamo(model, args, kwargs, device, dynamic, policy, compiler)
+        return _trace_dynamo(model, args, kwargs, device, dynamic, policy, compiler, with_curve)
 
 
 def capture_for(
@@ -211,6 +221,7 @@ def _trace_dynamo(
     dynamic: bool | None,
     policy: Policy,
     compiler: Compiler | None,
+    with_curve: bool,
 ) -> list[PostGrad]:
     graphs: list[PostGrad] = []
 
@@ -233,7 +244,7 @@ def _trace_dynamo(
     held = hold_options(policy, "capture", current)
     # Cuts of joint graphs are measured on the planned device, too.
     place = Place(partial(on_device, device=device), partial(planned_device, device))
-    held |= partitioner_options(policy, "capture", current, place)
+    held |= partitioner_options(policy, "capture", current, place, with_curve)
     # Backwards are compiled with their forwards: whether a .backward() follows, or none.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
     scope = contextlib.nullcontext() if compiler is None else compiler.scope()

@@ -95,8 +95,12 @@ class Joint:
     @cached_property
     def recomputed(self) -> set[Node]:
         """What the backward computes once more where stock's choice is saved."""
+        return self.recomputed_beside(self.saved)
+
+    def recomputed_beside(self, saved: Iterable[Node]) -> set[Node]:
+        """What the backward computes once more where ``saved`` is saved."""
         found: set[Node] = set()
-        stocks = set(self.saved)
+        stocks = set(saved)
         todo = list(self.needed)
         while todo:
             node = todo.pop()
@@ -194,6 +198,21 @@ class Joint:
         draws = any(isinstance(x, float) and x > 0 for x in node.args[3:7])
         attention = "_attention" in str(node.target)
         return self._types.is_compute_intensive(node) and not (attention and draws)
+
+    def why_saved(self, node: Node) -> str:
+        """Why something that the backward needs is never recomputed; "" where it may be."""
+        root = self.root(node)
+        if self.may_recompute(root) or self.may_run_again(root):
+            return ""
+        if root.meta.get("recompute") in _SAVED_BY_TAG:
+            return "tagged to be saved"
+        if self._types.is_random(root):
+            return "random"
+        if self._types.is_compute_intensive(root):
+            return "attention with dropout"
+        if self._is_pure(root) and self._types.is_recomputable(root):
+            return "small beside its inputs"
+        return "not run twice"
 
     @_remembered
     def is_recomputed_anyway(self, node: Node) -> bool:

@@ -14,7 +14,7 @@ from .cut import cut
 from .foresee import Foresight
 from .joint import Joint
 
-__all__ = ["Group", "groups"]
+__all__ = ["Group", "described", "groups"]
 
 _NUMBER = re.compile(r"\d+")
 
@@ -42,7 +42,7 @@ def groups(joint: Joint, foresight: Foresight, *, unfused: bool = True) -> list[
         if root.op == "placeholder" or root in joint.inlined:
             continue
         if joint.may_recompute(root) or (unfused and joint.may_run_again(root)):
-            found[_described(root)].append(root)
+            found[described(root)].append(root)
     bytes_before = joint.saved_bytes(foresight.base.saved)
     result = []
     for roots in found.values():
@@ -56,7 +56,7 @@ def groups(joint: Joint, foresight: Foresight, *, unfused: bool = True) -> list[
     return result
 
 
-def _described(node: Node) -> Any:
+def described(node: Node) -> Any:
     """What a node has in common with its counterparts in other layers, narrower or wider."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     module = _NUMBER.sub("*", str(stack[-1][0])) if stack else ""

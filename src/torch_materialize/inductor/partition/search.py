@@ -9,28 +9,31 @@ compute to cost nothing, unless an unfused kernel of the backward reads it: then
 2. A small integer program takes from the groups what frees enough at the least price: enough for
    the budget (``memory=``), or without one whatever moves fewer bytes and saves no more.
 3. What values are recomputed from is saved instead where stock does not, so the choice may free
-   less than its groups: then more is wanted of the program, at most eight times.
+   less than its groups: then more is wanted of the program, at most eight times.  Where even that
+   is not enough, all is recomputed that can be, and group after group is saved again.
 4. Without a budget, forward and backward are lowered for stock's cut and for the other, and the
-   other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen.
+   other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen; where the
+   budget is out of reach, all is recomputed that can be, and a warning names what can be had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from torch.fx import Node
 
 from ...core.knapsack import choose
 from ...core.saving import Saving
 from ...core.traffic import Traffic
-from ...errors import MemoryBudgetError
+from ...events import log
 from .cut import Cut, cut
 from .foresee import Foresight
 from .joint import Joint
 from .lots import Group, groups
 
-__all__ = ["Chosen", "search"]
+__all__ = ["Chosen", "Taken", "search", "within"]
 
 _ATTEMPTS = 8
 # Share of what the backward reads and writes that must be foreseen to be saved before a cut other
@@ -38,6 +41,10 @@ _ATTEMPTS = 8
 _WORTH = 0.005
 # A budget of less than this decides nothing: bytes.
 _SMALL = 1 << 20
+
+
+#: A cut, and what it recomputes: how many of each group, and the first of them.
+Taken: TypeAlias = tuple[Cut, tuple[tuple[int, Node], ...]]
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,6 @@ def search(
 
     ``share`` is the most of stock's bytes that may be saved; None: all of them, for fewer bytes
     moved.  ``measure`` lowers the halves of a cut.
-
-    Raises:
-        MemoryBudgetError: ``share`` is out of reach.
     """
     least = cut(joint, ())
     if least is None:
@@ -80,63 +84,107 @@ def _looked_for(
 ) -> Chosen | None:
     """What to recompute besides what the model pins; None: nothing."""
     found = groups(joint, foresight, unfused=share is not None)
-    within = _within(joint, found, stock_bytes, stock_bytes * (share or 1.0))
-    if within is None and share is not None:
-        raise MemoryBudgetError(_out_of_reach(joint, found, stock_bytes, share))
-    if within is None or not within[1]:
+    one = within(joint, foresight, found, stock_bytes, stock_bytes * (share or 1.0))
+    if one is None and share is not None:
+        one = _least(joint, found)
+        least = joint.saved_bytes(one[0].saved if one else joint.saved)
+        _warn_out_of_reach(share, len(joint.nodes), stock_bytes, least)
+    if one is None or not one[1]:
         return None
-    one, dropped = within
+    taken, dropped = one
     saving = Saving(
         tuple((count, node.name) for count, node in dropped),
-        joint.saved_bytes(one.saved),
+        joint.saved_bytes(taken.saved),
         stock_bytes,
-        foresight.more(one),
+        foresight.more(taken),
     )
     if share is None:
         if -saving.foreseen < _WORTH * foresight.base_cost:
             return None
-        stock_moved, moved = measure(foresight.base.saved), measure(one.saved)
+        stock_moved, moved = measure(foresight.base.saved), measure(taken.saved)
         if moved.bytes >= stock_moved.bytes:
             return None
         saving = replace(saving, moved=moved.bytes, stock_moved=stock_moved.bytes)
-    return Chosen(one.saved, saving)
+    return Chosen(taken.saved, saving)
 
 
-def _within(
-    joint: Joint, found: Sequence[Group], stock_bytes: int, budget: float
-) -> tuple[Cut, tuple[tuple[int, Node], ...]] | None:
-    """The cut that is foreseen to cost the least of those that save no more than ``budget``."""
+def within(
+    joint: Joint, foresight: Foresight, found: Sequence[Group], stock_bytes: int, budget: float
+) -> Taken | None:
+    """The cut that is foreseen to cost the least of those that save no more than ``budget``.
+
+    None where that is out of reach.
+    """
     wanted = stock_bytes - budget
     for _ in range(_ATTEMPTS):
         counts = choose([group.lot for group in found], wanted)
-        if counts is None:
-            return None
-        pairs = [(group, count) for group, count in zip(found, counts, strict=True) if count]
-        # The first layers' are kept the longest.
-        roots = [root for group, count in pairs for root in group.roots[:count]]
-        one = cut(joint, roots)
+        one = _taken(joint, found, counts) if counts is not None else None
         if one is None:
-            return None
-        over = joint.saved_bytes(one.saved) - budget
+            break
+        over = joint.saved_bytes(one[0].saved) - budget
         if over <= 0:
-            return one, tuple((count, group.roots[0]) for group, count in pairs)
+            return one
         wanted += over
-    return None
+    return _from_least(joint, foresight, found, budget)
 
 
-def _least_saved(joint: Joint, found: Sequence[Group]) -> int:
-    """The fewest bytes that a forward can save where everything is recomputed that can be."""
-    roots = [root for group in found if group.lot.room > 0 for root in group.roots]
-    least = cut(joint, roots)
-    return joint.saved_bytes(least.saved if least else joint.saved)
+def _taken(joint: Joint, found: Sequence[Group], counts: Sequence[int]) -> Taken | None:
+    """The cut without so many of each group; the first layers' are kept the longest."""
+    pairs = [(group, count) for group, count in zip(found, counts, strict=True) if count]
+    one = cut(joint, [root for group, count in pairs for root in group.roots[:count]])
+    return (one, tuple((count, group.roots[0]) for group, count in pairs)) if one else None
 
 
-def _out_of_reach(joint: Joint, found: Sequence[Group], stock_bytes: int, share: float) -> str:
-    least = _least_saved(joint, found)
-    # Rounded up, so that what is named can be had.
-    possible = min(1.0, (least * 1000 // stock_bytes + 1) / 1000)
-    return (
-        f"memory={share:g} cannot be had for a graph of {len(joint.nodes)} nodes: stock's forward "
-        f"saves {stock_bytes / 1e6:.1f} MB for its backward, and with all recomputed that can be "
-        f"it would still save {least / 1e6:.1f} MB. Name memory={possible:g} or more."
+def _from_least(
+    joint: Joint, foresight: Foresight, found: Sequence[Group], budget: float
+) -> Taken | None:
+    """What the program cannot see: several groups together may free more than each alone does,
+    where the one is recomputed from the other.
+
+    All is recomputed that can be, and then group after group is saved again, first what costs the
+    most for each byte, while that keeps to the budget and costs no more.
+    """
+    counts = [len(group.roots) if group.lot.room > 0 else 0 for group in found]
+    best = _taken(joint, found, counts)
+    if best is None or joint.saved_bytes(best[0].saved) > budget:
+        return None
+    cost = foresight.cost(best[0])
+    dearest = sorted(range(len(found)), key=lambda i: -_price_of_a_byte(found[i]))
+    for place in dearest:
+        while counts[place]:
+            # All of a group, or else half of what is left of it.
+            for fewer in sorted({0, counts[place] // 2}):
+                tried = [*counts[:place], fewer, *counts[place + 1 :]]
+                one = _taken(joint, found, tried)
+                if one is None or joint.saved_bytes(one[0].saved) > budget:
+                    continue
+                lower = foresight.cost(one[0])
+                if lower <= cost:
+                    best, counts, cost = one, tried, lower
+                    break
+            else:
+                break
+    return best
+
+
+def _price_of_a_byte(group: Group) -> float:
+    return group.lot.price / group.lot.room if group.lot.room > 0 else 0.0
+
+
+def _least(joint: Joint, found: Sequence[Group]) -> Taken | None:
+    """The cut that saves the fewest bytes: everything is recomputed that can be."""
+    return _taken(joint, found, [len(g.roots) if g.lot.room > 0 else 0 for g in found])
+
+
+def _warn_out_of_reach(share: float, nodes: int, stock_bytes: int, least: int) -> None:
+    log.warning(
+        "plan: memory=%g cannot be had for a graph of %d nodes: stock's forward saves %.1f MB for "
+        "its backward, and this one saves %.1f MB, with all recomputed that can be. "
+        "Name memory=%g or more, and no more is recomputed than that takes.",
+        share,
+        nodes,
+        stock_bytes / 1e6,
+        least / 1e6,
+        # Rounded up, so that what is named can be had.
+        min(1.0, (least * 1000 // stock_bytes + 1) / 1000),
     )

@@ -19,16 +19,32 @@ from typing import Any, TypeAlias
 from torch._functorch import partitioners
 from torch.fx import Graph, GraphModule, Node
 
-from ...errors import MaterializeError
 from ...events import surprise
 
-__all__ = ["Choose", "Halves", "deciding", "partition", "patch_choose_saved_values_set"]
+__all__ = ["Choose", "Halves", "Stock", "deciding", "partition", "patch_choose_saved_values_set"]
 
 _SEAM = "torch._functorch.partitioners:choose_saved_values_set"
 
-#: Gets the joint graph, what upstream knows of its nodes, and a function that says what upstream
-#: saves: gives what to save.
-Choose: TypeAlias = Callable[[Graph, Any, Callable[[], list[Node]]], list[Node]]
+
+class Stock:
+    """What upstream saves of one joint graph.
+
+    ``budget`` is what upstream was given for it: ``activation_memory_budget``, or what a region of
+    the model is annotated with; 1 is no budget.
+    """
+
+    def __init__(self, saved: Callable[[float], list[Node]], budget: float) -> None:
+        self.budget = budget
+        self.saved_within = functools.cache(saved)
+
+    def saved(self) -> list[Node]:
+        """The nodes that upstream saves; cheap the second time."""
+        return self.saved_within(self.budget)
+
+
+#: Gets the joint graph, what upstream knows of its nodes, and what upstream saves: gives what to
+#: save.
+Choose: TypeAlias = Callable[[Graph, Any, Stock], list[Node]]
 
 _choose: ContextVar[Choose | None] = ContextVar("torch_materialize_saved", default=None)
 
@@ -45,20 +61,20 @@ def patch_choose_saved_values_set(upstream: Callable[..., list[Node]]) -> Callab
     """Wraps upstream's choice of what is saved; dormant outside of :func:`deciding`."""
 
     @functools.wraps(upstream)
-    def choose_saved_values_set(graph: Graph, info: Any, *more: Any, **named: Any) -> Any:
+    def choose_saved_values_set(
+        joint_graph: Graph, node_info: Any, memory_budget: float = 1
+    ) -> list[Node]:
         choose = _choose.get()
-        if choose is None:
-            return upstream(graph, info, *more, **named)
         # A cut that is only measured says what is saved, and needs no minimum cut.
-        stocks = functools.cache(lambda: list(upstream(graph, info, *more, **named)))
+        stock = Stock(lambda budget: list(upstream(joint_graph, node_info, budget)), memory_budget)
+        if choose is None:
+            return stock.saved()
         try:
             with deciding(None):  # what is partitioned on the way is somebody else's
-                return choose(graph, info, stocks)
-        except MaterializeError:
-            raise  # what the user wants cannot be had, and that is what is said
+                return choose(joint_graph, node_info, stock)
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise(_SEAM, error)
-            return stocks()
+            return stock.saved()
 
     return choose_saved_values_set
 

@@ -59,7 +59,7 @@ function changeTree() {
       const here = sum(roots, (root) => root.saves), out = sum(changed, (leaf) => leaf.saves) - here, rest = data.changes.otherwise;
       return [
         out || roots.length < data.changes.lines.length ? row("not matched by the search", out, "left") : "",
-        rest ? row("kernels that are fused otherwise: no one tensor explains it", rest, "otherwise") : "",
+        rest ? row(`${data.changes.rest}: no one tensor explains it`, rest, "otherwise") : "",
         row(`all that ${chosen} saves`, here + out + rest, "sum"),
       ].filter(Boolean);
     },
@@ -70,7 +70,7 @@ function changeTree() {
   $("changes-csv").addEventListener("click", () => save("changes.csv", "text/csv", [csv([
     ["source", "line", "module", "layer", "graph", "tensor", "type", "bytes", "before", "after", "saves_bytes", "rounds_to"],
     ...shown().map((leaf) => [leaf.line.source, leaf.line.text, leaf.t?.module, leaf.module.layer, leaf.g + 1, leaf.name, leaf.t?.type, leaf.t?.bytes, leaf.before, leaf.after, shares ? leaf.saves : "", leaf.t?.rounding]),
-    ...(data.changes.otherwise ? [["", "", "", "", "", "fused otherwise", "", "", "", "", data.changes.otherwise, ""]] : []),
+    ...(data.changes.otherwise ? [["", "", "", "", "", data.changes.rest, "", "", "", "", data.changes.otherwise, ""]] : []),
   ])]));
   return tree;
 }
