@@ -32,6 +32,15 @@ class Traffic:
             self.other_kernels + other.other_kernels,
         )
 
+    def times(self, calls: int) -> Traffic:
+        """The same, ``calls`` times."""
+        return Traffic(
+            self.kernels * calls,
+            self.read_bytes * calls,
+            self.write_bytes * calls,
+            self.other_kernels * calls,
+        )
+
 
 def traffic(graph: Graph) -> Traffic:
     """Sums one graph."""

@@ -67,7 +67,7 @@ def _how(comparison: Explanation) -> str:
     }[comparison.tracing]
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in comparison.seconds.items())
-    graphs = ", ".join(f"{g.kind} of {plural(g.nodes, 'node')}" for g in comparison.graphs)
+    graphs = ", ".join(f"{g.title} of {plural(g.nodes, 'node')}" for g in comparison.graphs)
     unit = comparison.unit_bytes
     activation = f" One activation is {size_text(unit)}." if unit else ""
     return (

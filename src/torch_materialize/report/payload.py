@@ -83,7 +83,7 @@ def _graph(explanation: Explanation, graph: ExplainedGraph) -> dict[str, Any]:
     both = first in graph.sides and priced in graph.sides
     pairs, steps = _pairs(graph, first, priced) if both else ([], [])
     return {
-        "kind": graph.kind,
+        "kind": graph.title,
         "tensors": _tensors(explanation, graph),
         "kernels": {policy: _kernels(graph, policy) for policy in graph.sides},
         "sources": {

@@ -27,7 +27,7 @@ def timeline(explanation: Explanation) -> dict[str, Any]:
         events.append(_name("process_name", process, 0, f"{policy} (modelled)"))
         for thread, graph in enumerate(explanation.graphs, 1):
             if policy in graph.sides:
-                name = f"graph {thread}: {graph.kind}"
+                name = f"graph {thread}: {graph.title}"
                 events.append(_name("thread_name", process, thread, name))
                 events += _launches(explanation, graph, policy, process, thread)
     return {

@@ -54,7 +54,7 @@ def print_explanation(
         if table is not None:
             show(console, table)
     console.print()
-    graphs = ", ".join(f"{g.kind} of {plural(g.nodes, 'node')}" for g in explanation.graphs)
+    graphs = ", ".join(f"{g.title} of {plural(g.nodes, 'node')}" for g in explanation.graphs)
     versions = ", ".join(f"{name} {version}" for name, version in explanation.versions.items())
     where = f"On {place_text(explanation)}: {graphs}."
     say(console, f"{where} {versions}. Numerics: {explanation.numerics}.", "dim")

@@ -203,13 +203,13 @@ class FamilySide:
         """Bytes read and written."""
         return self.read_bytes + self.write_bytes
 
-    def with_kernels(self, kernels: Iterable[Kernel]) -> FamilySide:
-        """The same and these kernels."""
+    def with_kernels(self, kernels: Iterable[Kernel], calls: int = 1) -> FamilySide:
+        """The same and these kernels, launched ``calls`` times."""
         found = list(kernels)
         return FamilySide(
-            self.kernels + len(found),
-            self.read_bytes + sum(kernel.read_bytes for kernel in found),
-            self.write_bytes + sum(kernel.write_bytes for kernel in found),
+            self.kernels + calls * len(found),
+            self.read_bytes + calls * sum(kernel.read_bytes for kernel in found),
+            self.write_bytes + calls * sum(kernel.write_bytes for kernel in found),
         )
 
 
@@ -246,8 +246,8 @@ def family_changes(explanation: Explanation, policy: str = "") -> list[FamilyCha
         for pair in kernel_pairs(graph, place, first, chosen):
             before, after = sums.get(pair.family, (FamilySide(), FamilySide()))
             sums[pair.family] = (
-                before.with_kernels(kernels[0][i] for i in pair.before),
-                after.with_kernels(kernels[1][i] for i in pair.after),
+                before.with_kernels((kernels[0][i] for i in pair.before), graph.calls),
+                after.with_kernels((kernels[1][i] for i in pair.after), graph.calls),
             )
             pairs.setdefault(pair.family, []).append(pair)
     rows = []

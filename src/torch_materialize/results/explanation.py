@@ -150,6 +150,10 @@ class ExplainedGraph:
 
     Attributes:
         kind: ``inference``, ``forward`` or ``backward``.
+        caller: of the body of a higher-order operator that operator (``invoke_subgraph``), else "".
+        calls: how many calls of a body the whole graph has, which its kernels are launched in; 1
+            for any other graph.  Sums over graphs count each call; what is told of one kernel or
+            tensor is told of one call.
         nodes: number of FX nodes.
         left_out: of them, those in repeated layers that the kernels here do not have.
         facts: FX node -> what is known of it whatever is decided.
@@ -157,8 +161,8 @@ class ExplainedGraph:
         decisions: one for each tensor, in program order; prices only where they were computed.
         groups: the open decisions, those alike together.
         refused: better plans that a rule kept from being taken.
-        saves: policy -> FX node -> bytes that its decision saves against the first policy, of
-            the nodes that the two decide otherwise (:mod:`..core.shares`).
+        saves: policy -> FX node -> bytes that its decision saves in all calls against the first
+            policy, of the nodes that the two decide otherwise (:mod:`..core.shares`).
         kept: policy that plans -> what the forward keeps for its backward; of forwards only.
     """
 
@@ -171,16 +175,30 @@ class ExplainedGraph:
     left_out: int = 0
     refused: tuple[Refusal, ...] = ()
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    caller: str = ""
+    calls: int = 1
     kept: Mapping[str, Kept] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The kind of graph; of a body also whose it is, and how many calls it has."""
+        if not self.caller:
+            return self.kind
+        times = f"{self.calls} calls" if self.calls > 1 else "1 call"
+        return f"{self.kind} body of {self.caller} ({times})"
+
+    def traffic(self, policy: str) -> Traffic:
+        """Bytes and launches of all calls under one policy."""
+        return traffic(self.sides[policy].graph).times(self.calls)
 
     def kept_bytes(self, policy: str) -> int | None:
         """Bytes that the forward keeps for its backward under a policy; None where not known."""
         return kept_bytes(self.kept, policy)
 
     def saved(self, policy: str) -> int:
-        """Bytes that a policy saves against the first one."""
+        """Bytes that a policy saves against the first one, in all calls."""
         first = next(iter(self.sides.values()))
-        return first.bytes - self.sides[policy].bytes
+        return (first.bytes - self.sides[policy].bytes) * self.calls
 
     def rest(self, policy: str) -> int:
         """What of them no decision explains: kernels that are fused in another way, or graphs of
@@ -299,7 +317,7 @@ class Explanation:
         total = Traffic(0, 0, 0, 0)
         for graph in self.graphs:
             if policy in graph.sides:
-                total += traffic(graph.sides[policy].graph)
+                total += graph.traffic(policy)
         return total
 
     def predicted_seconds(self, policy: str) -> float | None:
@@ -307,8 +325,9 @@ class Explanation:
 
         None where the device has no rates that were fitted to measurements.
         """
-        times = [g.sides[policy].predicted_seconds for g in self.graphs if policy in g.sides]
-        known = [seconds for seconds in times if seconds is not None]
+        graphs = [graph for graph in self.graphs if policy in graph.sides]
+        times = [(g.sides[policy].predicted_seconds, g.calls) for g in graphs]
+        known = [seconds * calls for seconds, calls in times if seconds is not None]
         return sum(known) if known and len(known) == len(times) else None
 
     def peak_bytes(self, policy: str) -> int:
@@ -318,7 +337,8 @@ class Explanation:
 
     def kept_bytes(self, policy: str) -> int | None:
         """Bytes that all forwards keep for their backwards; None where that is not known."""
-        forwards = [graph for graph in self.graphs if graph.kind == "forward"]
+        # What bodies keep, the graph that calls them keeps.
+        forwards = [one for one in self.graphs if one.kind == "forward" and not one.caller]
         known = [kept for g in forwards if (kept := g.kept_bytes(policy)) is not None]
         return sum(known) if known and len(known) == len(forwards) else None
 
@@ -336,8 +356,9 @@ class Explanation:
         None where some graph has none.
         """
         chosen = policy or self.priced
-        bounds = [side.bound for g in self.graphs if (side := g.sides.get(chosen)) is not None]
-        known = [bound for bound in bounds if bound is not None]
+        graphs = [graph for graph in self.graphs if chosen in graph.sides]
+        bounds = [(graph.sides[chosen].bound, graph.calls) for graph in graphs]
+        known = [bound * calls for bound, calls in bounds if bound is not None]
         return sum(known) if known and len(known) == len(bounds) else None
 
     def decisions(self) -> Iterator[tuple[ExplainedGraph, TensorChoice]]:

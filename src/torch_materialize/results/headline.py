@@ -106,7 +106,7 @@ def families(explanation: Explanation) -> dict[str, dict[str, int]]:
             for kernel, family in zip(side.graph.kernels, graph.families(policy), strict=True):
                 if kernel.fused:
                     row = found.setdefault(family, dict.fromkeys(explanation.policies, 0))
-                    row[policy] += kernel.bytes
+                    row[policy] += kernel.bytes * graph.calls
     return dict(sorted(found.items(), key=lambda item: (-max(item[1].values()), item[0])))
 
 
@@ -298,7 +298,7 @@ def refusals(explanation: Explanation) -> list[str]:
     """Better plans that a rule kept from being taken, a sentence each."""
     several = len(explanation.graphs) > 1
     return [
-        f"Graph {place} ({graph.kind}): {one.sentence()}" if several else one.sentence()
+        f"Graph {place} ({graph.title}): {one.sentence()}" if several else one.sentence()
         for place, graph in enumerate(explanation.graphs, 1)
         for one in graph.refused
     ]

@@ -177,11 +177,11 @@ def _measured(
         start = time.perf_counter()
         outcome = dry_run(graph, chosen, device)
         seconds[policy] = round(time.perf_counter() - start, 3)
-        total = traffic(outcome.graph)
+        total = traffic(outcome.graph).times(graph.calls)
         moved[policy], kernels[policy] = total.bytes, total.kernels
         peaks[policy] = peak_bytes(outcome.dag, outcome.dag.homes())
         if outcome.bound is not None:
-            bounds[policy] = outcome.bound
+            bounds[policy] = outcome.bound * graph.calls
         if settings.verify and outcome.found is not None:
             problem = verified(graph, chosen, device, outcome.found)
             problems += [f"{kind} graph {index} under {policy}: {problem}"] if problem else []

@@ -30,7 +30,7 @@ OFFLINE_SEAMS: tuple[Seam, ...] = (
         {"ece80a8b072b4f8b": "2.11 to 2.15"},
     ),
     Seam(
-        "torch._inductor.compile_fx:record_original_output_strides",
+        "torch._inductor.compile_fx:_recursive_record_original_output_strides",
         Use.CALLED,
         "from a captured graph to the post-grad graph",
         _CALLABLE,

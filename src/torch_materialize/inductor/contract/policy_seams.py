@@ -151,7 +151,7 @@ POLICY_SEAMS: tuple[Seam, ...] = (
     Seam(
         "torch._inductor.graph:SubgraphLowering.__init__",
         Use.CALLED,
-        "its attribute `parent` marks the subgraph of a planned graph, which stays stock's",
+        "the lowering of a body; its attribute `parent` leads to the graph that calls it",
         "the counting rules can be set for one graph",
         _POLICY,
         {"ff5088fd91f112ec": "2.11 to 2.15"},

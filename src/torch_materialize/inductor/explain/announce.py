@@ -64,7 +64,7 @@ def announce(graph: PostGrad, policy: Policy, found: Found, balance: float) -> N
 
     A failure here is logged once, and raised in strict mode; the plan is used all the same.
     """
-    after, before = traffic(found.graph), traffic(found.stock)
+    after, before = (traffic(one).times(graph.calls) for one in (found.graph, found.stock))
     count(
         acted=found.store is not None or bool(found.marked),
         moved=(after.bytes, after.kernels, before.bytes, before.kernels),
@@ -148,8 +148,9 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
     before, after = traffic(found.stock), traffic(found.graph)
     bound = "not computed" if found.bound is None else f"{found.bound:.0f}"
     log.info(
-        "plan: %d nodes, of them %d in layers that repeat; %s: %d bytes in %d kernels (stock: %d "
+        "plan: %s%d nodes, of them %d in layers that repeat; %s: %d bytes in %d kernels (stock: %d "
         "in %d; certified least: %s), %d trial lowerings in %.2f s",
+        f"the body of {graph.caller}, called {graph.calls} times, of " if graph.is_body else "",
         graph.nodes,
         found.left_out,
         _choice(found),

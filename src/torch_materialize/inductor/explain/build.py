@@ -66,13 +66,15 @@ def explained(
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
         refused=found.refused if found is not None else (),
-        saves=dict(_saves(outcomes, facts)),
+        saves=dict(_saves(outcomes, facts, graph.calls)),
+        caller=graph.caller,
+        calls=graph.calls,
         kept=kept_by(graphs),
     )
 
 
 def _saves(
-    outcomes: Mapping[str, Outcome], facts: Mapping[str, Node]
+    outcomes: Mapping[str, Outcome], facts: Mapping[str, Node], calls: int
 ) -> Iterator[tuple[str, dict[str, int]]]:
     """What each decision of a policy saves against the first one's.
 
@@ -83,7 +85,7 @@ def _saves(
     for policy, other in others:
         stored = first.graph.materialized(), other.graph.materialized()
         found = saved_by(first.dag, other.dag, (frozenset(stored[0]), frozenset(stored[1])))
-        yield policy, {node: size for node, size in found.items() if node in facts}
+        yield policy, {node: size * calls for node, size in found.items() if node in facts}
 
 
 def kind_of(graph: PostGrad) -> str:

@@ -22,7 +22,9 @@ INLINED_CONSTANT = 8
 class PostGrad:
     """A post-grad graph with what lowering needs beside it.
 
-    ``inputs`` are fake tensors on the (planned) device, in placeholder order.
+    ``inputs`` are fake tensors on the (planned) device, in placeholder order.  Of the body of a
+    higher-order operator (:mod:`.bodies`) ``caller`` is that operator, and ``calls`` how many calls
+    of it the whole graph has.
     """
 
     module: torch.fx.GraphModule
@@ -32,6 +34,8 @@ class PostGrad:
     is_backward: bool = False
     cpp_wrapper: bool = False
     aot_mode: bool = False
+    caller: str = ""
+    calls: int = 1
 
     @property
     def kind(self) -> str:
@@ -39,6 +43,11 @@ class PostGrad:
         if self.is_inference:
             return "inference"
         return "backward" if self.is_backward else "forward"
+
+    @property
+    def is_body(self) -> bool:
+        """Whether it is the body of a higher-order operator."""
+        return bool(self.caller)
 
     @property
     def nodes(self) -> int:

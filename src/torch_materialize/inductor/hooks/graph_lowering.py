@@ -4,6 +4,9 @@ The making of a ``GraphLowering`` is the place, and not our own post-grad pass: 
 come upstream's last ones (auto-functionalized operators, re-inplacing) and other people's, so
 only here is the graph what will be lowered; and nothing has looked at it yet, so that casts
 which the plan does not use can still be folded.
+
+The body of a higher-order operator gets a lowering of its own, while the graph that calls it is
+lowered.  It is planned there, once for all its calls, like any other graph.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 
 import torch
 from torch._inductor import lowering
-from torch._inductor.graph import GraphLowering
+from torch._inductor.graph import GraphLowering, SubgraphLowering
 from torch._inductor.virtualized import V
 
 from ... import activation
@@ -25,6 +28,7 @@ from ...core.limits import Limits, limits_for
 from ...core.policy import Policy
 from ...events import detailed, log, surprise
 from ..explain.announce import announce, has_readers
+from ..fx.bodies import body_of
 from ..fx.decision import GIVEN_UP, NO_CHANGE, Decision, give_back, prepare, rounds_casts
 from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad
@@ -63,12 +67,12 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
         policy = getattr(bound.arguments["gm"], "meta", {}).get(POLICY_KEY)
         found: Decision | None = NO_CHANGE
         if policy is not None and policy.plans:
-            found = _applied(type(self), bound.arguments, policy)
+            found = _applied(self, bound.arguments, policy)
         upstream(self, *args, **kwargs)
         if policy is None:
             return
         if found is None:
-            uncached(self)
+            uncached(_outermost(self))
             return
         if found.store is not None:
             setattr(self, _PLANNED, True)
@@ -77,7 +81,7 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
         if rounds_casts(found, policy.numerics):
             keep_casts(self)
         if found is GIVEN_UP:
-            uncached(self)
+            uncached(_outermost(self))
 
     return __init__
 
@@ -91,7 +95,7 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
         if getattr(self, _PLANNED, False):
             chosen = undecided()
         elif getattr(self, "parent", None) is not None:
-            chosen = as_stock()  # the subgraph of a planned graph has no marks
+            chosen = as_stock()  # a body without a plan, whatever the graph that calls it has
         try:
             with chosen, realizing(self):
                 return upstream(self, *args)
@@ -103,12 +107,13 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
     return run
 
 
-def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision | None:
+def _applied(lowering: GraphLowering, arguments: dict[str, Any], policy: Policy) -> Decision | None:
     """Plans a graph and prepares it in place; None where that failed: stock lowers it then."""
     module = arguments["gm"]
-    with failures() as failed:
+    # A body is planned while the graph that calls it is lowered, perhaps by a plan.
+    with failures() as failed, as_stock():
         try:
-            found = _planned(kind, arguments, policy, failed)
+            found = _planned(lowering, arguments, policy, failed)
             prepare(module, found, policy.numerics)
         except LoweringError as error:
             # Stock may well fail where its trial lowering did, and that is not ours to report.
@@ -124,14 +129,22 @@ def _applied(kind: type, arguments: dict[str, Any], policy: Policy) -> Decision 
 
 
 def _planned(
-    kind: type, arguments: dict[str, Any], policy: Policy, failed: Sequence[Exception]
+    lowering: GraphLowering,
+    arguments: dict[str, Any],
+    policy: Policy,
+    failed: Sequence[Exception],
 ) -> Decision:
     """The plan of one graph; stock's where it is out of our reach, or pins ``failed`` meanwhile."""
-    reason = _out_of_reach(kind, arguments)
+    reason = _out_of_reach(type(lowering), arguments)
     if reason:
         log.info("plan: left to stock: %s", reason)
         return NO_CHANGE
-    inputs = tuple(arguments["example_inputs"] or ())
+    # For the bodies of `while_loop` upstream gives the nodes that stand for the inputs.
+    inputs = tuple(
+        x.meta["val"] if isinstance(x, torch.fx.Node) else x
+        for x in arguments["example_inputs"] or ()
+    )
+    caller, calls = _called(lowering, arguments["gm"])
     graph = PostGrad(
         arguments["gm"],
         inputs,
@@ -140,6 +153,8 @@ def _planned(
         arguments["is_backward"],
         arguments["cpp_wrapper"],
         arguments["aot_mode"],
+        caller,
+        calls,
     )
     limits = limits_for(device_of(inputs))
     found = agreed(graph, policy, functools.partial(_decided, graph, limits, policy))
@@ -156,7 +171,7 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
     kept = from_file(graph, policy)
     if kept is not None:
         return kept
-    if policy.name == "tune" and may_measure:
+    if policy.name == "tune" and may_measure and not graph.is_body:
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
             return chosen
@@ -175,10 +190,33 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
         return GIVEN_UP
 
 
+def _outermost(lowering: GraphLowering) -> GraphLowering:
+    """The lowering of the graph that is compiled, of which ``lowering`` may be a body."""
+    while isinstance(lowering, SubgraphLowering):
+        lowering = lowering.parent
+    return lowering
+
+
+def _called(lowering: GraphLowering, module: torch.fx.GraphModule) -> tuple[str, int]:
+    """The operator that calls a body, and how many calls the whole graph has of it.
+
+    Of a graph that is no body "" and 1.
+    """
+    caller, calls = "", 1
+    while isinstance(lowering, SubgraphLowering):
+        lowering = lowering.parent
+        body = body_of(lowering.module, module)
+        # A choice for one operator (`decompose_k`, say) is lowered like a body, too.
+        caller = caller or (body.caller if body else "subgraph")
+        calls *= body.calls if body else 1
+        module = lowering.module
+    return caller, calls
+
+
 def _out_of_reach(kind: type, arguments: dict[str, Any]) -> str:
     """Why a graph cannot be planned, "" where it can."""
-    if kind is not GraphLowering:
-        return "it is the subgraph of another graph"
+    if kind not in (GraphLowering, SubgraphLowering):
+        return f"{kind.__name__} is a lowering that we do not know"
     if arguments["is_const_graph"]:
         return "it folds constants and runs once"
     if failed := failed_pass():

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+import torch
 from torch._dynamo.convert_frame import compile_lock
 from torch._inductor import config
 from torch._inductor.virtualized import V
@@ -97,6 +98,10 @@ def lowered(
     if not policy.is_stock:
         module.meta[POLICY_KEY] = policy
     prepare(module, decision, numerics)
+    for body in module.modules():
+        # Bodies have no plan in a trial of the graph around them, which sees one opaque call.
+        if body is not module and isinstance(body, torch.fx.GraphModule):
+            prepare(body, NO_CHANGE, numerics)
     settings = {k: v for k, v in _QUIET.items() if k in config._config}
     with (
         patched(settings),

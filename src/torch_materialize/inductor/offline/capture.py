@@ -32,6 +32,7 @@ from torch.utils import _pytree as pytree
 from ...core.devices import Device
 from ...core.policy import STOCK, Policy, parse
 from ...errors import CaptureError, MaterializeError, brief
+from ..fx.bodies import with_bodies
 from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad, copy_graph, fake_mode_of
 from ..fx.rounding import emulation
@@ -76,7 +77,8 @@ def capture(
     step that is not the first; ``dynamic`` is ``torch.compile``'s; ``compiler`` is another
     program's way of compiling; ``with_curve`` says what else a forward could keep for its backward
     (:data:`..partition.kept.KEPT_KEY`).  The graphs are for every policy that is traced like
-    ``policy`` (:attr:`.Policy.tracing`).
+    ``policy`` (:attr:`.Policy.tracing`).  A graph is followed by the bodies of
+    its higher-order operators (:mod:`..fx.bodies`).
 
     Raises:
         CaptureError: the model cannot be traced; the cause is chained.
@@ -110,7 +112,7 @@ def capture(
         ) from error
     if not graphs:
         raise CaptureError("the model was traced, but it has no graph for Inductor to compile")
-    return graphs
+    return [one for graph in graphs for one in with_bodies(graph)]
 
 
 def _traced(

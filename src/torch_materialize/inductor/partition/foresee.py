@@ -120,7 +120,10 @@ class Foresight:
             try:
                 self._operations[node] = partitioners.estimate_runtime(node)
             except Exception:  # noqa: BLE001 - an operator that cannot be counted is not run again
-                self._operations[node] = float("inf")
+                # Where every cut runs it again (a call of a higher-order operator), it makes no
+                # difference between cuts.
+                known = node in self.base.recomputed
+                self._operations[node] = 0.0 if known else float("inf")
         moved = self._bytes(node.all_input_nodes) + self._joint.result_bytes(node)
         return max(self._operations[node] / _OPERATIONS_PER_BYTE, moved)
 

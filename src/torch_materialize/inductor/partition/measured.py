@@ -50,7 +50,7 @@ class Place:
 
 def post_grad(graph: PostGrad) -> PostGrad:
     """Runs Inductor's post-grad passes on a graph, in place."""
-    compile_fx.record_original_output_strides(graph.module)
+    compile_fx._recursive_record_original_output_strides(graph.module)
     with V.set_fake_mode(graph.fake_mode), torch.no_grad():
         compile_fx._recursive_post_grad_passes(graph.module, is_inference=graph.is_inference)
     return graph

@@ -133,7 +133,21 @@ def _writes(members: list[Any], outputs: set[str]) -> Iterator[tuple[str, int]]:
 def _computed(members: Iterable[BaseSchedulerNode]) -> Iterator[str]:
     for member in members:
         if member.node is not None and not isinstance(member, ExternKernelSchedulerNode):
-            yield from (origin.name for origin in member.node.get_origins())
+            read = _read_by(member)
+            yield from (name for name in _origins(member.node) if name not in read)
+
+
+def _origins(node: Any) -> list[str]:
+    return [origin.name for origin in node.get_origins()]
+
+
+def _read_by(member: BaseSchedulerNode) -> set[str]:
+    """What a template only reads: its origins have it, if it was made while the template was."""
+    if not isinstance(member.node, ir.TemplateBuffer):
+        return set()
+    names = (dep.name for dep in member.read_writes.reads)
+    buffers = (V.graph.name_to_buffer.get(name) for name in names)
+    return {name for buffer in buffers if buffer is not None for name in _origins(buffer)}
 
 
 def _is_indirect(dep: Any) -> bool:
