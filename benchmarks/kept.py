@@ -71,7 +71,7 @@ def _measured(
         kept = kept_by({str(policy): graph for policy, graph in graphs.items()})
         for way, policy in policies.items():
             outcome = dry_run(graphs[traced[way]], parse(policy), device_named(device))
-            moved = traffic(outcome.graph)
+            moved = traffic(outcome.graph).times(graphs[traced[way]].calls)
             one = totals[way]
             one["bytes"] += moved.bytes
             one["kernels"] += moved.kernels

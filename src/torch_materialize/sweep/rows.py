@@ -87,7 +87,8 @@ class GraphRow:
 
     Attributes:
         index: counts the graphs of a kind, from 0: Dynamo may break a model into several.
-        bytes: policy -> bytes that its fused kernels read and write.
+        bytes: policy -> bytes that its fused kernels read and write; of a body of a higher-order
+            operator in all of its calls.
         kernels: policy -> number of fused kernels.
         bounds: policy -> certified lower bound in bytes, for the policies that have one.
         seconds: policy -> wall time of its trial lowering: planning and certifying included, and of
