@@ -6,6 +6,7 @@ and keeping no more than upstream's budget gave.  Upstream's choice is lowered a
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from torch_materialize.core.memory import peak_bytes
 from torch_materialize.core.policy import parse
 from torch_materialize.core.saving import kept_bytes
 from torch_materialize.core.traffic import traffic
+from torch_materialize.errors import MemoryBudgetError
 from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.inductor.partition.kept import kept_by
 from torch_materialize.inductor.read.at_hand import device_named
@@ -49,14 +51,18 @@ def main(chosen: Any) -> int:
 
 def _ways(job: Job, device: str, budget: float) -> dict[str, dict[str, int]]:
     ours = f"plan:memory={budget:g}"
-    ways = _measured(job, device, {name: name for name in ("stock", "plan", ours)})
+    ways = _measured(job, device, {name: name for name in ("stock", "plan")})
+    with contextlib.suppress(MemoryBudgetError):
+        ways |= _measured(job, device, {ours: ours})
     with functorch_config.patch(activation_memory_budget=budget):
         # Whoever plans says what is kept; upstream decides it, and stock lowers it.
         ways |= _measured(job, device, {f"upstream at {budget:g}": "stock"}, traced_for="plan")
     least = ways[f"upstream at {budget:g}"]["kept"] / max(ways["stock"]["kept"], 1)
     if 0 < least < 1:
         policy = f"plan:memory={least:.6f}"
-        ways |= _measured(job, device, {"plan, as much as upstream": policy})
+        # Upstream may repeat what we do not.
+        with contextlib.suppress(MemoryBudgetError):
+            ways |= _measured(job, device, {"plan, as much as upstream": policy})
     return ways
 
 

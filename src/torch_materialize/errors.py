@@ -4,13 +4,15 @@ The tree::
 
     MaterializeError                 base of all of ours
     ├── UnknownPolicyError           a policy, its setting or a mode is misspelt
+    ├── MemoryBudgetError            a forward cannot keep as little as `memory=` wants
     ├── UnsupportedTorchError        an upstream object is missing or has changed
     ├── TargetError                  no such target, model or device, or it does not load
     ├── CaptureError                 a target loads but cannot be traced
     └── RecordError                  a record file is corrupt, of another version or settings
 
 Each message says what is wrong, where, what was found against what was expected, and the
-next step.  Nothing here is raised from inside a user's compile unless strict mode is on.
+next step.  Nothing here is raised from inside a user's compile unless strict mode is on, but for
+MemoryBudgetError: what was wanted in so many bytes cannot be had.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 __all__ = [
     "CaptureError",
     "MaterializeError",
+    "MemoryBudgetError",
     "Mismatch",
     "RecordError",
     "TargetError",
@@ -37,6 +40,10 @@ class MaterializeError(Exception):
 
 class UnknownPolicyError(MaterializeError, ValueError):
     """A policy, a policy's setting or a mode has a name or value that we do not know."""
+
+
+class MemoryBudgetError(MaterializeError, RuntimeError):
+    """No choice of what a forward keeps for its backward is as small as ``memory=`` wants."""
 
 
 @dataclass(frozen=True)

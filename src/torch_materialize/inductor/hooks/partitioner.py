@@ -71,6 +71,7 @@ class Partitioner(CustomPartitionerFn):
         """The forward and the backward of a joint graph.
 
         Raises:
+            MemoryBudgetError: the forward cannot keep as little as the policy wants.
             Exception: whatever upstream's partitioner raises.
         """
         record = _Record()

@@ -12,8 +12,7 @@ compute to cost nothing, unless an unfused kernel of the backward reads it: then
    less than its groups: then more is wanted of the program, at most eight times.  Where even that
    is not enough, all is recomputed that can be, and group after group is saved again.
 4. Without a budget, forward and backward are lowered for stock's cut and for the other, and the
-   other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen; where the
-   budget is out of reach, all is recomputed that can be, and a warning names what can be had.
+   other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from torch.fx import Node
 from ...core.knapsack import choose
 from ...core.saving import Saving
 from ...core.traffic import Traffic
-from ...events import log
+from ...errors import MemoryBudgetError
 from .cut import Cut, cut
 from .foresee import Foresight
 from .joint import Joint
 from .lots import Group, groups
 
-__all__ = ["Chosen", "Taken", "search", "within"]
+__all__ = ["Chosen", "Taken", "least", "search", "within"]
 
 _ATTEMPTS = 8
 # Share of what the backward reads and writes that must be foreseen to be saved before a cut other
@@ -62,16 +61,19 @@ def search(
 
     ``share`` is the most of stock's bytes that may be saved; None: all of them, for fewer bytes
     moved.  ``measure`` lowers the halves of a cut.
+
+    Raises:
+        MemoryBudgetError: ``share`` is out of reach.
     """
-    least = cut(joint, ())
-    if least is None:
+    base = cut(joint, ())
+    if base is None:
         return None
     stock_bytes = joint.saved_bytes(joint.saved)
     chosen = None
     if stock_bytes >= _SMALL:
-        chosen = _looked_for(joint, Foresight(joint, least), stock_bytes, share, measure)
+        chosen = _looked_for(joint, Foresight(joint, base), stock_bytes, share, measure)
     if chosen is None and joint.inlined:
-        return Chosen(least.saved, Saving((), joint.saved_bytes(least.saved), stock_bytes, 0.0))
+        return Chosen(base.saved, Saving((), joint.saved_bytes(base.saved), stock_bytes, 0.0))
     return chosen
 
 
@@ -86,9 +88,7 @@ def _looked_for(
     found = groups(joint, foresight, unfused=share is not None)
     one = within(joint, foresight, found, stock_bytes, stock_bytes * (share or 1.0))
     if one is None and share is not None:
-        one = _least(joint, found)
-        least = joint.saved_bytes(one[0].saved if one else joint.saved)
-        _warn_out_of_reach(share, len(joint.nodes), stock_bytes, least)
+        raise MemoryBudgetError(_out_of_reach(joint, found, stock_bytes, share))
     if one is None or not one[1]:
         return None
     taken, dropped = one
@@ -144,8 +144,7 @@ def _from_least(
     All is recomputed that can be, and then group after group is saved again, first what costs the
     most for each byte, while that keeps to the budget and costs no more.
     """
-    counts = [len(group.roots) if group.lot.room > 0 else 0 for group in found]
-    best = _taken(joint, found, counts)
+    best, counts = least(joint, found), [len(g.roots) if g.lot.room > 0 else 0 for g in found]
     if best is None or joint.saved_bytes(best[0].saved) > budget:
         return None
     cost = foresight.cost(best[0])
@@ -171,20 +170,18 @@ def _price_of_a_byte(group: Group) -> float:
     return group.lot.price / group.lot.room if group.lot.room > 0 else 0.0
 
 
-def _least(joint: Joint, found: Sequence[Group]) -> Taken | None:
+def least(joint: Joint, found: Sequence[Group]) -> Taken | None:
     """The cut that saves the fewest bytes: everything is recomputed that can be."""
     return _taken(joint, found, [len(g.roots) if g.lot.room > 0 else 0 for g in found])
 
 
-def _warn_out_of_reach(share: float, nodes: int, stock_bytes: int, least: int) -> None:
-    log.warning(
-        "plan: memory=%g cannot be had for a graph of %d nodes: stock's forward saves %.1f MB for "
-        "its backward, and this one saves %.1f MB, with all recomputed that can be. "
-        "Name memory=%g or more, and no more is recomputed than that takes.",
-        share,
-        nodes,
-        stock_bytes / 1e6,
-        least / 1e6,
-        # Rounded up, so that what is named can be had.
-        min(1.0, (least * 1000 // stock_bytes + 1) / 1000),
+def _out_of_reach(joint: Joint, found: Sequence[Group], stock_bytes: int, share: float) -> str:
+    smallest = least(joint, found)
+    left = joint.saved_bytes(smallest[0].saved if smallest else joint.saved)
+    # Rounded up, so that what is named can be had.
+    possible = min(1.0, (left * 1000 // stock_bytes + 1) / 1000)
+    return (
+        f"memory={share:g} cannot be had for a graph of {len(joint.nodes)} nodes: stock's forward "
+        f"saves {stock_bytes / 1e6:.1f} MB for its backward, and with all recomputed that can be "
+        f"it would still save {left / 1e6:.1f} MB. Name memory={possible:g} or more."
     )

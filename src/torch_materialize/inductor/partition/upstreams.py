@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from torch._functorch import partitioners
 from torch.fx import Graph, GraphModule, Node
 
+from ...errors import MemoryBudgetError
 from ...events import surprise
 
 __all__ = ["Choose", "Halves", "Stock", "deciding", "partition", "patch_choose_saved_values_set"]
@@ -72,6 +73,8 @@ def patch_choose_saved_values_set(upstream: Callable[..., list[Node]]) -> Callab
         try:
             with deciding(None):  # what is partitioned on the way is somebody else's
                 return choose(joint_graph, node_info, stock)
+        except MemoryBudgetError:
+            raise  # what the user wants cannot be had, and that is what is said
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise(_SEAM, error)
             return stock.saved()
