@@ -100,7 +100,11 @@ def test_the_log_names_decisions_and_refusals(caplog):
     )
     outcome.marked, outcome.refused = frozenset({"sum_3"}), (refusal,)
     with caplog.at_level(logging.DEBUG, "torch_materialize"):
-        announce._log(SimpleNamespace(nodes=1), outcome, lambda: replace(found, graphs=(graph,)))
+        announce._log(
+            SimpleNamespace(nodes=1, is_body=False),
+            outcome,
+            lambda: replace(found, graphs=(graph,)),
+        )
     lines = [record.getMessage() for record in caplog.records]
     assert f"plan: {refusal.sentence()}" in lines
     assert any("stock's choice, and 1 tensor materialized" in line for line in lines)
