@@ -69,8 +69,7 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
         "kept",
         "what forwards keep for backwards, and what both move: stock, upstream's budget, ours",
         {
-            "names": {"nargs": "+", "help": "models of the corpus"},
-            "--device": {"default": "h200"},
+            **{name: _MODELS[name] for name in ("names", "--device")},
             "--budget": {"type": float, "default": 0.7},
         },
     ),

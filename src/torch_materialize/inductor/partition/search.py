@@ -144,7 +144,8 @@ def _from_least(
     All is recomputed that can be, and then group after group is saved again, first what costs the
     most for each byte, while that keeps to the budget and costs no more.
     """
-    best, counts = least(joint, found), [len(g.roots) if g.lot.room > 0 else 0 for g in found]
+    counts = _all_that_free(found)
+    best = _taken(joint, found, counts)
     if best is None or joint.saved_bytes(best[0].saved) > budget:
         return None
     cost = foresight.cost(best[0])
@@ -172,7 +173,12 @@ def _price_of_a_byte(group: Group) -> float:
 
 def least(joint: Joint, found: Sequence[Group]) -> Taken | None:
     """The cut that saves the fewest bytes: everything is recomputed that can be."""
-    return _taken(joint, found, [len(g.roots) if g.lot.room > 0 else 0 for g in found])
+    return _taken(joint, found, _all_that_free(found))
+
+
+def _all_that_free(found: Sequence[Group]) -> list[int]:
+    """All of each group that frees something."""
+    return [len(group.roots) if group.lot.room > 0 else 0 for group in found]
 
 
 def _out_of_reach(joint: Joint, found: Sequence[Group], stock_bytes: int, share: float) -> str:
