@@ -87,9 +87,10 @@ class _Notes(logging.Handler):
         log.setLevel(logging.NOTSET)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith("plan: %d nodes"):
-            self.nodes += record.args[0]  # type: ignore[index,operator]
-            self.planning += record.args[-1]  # type: ignore[index,operator]
+        planned = getattr(record, "planned", None)
+        if planned is not None:
+            self.nodes += planned["nodes"]
+            self.planning += planned["seconds"]
 
 
 def compile_seconds(case: str, policy: str, notes: _Notes | None = None) -> float:

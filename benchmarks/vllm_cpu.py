@@ -115,13 +115,13 @@ def _start(model: Path, policy: str) -> dict[str, Any]:
 
 def _planned(answer: dict[str, Any]) -> dict[str, Any]:
     """Seconds until ready, of them planning; bytes ours and stock's over the planned graphs."""
-    lines = [x["args"] for x in answer["lines"] if x["format"].startswith("plan: %d nodes")]
+    graphs = [x["planned"] for x in answer["lines"] if x["planned"]]
     return {
         "ready_seconds": round(answer["ready"], 1),
-        "planning_seconds": round(sum(float(x[-1]) for x in lines), 2),
-        "graphs_planned": len(lines),
-        "bytes": sum(int(x[3]) for x in lines),
-        "stock_bytes": sum(int(x[5]) for x in lines),
+        "planning_seconds": round(sum(x["seconds"] for x in graphs), 2),
+        "graphs_planned": len(graphs),
+        "bytes": sum(x["bytes"] for x in graphs),
+        "stock_bytes": sum(x["stock_bytes"] for x in graphs),
         **answer["counters"],
     }
 

@@ -88,6 +88,8 @@ def test_the_plan_is_logged_and_at_debug_what_it_saves(dynamo, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert any("trial lowerings" in line for line in lines), lines
     assert "plan: all: 0 B" in lines  # stock is kept here
+    (planned,) = (x.planned for x in caplog.records if hasattr(x, "planned"))
+    assert 0 < planned["bytes"] == planned["stock_bytes"] and planned["seconds"] > 0
 
 
 def test_the_log_names_decisions_and_refusals(caplog):
@@ -101,7 +103,7 @@ def test_the_log_names_decisions_and_refusals(caplog):
     outcome.marked, outcome.refused = frozenset({"sum_3"}), (refusal,)
     with caplog.at_level(logging.DEBUG, "torch_materialize"):
         announce._log(
-            SimpleNamespace(nodes=1, is_body=False),
+            SimpleNamespace(nodes=1, is_body=False, calls=1),
             outcome,
             lambda: replace(found, graphs=(graph,)),
         )

@@ -39,7 +39,7 @@ class Lines(logging.Handler):
     """Keeps what torch-materialize says of each graph."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _LINES.append({"format": record.msg, "args": list(map(str, record.args or ()))})
+        _LINES.append({"text": record.getMessage(), "planned": getattr(record, "planned", None)})
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from importlib.metadata import entry_points
+from typing import Any
 
 import pytest
 from launch import TOKENS, environment, limited, said
@@ -21,15 +22,15 @@ SAMPLING = ("greedy", "seeded")
 STOCK = {"TORCH_MATERIALIZE": "stock"}
 
 
-def planned(answer: dict) -> list[list[str]]:
-    """What was said of each graph that was planned: see ``inductor/planned.py``."""
-    return [x["args"] for x in answer["lines"] if x["format"].startswith("plan: %d nodes")]
+def planned(answer: dict) -> list[dict[str, Any]]:
+    """The figures of each graph that was planned: see ``inductor/explain/announce.py``."""
+    return [x["planned"] for x in answer["lines"] if x["planned"]]
 
 
 def moved(answer: dict) -> tuple[int, int]:
     """Bytes of the fused kernels, ours and stock's, over all graphs that were planned."""
-    lines = planned(answer)
-    return sum(int(x[3]) for x in lines), sum(int(x[5]) for x in lines)
+    graphs = planned(answer)
+    return sum(x["bytes"] for x in graphs), sum(x["stock_bytes"] for x in graphs)
 
 
 def compared(one: dict, other: dict) -> tuple[int, list[float]]:
@@ -123,7 +124,7 @@ def test_planning_takes_less_than_a_tenth_of_the_start(engine, kind):
     """Of one run, since two may meet a machine that is busy otherwise."""
     for cut in ("whole", "piecewise"):
         answer = engine(kind, cut)
-        searching = sum(float(x[-1]) for x in planned(answer))
+        searching = sum(x["seconds"] for x in planned(answer))
         assert 0 < searching < 0.1 * (answer["ready"] - searching)
 
 

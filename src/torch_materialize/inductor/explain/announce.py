@@ -161,6 +161,19 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
         bound,
         found.rounds,
         found.seconds,
+        # The same for programs that read the log: a sentence may change, ``record.planned`` does not.
+        extra={
+            "planned": {
+                "nodes": graph.nodes,
+                "calls": graph.calls,
+                "bytes": after.bytes,
+                "kernels": after.kernels,
+                "stock_bytes": before.bytes,
+                "stock_kernels": before.kernels,
+                "trial_lowerings": found.rounds,
+                "seconds": found.seconds,
+            }
+        },
     )
     for refusal in found.refused:
         log.info("plan: %s", refusal.sentence())
