@@ -45,6 +45,7 @@ def _without(**changes: Any) -> Callable[[], Any]:
 MECHANISMS: dict[str, Callable[[], Any]] = {
     "start: traffic": _without(_by_traffic=_nothing),
     "traffic always tried": _without(_begin_locally=_nothing),
+    "look further": _without(_look_further=_nothing),
     "relieve": _without(_relieve=_nothing),
     "start: everything inlined": _without(_everything_inlined=_nothing),
     "by bytes after time": _without(_go_on_by_bytes=_nothing),

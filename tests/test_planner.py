@@ -102,6 +102,24 @@ def test_equal_programs_are_solved_once(monkeypatch):
     assert plan(dag, Limits()) == first
 
 
+def test_a_kernel_that_reaches_further_computes_what_a_cut_needs_besides():
+    """As a DINOv2's backward: the narrow sum needs a scale and an earlier sum besides."""
+    build = Builder()
+    x, scale = build.value(Kind.SOURCE, 3 * WIDE), build.value(Kind.SOURCE, 4)
+    earlier = build.value(Kind.POINTWISE, NARROW, build.value(Kind.SOURCE, 3 * WIDE))
+    build.kernel(earlier, build.value(Kind.POINTWISE, 2, earlier, required=True))
+    wide = build.value(Kind.POINTWISE, WIDE, x)
+    build.kernel(wide, build.value(Kind.POINTWISE, 2, wide, required=True))
+    factor = build.value(Kind.POINTWISE, 4, scale)
+    scaled = build.value(Kind.POINTWISE, WIDE, wide, factor)
+    narrow = build.value(Kind.POINTWISE, NARROW, scaled, earlier)
+    for _ in range(3):
+        build.kernel(build.value(Kind.POINTWISE, NARROW, narrow, required=True))
+    near, far = (plan(build.dag(), limits) for limits in (Limits(), Limits().widest))
+    assert near.homes[narrow] == 2  # by its first reader, which has to read the wide value for it
+    assert far.homes[narrow] == 1 and far.predicted < near.predicted
+
+
 def test_a_needless_materialization_is_undone():
     build = Builder()
     x = build.value(Kind.SOURCE, NARROW)

@@ -187,6 +187,7 @@ def _limits(draw: st.DrawFn) -> Limits:
         arguments=draw(st.sampled_from([128, 128, 3, 6])),
         body=draw(st.sampled_from([96, 96, 2, 5])),
         balance=draw(st.sampled_from([0.0, 0.0, 0.02, 1.0])),
+        further=draw(st.booleans()),
     )
 
 
@@ -290,7 +291,8 @@ def _choices(problem: Problem, reach: list[Cone]) -> dict[int, list[int | None]]
 
 
 def _reach(problem: Problem) -> list[Cone]:
-    return cones(problem.dag, moved(problem.dag, problem.dag.homes()), problem.limits.body)
+    dag, limits = problem.dag, problem.limits
+    return cones(dag, moved(dag, dag.homes()), limits.body, limits.further)
 
 
 def _least(problem: Problem) -> int | None:

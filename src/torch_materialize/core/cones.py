@@ -14,6 +14,9 @@ __all__ = ["MOST_ENTRIES", "Cone", "components", "cones", "entries"]
 # and looks at no more inputs than this to find them: what is left out is far from what it writes.
 _ASIDE = 4
 _LOOKS = 10_000
+# A value that is computed on the side may need so many more to be computed with it.
+_BEHIND = 8
+_OPEN = (Kind.POINTWISE, Kind.VIEW)
 #: A program of more entries than this is not worth its solve, which takes seconds.
 MOST_ENTRIES = 1_000_000
 
@@ -25,7 +28,7 @@ class Cone:
     Attributes:
         roots: values that this kernel must compute.
         inside: values that it could compute.
-        edge: values in memory whatever is decided, which it could read.
+        edge: values that it could read, in memory whatever is decided or in the trial lowering.
         cut: values that it would have to read: computing them would make its body too large.
         buffers: how many it takes in the trial lowering.
     """
@@ -38,9 +41,11 @@ class Cone:
     cut: set[int] = field(default_factory=set)
 
 
-def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
+def cones(dag: Dag, now: Sequence[Moved], body: int, further: bool = False) -> list[Cone]:
     """The reach of every kernel; ``body`` is the most values that one may compute.
 
+    ``further``: what a kernel computes for others may need more than what it has at hand: what a
+    few operations make of that, and what another kernel of the trial lowering wrote unasked.
     What a kernel computes ``now``, in the trial lowering, it can compute, however much that is.
     """
     homes = dag.homes()
@@ -51,14 +56,10 @@ def cones(dag: Dag, now: Sequence[Moved], body: int) -> list[Cone]:
             for kernel, one in zip(dag.kernels, now, strict=True)
         ]
         wanted = {i for cone in result for i in cone.inside | cone.cut}
-        open_to_all = {
-            i
-            for i in wanted
-            if dag.values[i].kind in (Kind.POINTWISE, Kind.VIEW) and not dag.fixed(i)
-        }
+        open_to_all = {i for i in wanted if dag.values[i].kind in _OPEN and not dag.fixed(i)}
         users = {i: [u for u in dag.users[i] if u in open_to_all] for i in wanted}
         for cone in result:
-            _beside(dag, homes, cone, users, most)
+            _beside(dag, homes, cone, users, most, further)
         if entries(dag, result) <= MOST_ENTRIES:
             break
     return result
@@ -114,7 +115,12 @@ def _behind(dag: Dag, homes: dict[int, int], kernel: Fused, now: Moved, body: in
 
 
 def _beside(
-    dag: Dag, homes: dict[int, int], cone: Cone, users: Mapping[int, Sequence[int]], most: int
+    dag: Dag,
+    homes: dict[int, int],
+    cone: Cone,
+    users: Mapping[int, Sequence[int]],
+    most: int,
+    further: bool,
 ) -> None:
     """Values that other kernels want and this one could compute on the side, the nearest first.
 
@@ -139,24 +145,46 @@ def _beside(
             looks += len(value.inputs)
             if added == most or looks > _LOOKS:
                 return
-            if all(_at_hand(dag, homes, cone, x) for x in value.inputs):
-                cone.inside.add(i)
-                cone.edge.update(x for x in value.inputs if x not in cone.inside)
-                cone.cut.discard(i)
-                fresh.add(i)
+            for one in _with_behind(dag, homes, cone, i, further):
+                cone.inside.add(one)
+                cone.edge.update(x for x in dag.values[one].inputs if x not in cone.inside)
+                cone.cut.discard(one)
+                cone.edge.discard(one)
+                fresh.add(one)
                 added += 1
 
 
-def _at_hand(dag: Dag, homes: dict[int, int], cone: Cone, index: int) -> bool:
-    """Whether the kernel can have a value: it computes it, or it is in memory by then."""
+def _with_behind(
+    dag: Dag, homes: dict[int, int], cone: Cone, index: int, further: bool
+) -> list[int]:
+    """A value and what a kernel must compute besides to have it, in order; [] where it cannot.
+
+    A factor that is made of a small input alone, say, is behind none of the kernel's roots.
+    """
+    found: dict[int, None] = {}
+    todo = [index]
+    while todo:
+        i = todo.pop()
+        found.pop(i, None)
+        found[i] = None  # behind all that need it
+        missing = [x for x in dag.values[i].inputs if not _at_hand(dag, homes, cone, x, further)]
+        opaque = (x for x in missing if dag.fixed(x) or dag.values[x].kind not in _OPEN)
+        if (missing and not further) or any(opaque) or len(found) + len(missing) > _BEHIND:
+            return []
+        todo += missing
+    return list(reversed(found))
+
+
+def _at_hand(dag: Dag, homes: dict[int, int], cone: Cone, index: int, further: bool) -> bool:
+    """Whether the kernel can have a value: it computes it, or it may be in memory by then."""
     if index in cone.inside or index in cone.edge:
         return True
     base = dag.values[dag.values[index].base]
     if base.kind is Kind.SOURCE:
         return base.ready < cone.kernel.position
-    if not dag.fixed(base.index) or base.index not in homes:
+    if not (further or dag.fixed(base.index)):
         return False
-    return homes[base.index] < cone.kernel.index
+    return homes.get(base.index, cone.kernel.index) < cone.kernel.index
 
 
 def components(dag: Dag, all_cones: list[Cone]) -> list[list[Cone]]:

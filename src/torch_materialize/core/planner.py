@@ -75,7 +75,7 @@ def plan(
     homes = {i: k for i, k in dag.homes().items() if dag.fixed(i)}
     bound = float(sum(missed))
     unsolved = []
-    for group in components(dag, cones(dag, now, limits.body)):
+    for group in components(dag, cones(dag, now, limits.body, limits.further)):
         solution = Program(dag, group, limits, banned).solve(work, deadline, solved)
         if solution is None:
             unsolved.append(group[0].kernel.name)
@@ -160,7 +160,7 @@ def least_bytes(dag: Dag, limits: Limits) -> float:
     banned: set[tuple[int, int]] = set()
     together = Together(dag, dag)
     for _ in range(_BOUNDS):
-        planned = plan(dag, limits.only_bytes, banned)
+        planned = plan(dag, limits.widest, banned)
         refused = misplaced(dag, planned.homes, together) - banned
         if not refused:
             break

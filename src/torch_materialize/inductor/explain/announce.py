@@ -161,7 +161,7 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
         bound,
         found.rounds,
         found.seconds,
-        # The same for programs that read the log: a sentence may change, ``record.planned`` does not.
+        # For programs that read the log: a sentence may change, ``record.planned`` does not.
         extra={
             "planned": {
                 "nodes": graph.nodes,

@@ -14,7 +14,8 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 3. A plan that a rule refuses for its predicted time alone is lowered once more with some of what
    stock writes written, where its kernels compute for longer than they move bytes.
 4. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
-   choice; from the latter on a GPU also where it moves fewer bytes than the best plan.
+   choice.  On a GPU 1 and 2 also with kernels that compute more on the side, and where these leave
+   anything open, from the local rule's choice if it moves fewer bytes than the best plan.
 5. Where the best needs other roundings than it was lowered with, it is lowered with those; on a CPU
    also with what crosses an opaque operator written (:mod:`.settle`).
 
@@ -58,7 +59,7 @@ class Rounds:
         self._limits = limits
         # A choice -> what Inductor was seen to realize unplanned on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
-        self._climbed: set[tuple[frozenset[str] | None, bool]] = set()
+        self._climbed: set[tuple[frozenset[str] | None, bool, bool]] = set()
         self._relieved: set[frozenset[str]] = set()
         self._solved: Solved = {}
         self._rounding_is_free = False
@@ -80,7 +81,8 @@ class Rounds:
                 if self._is_worth_trying(0):
                     self._climb_if(start())
         self._relieve()
-        if limits.locally and trials.may_go_on:
+        if limits.locally and trials.tried:
+            self._look_further()
             self._begin_locally()
 
     def settled(self) -> tuple[Decision, State]:
@@ -112,14 +114,20 @@ class Rounds:
         store |= trials.kept | self._needed(local)
         return trials.measure("the local rule's choice", store, local)
 
+    def _look_further(self) -> None:
+        """Goes on from the best plan with kernels that compute more on the side."""
+        self._left = 1.0  # known only of kernels that reach less far
+        self._climb(self.trials.best, self._limits.widest)
+
     def _begin_locally(self) -> None:
         """Starts from the local rule's choice where that moves fewer bytes than the best plan.
 
-        It is lowered after a plan only, and where it writes what that has not in memory: otherwise
-        it moved fewer bytes in none of the graphs of docs/results/search.md.
+        It is lowered only where kernels that reach further seem to leave something to save, and
+        where it writes what the best has not in memory: otherwise it moved fewer bytes in none of
+        the graphs of docs/results/search.md.
         """
         trials = self.trials
-        if not trials.tried or not trials.local_writes_more:
+        if self._left < _PROGRESS or not trials.may_go_on or not trials.local_writes_more:
             return
         if trials.local.measured < trials.best.dag.measured * (1 - _PROGRESS):
             self._climb_if(self._by_traffic())
@@ -172,9 +180,10 @@ class Rounds:
         Once from it by time and once by bytes, as ``limits`` say.
         """
         trials, limits = self.trials, limits or self._limits
-        if (start.store, limits.rates is None) in self._climbed:
+        key = start.store, limits.rates is None, limits.further
+        if key in self._climbed:
             return
-        self._climbed.add((start.store, limits.rates is None))
+        self._climbed.add(key)
         current = start
         banned: set[tuple[int, int]] = set()
         failed = 0
