@@ -6,7 +6,7 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 1. From stock's kernels an integer program chooses what to realize, and the choice is lowered: with
    the roundings that it needs (``numerics``), and with all realized at once that something besides
    fused kernels reads.  Where it moves more than the program foresaw, it is lowered without the
-   roundings, too.
+   roundings, too, and with less realized at once.
 2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
@@ -62,7 +62,7 @@ class Rounds:
         self._climbed: set[tuple[frozenset[str] | None, bool, bool]] = set()
         self._relieved: set[frozenset[str]] = set()
         self._solved: Solved = {}
-        self._rounding_is_free = False
+        self._bare_is_no_better = False
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
         self._left = 1.0
 
@@ -110,9 +110,8 @@ class Rounds:
 
     def _by_traffic(self) -> State | None:
         trials, local = self.trials, self.trials.local
-        store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock)
-        store |= trials.kept | self._needed(local)
-        return trials.measure("the local rule's choice", store, local)
+        store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock) | trials.kept
+        return self._lowered("the local rule's choice", store, local, local, local.measured)
 
     def _look_further(self) -> None:
         """Goes on from the best plan with kernels that compute more on the side."""
@@ -158,16 +157,22 @@ class Rounds:
         if after is trials.best and slow.promised:
             self._left = max(1 - slow.promised / after.dag.measured, 0.0)
 
-    def _needed(self, dag: Dag) -> frozenset[str]:
-        """What a lowering wrote, and something besides fused kernels reads.
+    def _needed(self, dag: Dag, late: bool = True) -> frozenset[str]:
+        """What a lowering wrote, and something besides fused kernels reads; all of it if ``late``.
 
         It is marked, too: unmarked it may stay inlined until a copy of it is made for that reader,
         expanded to all heads, say, and the kernels would not be those that were planned with.
         What lies in another's memory (a part of a concatenation, say) is left to its reader again.
+        Without ``late`` what became a buffer only for that reader is left to it, too: marked, a
+        fused kernel that computed it anew would read it.
         """
         homes = dag.homes()
         values = [dag.values[i] for i in required(dag) if i in homes]
-        chosen = (v.index for v in values if v.kind is Kind.POINTWISE and v.memory < 0)
+        chosen = (
+            v.index
+            for v in values
+            if v.kind is Kind.POINTWISE and v.memory < 0 and (late or v.early)
+        )
         return self.trials.short.spread(dag.nodes(chosen))
 
     def _climb_if(self, start: State | None) -> None:
@@ -196,11 +201,12 @@ class Rounds:
             # What was learned from a refusal may show more than the plan promises.
             if not banned and not self._promises(planned, dag, limits, failed):
                 break
-            store = trials.short.spread(dag.nodes(planned.store)) | trials.kept | self._needed(dag)
-            after = self._lowered(store, current.dag.with_homes(planned.homes), planned)
+            store = trials.short.spread(dag.nodes(planned.store)) | trials.kept
+            like = current.dag.with_homes(planned.homes)
+            after = self._lowered("a plan", store, dag, like, planned.predicted)
             if after is None:
                 break
-            self._forced.setdefault(store, forced)
+            self._forced.setdefault(after.store, forced)
             news = trials.unplanned(after) - forced
             forced |= news
             now, then = limits.cost(after.dag), limits.cost(dag)
@@ -219,22 +225,26 @@ class Rounds:
                 break  # nothing was learned
             banned |= wrong
 
-    def _lowered(self, store: frozenset[str], like: Dag, planned: Plan) -> State | None:
-        """The trial lowering of a plan; without its roundings where they cost bytes, it seems.
+    def _lowered(
+        self, why: str, store: frozenset[str], dag: Dag, like: Dag, promised: int
+    ) -> State | None:
+        """The trial lowering of a plan for ``dag`` that foresaw the kernels ``like``.
 
-        Another plan may need other roundings, so it goes on from there.  Where they once cost
-        nothing it is not tried again.
+        Where it moves more than ``promised``, it may be for the roundings, or for what was marked
+        early that some kernel then reads: it goes on from a lowering without these if that moves
+        less.  Where it did not once, it is not tried again for a plan.
         """
-        after = self.trials.measure("a plan", store, like, planned.predicted)
-        rounding_may_cost = after is not None and after.rounded and after.broke_promise
-        if after is None or not rounding_may_cost:
+        trials = self.trials
+        every, early = (store | self._needed(dag, late) for late in (True, False))
+        after = trials.measure(why, every, like, promised)
+        if after is None or not after.broke_promise or not trials.may_go_on:
             return after
-        if self._rounding_is_free or not self.trials.may_go_on:
+        if (dag is not like and self._bare_is_no_better) or not (after.rounded or early != every):
             return after
-        bare = self.trials.measure("a plan, not rounded", store, promised=planned.predicted)
+        bare = trials.measure(f"{why}, not rounded", early, promised=promised)
         if bare is not None and bare.dag.measured < after.dag.measured:
             return bare
-        self._rounding_is_free = True
+        self._bare_is_no_better = True
         return after
 
     def _to_plan(self, dag: Dag, forced: set[str]) -> Dag:
