@@ -23,9 +23,11 @@ from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import Limits
 from torch_materialize.core.policy import STOCK
 from torch_materialize.core.traffic import traffic
+from torch_materialize.inductor.fx.layers import shorten
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import dry_run, hooks_for
+from torch_materialize.inductor.plan import rounds
 from torch_materialize.inductor.plan.search import replay, search
 from torch_materialize.jobs.explain import compare
 from torch_materialize.models.decoder import Decoder
@@ -121,6 +123,19 @@ def test_when_enough_was_lowered_the_best_so_far_is_taken():
     assert also_local.rounds == found.rounds
     assert [step.why for step in longer.steps].count("a plan") > 1
     assert longer.dag.measured < found.dag.measured
+
+
+def test_what_only_an_opaque_reader_made_a_buffer_can_be_left_to_it():
+    """Qwen3.5: a kernel computed the tensor anew; marked, it was written early and read there."""
+    graph = decoder_graph()
+    with hooks_for(PLAN):
+        found = rounds.Rounds(shorten(graph), Limits(), PLAN)
+        dag = found.trials.start.dag
+        every, early = (found._needed(dag, late) for late in (True, False))
+    values = {value.node: value for value in dag.values if value.node}
+    assert early < every
+    assert all(values[name].early for name in early)
+    assert not any(values[name].early for name in every - early)
 
 
 def test_where_rates_were_measured_a_plan_goes_by_time():

@@ -230,16 +230,20 @@ class Rounds:
     ) -> State | None:
         """The trial lowering of a plan for ``dag`` that foresaw the kernels ``like``.
 
-        Where it moves more than ``promised``, it may be for the roundings, or for what was marked
-        early that some kernel then reads: it goes on from a lowering without these if that moves
-        less.  Where it did not once, it is not tried again for a plan.
+        Where it moves more than ``promised``, it may be for the roundings, or on a GPU for what was
+        marked early that some kernel then reads: it goes on from a lowering without these if that
+        moves less.  Where it did not once, it is not tried again for a plan.
         """
         trials = self.trials
-        every, early = (store | self._needed(dag, late) for late in (True, False))
+        every = early = store | self._needed(dag)
+        if self._limits.locally:
+            early = store | self._needed(dag, late=False)
         after = trials.measure(why, every, like, promised)
         if after is None or not after.broke_promise or not trials.may_go_on:
             return after
-        if (dag is not like and self._bare_is_no_better) or not (after.rounded or early != every):
+        if dag is not like and self._bare_is_no_better:
+            return after
+        if not after.rounded and early == every:
             return after
         bare = trials.measure(f"{why}, not rounded", early, promised=promised)
         if bare is not None and bare.dag.measured < after.dag.measured:
