@@ -4,7 +4,8 @@
     python benchmarks/tables.py --pages                # docs/results/*.md, from results/index.toml
 
 Every figure stands in a result file; what was not measured has no cell.  Of files of one kind that
-are named together, a row that several have counts as in the last of them.
+are named together, a row that several have counts as in the last of them; that of a sweep, for each
+policy that it has there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,23 +71,28 @@ def sweeps(files: Files, wanted: str = "") -> Lines:
     )  # fmt: skip
     for torch in sorted({short(sweep.versions["torch"]) for sweep in every}):
         own = [sweep for sweep in every if short(sweep.versions["torch"]) == torch]
-        rows = {(r.name, r.kind, r.index): r for sweep in own for r in sweep.graphs}
         for name, kinds in {**KINDS, "all": sum(KINDS.values(), ())}.items():
             if not wanted or name == wanted:
-                some = tuple(row for row in rows.values() if row.kind in kinds)
-                policies = max((sweep.settings.policies for sweep in own), key=len)
-                merged = replace(own[0], graphs=some)
-                yield from _of_policies(torch, f"{name}, {len(some)}", merged, policies[1:])
+                yield from _of_policies(torch, name, own, kinds)
 
 
-def _of_policies(torch: str, graphs: str, sweep: Sweep, policies: Sequence[Any]) -> Lines:
-    for policy in policies:
-        rows = tuple(row for row in sweep.graphs if str(policy) in map(str, row.bytes))
-        found = replace(sweep, graphs=rows).summary(policy) if rows else None
+def _of_policies(torch: str, name: str, own: Sequence[Sweep], kinds: Container[str]) -> Lines:
+    """Of each policy the last row of every graph that has it: a sweep may be of some policies."""
+    some = [row for sweep in own for row in sweep.graphs if row.kind in kinds]
+    graphs = f"{name}, {len({_key(row) for row in some})}"
+    policies = max((sweep.settings.policies for sweep in own), key=len)
+    for policy in policies[1:]:
+        last = {_key(row): row for row in some if str(policy) in map(str, row.bytes)}
+        rows = tuple(last.values())
+        found = replace(own[0], graphs=rows).summary(policy) if rows else None
         if found is not None:
             ratios = [f"x{x:.3f}" for x in (found.geomean, found.best, found.worst)]
             yield line([torch, graphs, str(policy), *ratios, str(found.worse), _gaps(rows, policy)])
             torch = graphs = ""
+
+
+def _key(row: GraphRow) -> tuple[str, str, int]:
+    return row.name, row.kind, row.index
 
 
 def _gaps(rows: Sequence[GraphRow], policy: Any) -> str:

@@ -70,6 +70,19 @@ def test_results_that_are_kept_make_tables():
             assert len({line.count("|") for line in rows[start - 1 : end]}) == 1, path.name
 
 
+@pytest.mark.usefixtures("benchmarks")
+def test_a_sweep_of_fewer_policies_hides_no_figure_of_the_others():
+    from tables import sweeps
+
+    both = ["sweep-213-training-2026-11-26.json", "sweep-213-training-2026-11-27.json"]
+    less = "sweep-verify-213-training-2026-11-29.json"
+    before, after = (
+        [line for line in sweeps(files, "training") if "| traffic |" in line]
+        for files in (both, [*both, less])
+    )
+    assert before == after and len(before) == 1
+
+
 def test_the_index_names_every_result_file_and_nothing_else(index):
     from torch_materialize.results.base import read_json
 

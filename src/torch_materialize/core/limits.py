@@ -78,7 +78,7 @@ class Limits:
             where that leaves anything open, from the local rule's choice (policy `traffic`) if that
             moves fewer bytes.
         further: a kernel may compute on the side what it has not everything at hand for
-            (:mod:`.cones`).  It finds other plans (in a DINOv2's backward, 2% fewer bytes); programs
+            (:mod:`.cones`).  It finds other plans (2% fewer bytes in a DINOv2's backward); programs
             are larger, and more of what they promise does not fuse.
         as_pieces: what crosses an opaque operator is written where that costs no bytes, as the
             pieces of a graph that is cut there have to.  On a CPU what else a kernel loads decides

@@ -103,7 +103,6 @@ def _hand_on(record: logging.LogRecord) -> None:
             record.args or (),
             record.exc_info,
             record.funcName,
-            extra={x: record.__dict__[x] for x in ("planned",) if x in record.__dict__},
         )
         logger.handle(anew)
 

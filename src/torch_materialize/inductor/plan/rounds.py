@@ -111,7 +111,8 @@ class Rounds:
     def _by_traffic(self) -> State | None:
         trials, local = self.trials, self.trials.local
         store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock) | trials.kept
-        return self._lowered("the local rule's choice", store, local, local, local.measured)
+        why = "the local rule's choice"
+        return self._lowered(why, store, local, local, local.measured, again=True)
 
     def _look_further(self) -> None:
         """Goes on from the best plan with kernels that compute more on the side."""
@@ -226,23 +227,29 @@ class Rounds:
             banned |= wrong
 
     def _lowered(
-        self, why: str, store: frozenset[str], dag: Dag, like: Dag, promised: int
+        self,
+        why: str,
+        store: frozenset[str],
+        dag: Dag,
+        like: Dag,
+        promised: int,
+        *,
+        again: bool = False,
     ) -> State | None:
         """The trial lowering of a plan for ``dag`` that foresaw the kernels ``like``.
 
         Where it moves more than ``promised``, it may be for the roundings, or on a GPU for what was
         marked early that some kernel then reads: it goes on from a lowering without these if that
-        moves less.  Where it did not once, it is not tried again for a plan.
+        moves less.  Where it did not once, that is not tried any more, unless ``again``.
         """
         trials = self.trials
-        every = early = store | self._needed(dag)
-        if self._limits.locally:
-            early = store | self._needed(dag, late=False)
+        every = store | self._needed(dag)
         after = trials.measure(why, every, like, promised)
         if after is None or not after.broke_promise or not trials.may_go_on:
             return after
-        if dag is not like and self._bare_is_no_better:
+        if self._bare_is_no_better and not again:
             return after
+        early = store | self._needed(dag, late=False) if self._limits.locally else every
         if not after.rounded and early == every:
             return after
         bare = trials.measure(f"{why}, not rounded", early, promised=promised)
