@@ -12,11 +12,13 @@ from torch.utils._ordered_set import OrderedSet
 from torch_materialize.core.dag import Dag, Fused, Kind, Value
 from torch_materialize.core.devices import find
 from torch_materialize.core.memory import peak_bytes
-from torch_materialize.core.policy import STOCK
+from torch_materialize.core.policy import STOCK, parse
+from torch_materialize.errors import MemoryBudgetError
 from torch_materialize.inductor.fx.decision import NO_CHANGE
 from torch_materialize.inductor.lower.trial import lowered
 from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline.capture import capture, fake_mode
+from torch_materialize.inductor.offline.dry_run import dry_run
 from torch_materialize.inductor.read.dag import read_dag
 from torch_materialize.inductor.read.kernels import read_scheduled
 from torch_materialize.inductor.read.recording import Recording
@@ -104,6 +106,36 @@ def outputs_early(x):
 
 def scattered(x, i):
     return (x.sin() @ x).index_put((i.long(),), x[:2] * 2)
+
+
+def vectors(x, w, *rows):
+    """Stock writes a wide sum of vectors and one matrix; a plan computes it twice."""
+    h = x.float()
+    for row in rows:
+        h = h + row
+    return ((h.sin().half() @ w).float() * h).half() @ w
+
+
+def test_a_limit_of_what_is_alive_is_kept():
+    mode, device = fake_mode(), find("h200")
+    with mode:
+        args = [torch.empty(1024, N, dtype=torch.half), torch.empty(N, N, dtype=torch.half)]
+        args += [torch.empty(N) for _ in range(8)]
+    (graph,) = capture(vectors, args, {}, device, mode)
+
+    def peak(policy):
+        dag = dry_run(graph, parse(policy), device).dag
+        return peak_bytes(dag, dag.homes())
+
+    stocks, ours = peak("stock"), peak("plan:limits=strong")
+    assert ours < 0.7 * stocks
+    # Far too few bytes for a plan to be worth it, but stock does not keep to it.
+    for limit in (ours, (ours + stocks) // 2, stocks - 1):
+        assert peak(f"plan:memory={limit}B") <= limit
+    with pytest.raises(MemoryBudgetError, match=f"memory={ours - 1}B cannot be had") as error:
+        peak(f"plan:memory={ours - 1}B")
+    least = str(error.value).rpartition("memory=")[2].split()[0]
+    assert peak(f"plan:memory={least}") <= parse(f"plan:memory={least}").peak
 
 
 def trained(x, w):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 import torch_materialize as tm
 from torch_materialize.core.knapsack import Lot, choose
-from torch_materialize.core.policy import parse
+from torch_materialize.core.policy import parse, size_named
+from torch_materialize.core.saving import LoweredCut
 from torch_materialize.errors import CaptureError, MemoryBudgetError, UnknownPolicyError
 from torch_materialize.inductor.hooks import partitioner as hook
 from torch_materialize.inductor.partition import search as searching
@@ -108,10 +110,29 @@ class TestPolicy:
         assert parse("plan:memory=1") == parse("plan")
         assert parse("plan").memory is None
 
-    @pytest.mark.parametrize("written", [0, -1, 1.5, "much", "", "8GiB", "nan"])
-    def test_what_is_no_share_is_refused(self, written):
-        with pytest.raises(UnknownPolicyError, match="over 0 and up to 1"):
+    @pytest.mark.parametrize("written", ["8GiB", "8 GiB", "8192MiB", "8.0gib", "8589934592B"])
+    def test_one_size_is_one_policy(self, written):
+        policy = parse("plan", {"memory": written})
+        assert policy == parse("plan:memory=8GiB")
+        assert str(policy) == "plan:memory=8GiB"
+        assert policy.peak == 8 << 30
+        assert policy.memory is None
+
+    @pytest.mark.parametrize("size", [1, 1000, 1024, 1536, 10**9, (1 << 30) + 1])
+    def test_a_size_is_named_exactly(self, size):
+        assert parse(f"plan:memory={size_named(size)}").peak == size
+
+    @pytest.mark.parametrize(
+        "written", [0, -1, 1.5, "much", "", "8G", "0GiB", "-8GiB", "GiB", "nan", 8 << 30]
+    )
+    def test_what_is_no_share_and_no_size_is_refused(self, written):
+        with pytest.raises(UnknownPolicyError, match=r"over 0 and up to 1, or a size.*8GiB"):
             tm.options("plan", memory=written)
+
+    def test_what_is_the_fastest_need_not_fit(self):
+        with pytest.raises(UnknownPolicyError, match="Use plan with it"):
+            parse("tune:memory=8GiB")
+        assert parse("tune:memory=0.7").memory == 0.7
 
     def test_stock_takes_none(self):
         with pytest.raises(UnknownPolicyError, match="numerics=stock"):
@@ -175,7 +196,7 @@ class TestBudget:
         _, before = step(stack(), None)
         torch._dynamo.reset()
 
-        def fails(*_):
+        def fails(*_, **_named):
             raise CaptureError("on the way")
 
         monkeypatch.setattr(hook, "search", fails)
@@ -192,6 +213,42 @@ class TestBudget:
             torch._dynamo.reset()
             _, enabled = step(stack(), None)
         assert inside == enabled <= 0.6 * before
+
+
+class TestAlive:
+    """A size: the most that may be alive at once in a graph."""
+
+    @pytest.mark.full
+    def test_a_step_keeps_to_it_and_gradients_are_stocks(self, caplog):
+        stock, _ = step(stack(), None, 1024)
+        torch._dynamo.reset()
+        with caplog.at_level(logging.INFO):
+            ours, _ = step(stack(), tm.options("plan", memory="30MB"), 1024)
+        assert "at most 29.4 MB alive at once, 31.5 with stock's cut" in caplog.text
+        for one, other in zip(ours, stock, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.full
+    def test_where_there_is_room_it_changes_nothing(self):
+        _, before = step(stack(), tm.options("plan"), 1024)
+        torch._dynamo.reset()
+        _, after = step(stack(), tm.options("plan", memory="1GiB"), 1024)
+        assert after == before
+
+    @pytest.mark.full
+    def test_what_an_error_names_can_be_had(self):
+        with pytest.raises(Exception, match="memory=16MB cannot be had for a training st") as error:
+            step(stack(), tm.options("plan", memory="16MB"), 1024)
+        assert isinstance(error.value.inner_exception, MemoryBudgetError)
+        torch._dynamo.reset()
+        least = str(error.value.inner_exception).rpartition("memory=")[2].split()[0]
+        step(stack(), tm.options("plan", memory=least), 1024)
+
+    @pytest.mark.full
+    def test_a_graph_without_gradients_says_so_too(self):
+        compiled = torch.compile(lambda x: (x @ x).sin() @ x, options=tm.options("plan:memory=1MB"))
+        with pytest.raises(Exception, match=r"memory=1MB cannot be had for a graph.*12MiB or more"):
+            compiled(torch.randn(1024, 1024))
 
 
 class TestOthers:
@@ -216,7 +273,7 @@ class TestOthers:
 
     @pytest.mark.full
     def test_upstreams_budget_keeps_its_place(self, monkeypatch):
-        def fail(*_args):
+        def fail(*_args, **_named):
             raise AssertionError("a cut was looked for")
 
         monkeypatch.setattr(hook, "search", fail)
@@ -224,7 +281,7 @@ class TestOthers:
             step(stack(), tm.options("plan"))
 
     def test_a_fault_leaves_stocks_choice(self, monkeypatch, caplog):
-        def fail(*_args):
+        def fail(*_args, **_named):
             raise RuntimeError("planted")
 
         monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
@@ -366,6 +423,24 @@ def test_every_budget_down_to_the_least_is_reached(model, shape, known):
         assert joint.saved_bytes(taken.saved) <= budget
         assert foresight.cost(taken) <= foresight.cost(least)
     assert searching.within(joint, foresight, found, stock_bytes, smallest - 1) is None
+
+
+def alive(joint, saved):
+    """A made-up peak: what is saved, beside 10 MB that are always there."""
+    kept = joint.saved_bytes(saved)
+    return LoweredCut(moved=10**9 - kept, peak=10**7 + kept)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.8, 0.7])
+def test_of_what_fits_the_fewest_bytes_are_moved(share):
+    (joint,) = joints(stack(), torch.randn(1024, WIDE, requires_grad=True))
+    measure = functools.partial(alive, joint)
+    most = int(measure(joint.saved).peak * share)
+    chosen = searching.search(joint, None, measure, peak=most)
+    assert chosen.saving.peak == measure(chosen.saved).peak <= most
+    assert chosen.saving.stock_peak == measure(joint.saved).peak
+    # Not much less is saved than is needed, since that costs bytes.
+    assert chosen.saving.peak > 0.8 * most
 
 
 def test_the_search_does_not_depend_on_the_order_of_sets():

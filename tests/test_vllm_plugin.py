@@ -21,6 +21,23 @@ theirs.setLevel(logging.INFO)
 BLIND = STAND_IN.replace("environment_variables.items()", "[('VLLM_PORT', lambda: 1)]")
 
 
+# Of vLLM 0.32: vllm/v1/engine/core.py and vllm/compilation/decorators.py.
+START = """
+import logging
+from types import SimpleNamespace as Some
+
+def start(mode="VLLM_COMPILE", **more):
+    compilation = Some(mode=Some(name=mode), backend=more.pop("backend", "inductor"))
+    eager = Some(enforce_eager=more.pop("enforce_eager", False))
+    config = Some(compilation_config=compilation, model_config=eager, **more)
+    logging.getLogger("vllm.v1.engine.core").info(
+        "Initializing a V1 LLM engine (v%s) with config: %s", "0.32.0", config)
+
+def artifact(words, path):
+    logging.getLogger("vllm.compilation.decorators").info("%s" + words + " %s", "", path)
+"""
+
+
 def run(folder, program: str, stand_in: str = STAND_IN, **environment: str):
     package = folder / "vllm"
     package.mkdir(exist_ok=True)
@@ -44,9 +61,11 @@ before = envs.compile_factors()
 def test_on_by_default_once_and_undone(tmp_path):
     log = run(
         tmp_path,
-        """
+        START
+        + """
 plugin.register()
 plugin.register()
+start()
 assert tm.active().name == "plan" and plugin.handle.active
 with_us = envs.compile_factors()
 assert with_us != before
@@ -74,9 +93,8 @@ def test_off(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["1", "on", "TRUE"])
 def test_on_in_words_is_the_default(tmp_path, name):
-    log = run(
-        tmp_path, "plugin.register()\nassert tm.active().name == 'plan'", TORCH_MATERIALIZE=name
-    )
+    program = f"plugin.register()\nassert tm.active().name == 'plan'\n{START}start()"
+    log = run(tmp_path, program, TORCH_MATERIALIZE=name)
     assert "policy plan governs what vLLM compiles" in log
 
 
@@ -139,22 +157,6 @@ def made(*args, _factory=logging.getLogRecordFactory(), **named):
 
 logging.setLogRecordFactory(made)
 """
-# Of vLLM 0.32: vllm/v1/engine/core.py and vllm/compilation/decorators.py.
-START = """
-from types import SimpleNamespace as Some
-
-def start(mode="VLLM_COMPILE", **more):
-    compilation = Some(mode=Some(name=mode), backend=more.pop("backend", "inductor"))
-    eager = Some(enforce_eager=more.pop("enforce_eager", False))
-    config = Some(compilation_config=compilation, model_config=eager, **more)
-    logging.getLogger("vllm.v1.engine.core").info(
-        "Initializing a V1 LLM engine (v%s) with config: %s", "0.32.0", config)
-
-def artifact(words, path):
-    logging.getLogger("vllm.compilation.decorators").info("%s" + words + " %s", "", path)
-"""
-
-
 def test_lines_wait_until_vllm_has_set_up_its_logging(tmp_path):
     program = f"plugin.register()\nprint('loaded', file=sys.stderr)\n{SET_UP}{START}start()"
     loaded, said, theirs = run(tmp_path, program, LATE).splitlines()
@@ -168,6 +170,7 @@ def test_a_warning_does_not_wait(tmp_path):
     assert "Did you mean 'plan'" in log
 
 
+@pytest.mark.parametrize("set_up", ["early", "late"])
 @pytest.mark.parametrize(
     ("how", "environment", "words"),
     [
@@ -185,10 +188,11 @@ def test_a_warning_does_not_wait(tmp_path):
     ],
 )
 def test_where_nothing_is_compiled_that_is_said_once_with_the_reason(
-    tmp_path, how, environment, words
+    tmp_path, how, environment, words, set_up
 ):
-    program = f"plugin.register()\n{SET_UP}{START}start({how})\nstart({how})"
-    log = run(tmp_path, program, LATE, **environment)
+    late = set_up == "late"
+    program = f"plugin.register()\n{SET_UP if late else ''}{START}start({how})\nstart({how})"
+    log = run(tmp_path, program, LATE if late else STAND_IN, **environment)
     assert "governs" not in log
     (line,) = [line for line in log.splitlines() if "vLLM compiles nothing" in line]
     assert words in line and "policy plan has nothing to decide" in line

@@ -43,7 +43,9 @@ class UnknownPolicyError(MaterializeError, ValueError):
 
 
 class MemoryBudgetError(MaterializeError, RuntimeError):
-    """No choice of what a forward keeps for its backward is as small as ``memory=`` wants."""
+    """Nothing that a forward keeps for its backward, or no plan of a graph, needs as little memory
+    as ``memory=`` wants.
+    """
 
 
 @dataclass(frozen=True)

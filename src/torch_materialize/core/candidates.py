@@ -51,7 +51,8 @@ class Candidates:
     """Every plan that was tried and may be taken, beside stock.
 
     The best is the cheapest of those that should take no longer than the fastest, within the error
-    of :attr:`.Limits.refusing_rates`; without such rates, the cheapest of all.
+    of :attr:`.Limits.refusing_rates`; without such rates, the cheapest of all.  Where stock itself
+    does not keep to :attr:`.Limits.peak` it is none of them, and a plan need not be better than it.
 
     Args:
         as_stock: what is lowered where no plan is better.
@@ -65,6 +66,7 @@ class Candidates:
         self._seconds = self._foreseen(stock)
         self._all = [self._weighed(as_stock)]
         self.best = as_stock
+        self._stock_fits = limits.peak is None or _peak_of(as_stock) <= limits.peak
         self._refused: list[tuple[float, Refusal]] = []  # with what each costs
 
     def offer(self, new: State) -> None:
@@ -89,7 +91,7 @@ class Candidates:
 
     def _put(self, place: int, new: State) -> None:
         """Adds a trial lowering to those that may be taken, if no rule refuses it."""
-        if self._saved(new) <= 0:
+        if self._stock_fits and self._saved(new) <= 0:
             return
         refusal = self._refusal(new)
         if refusal is not None:
@@ -99,9 +101,20 @@ class Candidates:
 
     def allow(self, new: State) -> bool:
         """Whether no rule forbids taking a trial lowering of no more bytes than stock."""
-        if self._saved(new) < 0 or self._foreseen(new) > self._longest:
+        if (self._stock_fits and self._saved(new) < 0) or self._foreseen(new) > self._longest:
             return False
         return self._refusal(new) is None
+
+    @property
+    def least_peak(self) -> int:
+        """The most bytes alive at once of the trial lowering of the fewest, taken or refused."""
+        peaks = [one.found for _, one in self._refused if one.rule == "peak"]
+        return int(min([_peak_of(one.state) for one in self._all] + peaks))
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is taken keeps to :attr:`.Limits.peak`."""
+        return self._limits.peak is None or _peak_of(self.best) <= self._limits.peak
 
     @property
     def refused(self) -> tuple[Refusal, ...]:
@@ -134,7 +147,7 @@ class Candidates:
         return max(self._foreseen(state) - self._longest, 0.0)
 
     def _choose(self) -> None:
-        ranked = sorted(self._all, key=lambda one: one.cost)  # of equals the first stays the first
+        ranked = sorted(self._allowed, key=lambda one: one.cost)  # of equals the first stays first
         longest = self._longest
         # Stock with held casts folded otherwise may be slower than stock, but it is what is left.
         taken = next((one for one in ranked if one.seconds <= longest), self._all[0])
@@ -143,9 +156,15 @@ class Candidates:
     @property
     def _longest(self) -> float:
         """The most seconds that a plan should take by the refusing rates."""
-        longest = min(self._seconds, *(one.seconds for one in self._all))
+        longest = min((one.seconds for one in self._allowed), default=self._seconds)
+        if self._stock_fits:
+            longest = min(longest, self._seconds)
         refusing_rates = self._limits.refusing_rates
         return longest if refusing_rates is None else longest * (1 + refusing_rates.error)
+
+    @property
+    def _allowed(self) -> list[_Weighed]:
+        return self._all if self._stock_fits else self._all[1:]
 
     def _weighed(self, state: State) -> _Weighed:
         return _Weighed(state, self._limits.cost(state.dag), self._foreseen(state))
@@ -162,7 +181,7 @@ class Candidates:
         ours, stock, saved = traffic(new.graph), traffic(self._stock.graph), self._saved(new)
         refused = Refusal("launches", ours.bytes, stock.bytes, found=saved)
         launches = max(ours.kernels - stock.kernels, 0)
-        if saved < launches * self._limits.launch_bytes:
+        if self._stock_fits and saved < launches * self._limits.launch_bytes:
             return replace(refused, limit=launches * self._limits.launch_bytes, stock=launches)
         if self._bitwise and delicate(new.dag) != delicate(self._stock.dag):
             return replace(refused, rule="sums", found=0)
@@ -173,9 +192,9 @@ class Candidates:
         most = max(self._limits.arguments, had)
         if has > most:
             return replace(refused, rule="arguments", found=has, limit=most, stock=had)
-        peak = peak_bytes(new.dag, new.dag.homes())
-        if peak > self._peak * (1 + self._limits.peak_share):
-            limit = self._peak * (1 + self._limits.peak_share)
+        peak = _peak_of(new)
+        limit = self._limits.peak or self._peak * (1 + self._limits.peak_share)
+        if peak > limit:
             return replace(refused, rule="peak", found=peak, limit=limit, stock=self._peak)
         return None
 
@@ -186,8 +205,11 @@ class Candidates:
     @functools.cached_property
     def _peak(self) -> int:
         """Stock's peak memory in bytes; computed once, for the first plan that gets so far."""
-        dag = self._stock.dag
-        return peak_bytes(dag, dag.homes())
+        return _peak_of(self._stock)
+
+
+def _peak_of(state: State) -> int:
+    return peak_bytes(state.dag, state.dag.homes())
 
 
 def templates(graph: Graph) -> set[frozenset[str]]:

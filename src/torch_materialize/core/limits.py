@@ -58,6 +58,8 @@ class Limits:
             machine, however busy; this is ten times what a search could take before.
         peak_share: how much higher than stock's the estimated peak of all live memory may be,
             inputs and outputs counted (:mod:`.memory`).
+        peak: the most bytes that may be alive at once, instead of ``peak_share``: plans that keep
+            to it are taken before stock where stock does not, whatever they move.
         balance: bytes that the device moves in the time of one operation.
         rates: of the device, where they were measured; None: time goes by bytes.
         refusing_rates: rates that may refuse a plan: one that should take longer than stock or
@@ -93,6 +95,7 @@ class Limits:
     solve_work: int = 20_000_000
     emergency: float = 600.0
     peak_share: float = 0.05
+    peak: int | None = None
     balance: float = 0.02
     rates: Rates | None = None
     refusing_rates: Rates | None = None
@@ -118,20 +121,22 @@ class Limits:
         return replace(self.only_bytes, further=True)
 
     @property
+    def patient(self) -> Limits:
+        """These limits, with whatever may save one byte lowered on trial."""
+        nothing = _NEXT_TO_NOTHING
+        return replace(self, worth=nothing, least_bytes=0, node_bytes=0.0, gap=nothing)
+
+    @property
     def strong(self) -> Limits:
         """These limits for a plan wherever one byte is saved: for tests, not for use.
 
         What guards against a crash (``arguments``, ``body``) and against endless work stays.
         """
         return replace(
-            self.only_bytes,
+            self.only_bytes.patient,
             refusing_rates=None,
             peak_share=_WHATEVER,
             launch_bytes=0,
-            worth=_NEXT_TO_NOTHING,
-            least_bytes=0,
-            node_bytes=0.0,
-            gap=_NEXT_TO_NOTHING,
             locally=True,
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Literal, TypeAlias, cast
 
@@ -28,6 +30,7 @@ __all__ = [
     "PolicyName",
     "check_name",
     "parse",
+    "size_named",
 ]
 
 PolicyName = Literal["stock", "traffic", "plan", "tune"]
@@ -68,9 +71,25 @@ LIMITS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: The setting that is a share and no word: of the bytes that stock's forward saves for its
-#: backward, the most that this policy's may save.
+#: The setting that is no word: a share, of the bytes that stock's forward saves for its backward
+#: the most that this policy's may save; or a size, the most that may be alive at once in a graph.
 MEMORY = "memory"
+
+# As people write sizes; of equal sizes the smallest number is the name.
+_UNITS: Mapping[str, int] = MappingProxyType(
+    {
+        "TiB": 1 << 40,
+        "GiB": 1 << 30,
+        "MiB": 1 << 20,
+        "KiB": 1 << 10,
+        "TB": 10**12,
+        "GB": 10**9,
+        "MB": 10**6,
+        "kB": 10**3,
+        "B": 1,
+    }
+)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)", re.IGNORECASE)
 
 #: Policy -> setting -> its values, the default first.
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -120,8 +139,17 @@ class Policy:
     @property
     def memory(self) -> float | None:
         """The most that a forward may save, as a share of what stock's saves; None: as much."""
-        share = self.settings.get(MEMORY)
-        return None if share is None else float(share)
+        written = self.settings.get(MEMORY, "B")
+        return None if written.endswith("B") else float(written)
+
+    @property
+    def peak(self) -> int | None:
+        """The most bytes that may be alive at once while a graph runs; None: no such limit.
+
+        As :func:`.memory.peak_bytes` counts them, inputs and outputs too.
+        """
+        written = self.settings.get(MEMORY, "")
+        return _bytes_of(written) if written.endswith("B") else None
 
     def __hash__(self) -> int:
         return hash(self.canonical())
@@ -193,7 +221,7 @@ def parse(policy: PolicyLike, settings: Mapping[str, object] | None = None) -> P
     for setting, wanted in chosen.items():
         check_name(f"setting of policy {name!r}", setting, known)
         if setting == MEMORY:
-            chosen[setting] = _share(wanted)
+            chosen[setting] = _memory(wanted)
         elif setting not in FREE_SETTINGS:
             check_name(f"value of {setting}", wanted, known[setting])
     if chosen.get("numerics") == "stock" and chosen.get(MEMORY, "1") != "1":
@@ -202,16 +230,25 @@ def parse(policy: PolicyLike, settings: Mapping[str, object] | None = None) -> P
             "recomputed for a budget is rounded where it is computed, and stock rounds what it "
             f"saves. Leave numerics out, or {MEMORY}."
         )
-    return Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
+    policy = Policy(name, {k: str(v) for k, v in chosen.items() if v != known[k][0]})
+    if name == "tune" and policy.peak:
+        raise UnknownPolicyError(
+            f"{MEMORY}={chosen[MEMORY]} with tune: expected a share of what stock saves, since "
+            "what is the fastest need not fit. Use plan with it, or a share such as memory=0.7."
+        )
+    return policy
 
 
-def _share(found: object) -> str:
-    """A share as it is written in a policy's name: ``0.7``, of 0.7, "0.70" and "70%" alike.
+def _memory(found: object) -> str:
+    """A share or a size as it is written in a policy's name: ``0.7``, of 0.7, "0.70" and "70%"
+    alike, and ``8GiB``, of "8 GiB" and "8192MiB".
 
     Raises:
-        UnknownPolicyError: it is no share over 0 and up to 1.
+        UnknownPolicyError: it is no share over 0 and up to 1, and no size.
     """
     text = str(found).strip()
+    if size := _bytes_of(text):
+        return size_named(size)
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
@@ -219,9 +256,26 @@ def _share(found: object) -> str:
     if not 0 < share <= 1:
         raise UnknownPolicyError(
             f"unknown value of {MEMORY} {found!r}: expected a share of the bytes that stock saves "
-            "for the backward, over 0 and up to 1. Name one, such as memory=0.7."
+            "for the backward, over 0 and up to 1, or a size, the most that may be alive at once. "
+            "Name one, such as memory=0.7 or memory=8GiB."
         )
     return f"{share:.6g}"
+
+
+def _bytes_of(text: str) -> int:
+    """The bytes of a size with its unit; 0 of what is none."""
+    found = _SIZE.fullmatch(text)
+    if not found:
+        return 0
+    unit = next(size for name, size in _UNITS.items() if name.lower() == found[2].lower())
+    return int(Decimal(found[1]) * unit)
+
+
+def size_named(size: int) -> str:
+    """A size as ``memory=`` takes it, exactly: ``8GiB``."""
+    exact = [(size // unit, name) for name, unit in _UNITS.items() if size % unit == 0]
+    count, name = min(exact, key=lambda one: one[0])  # of equals the first
+    return f"{count}{name}"
 
 
 def check_name(what: str, found: object, expected: Collection[str]) -> None:

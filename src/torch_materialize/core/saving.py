@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CutPoint", "Kept", "KeptTensors", "Saving", "kept_bytes"]
+__all__ = ["CutPoint", "Kept", "KeptTensors", "LoweredCut", "Saving", "kept_bytes"]
+
+
+@dataclass(frozen=True)
+class LoweredCut:
+    """What forward and backward come to for one choice of what is saved, as stock lowers them.
+
+    Attributes:
+        moved: bytes that their fused kernels move.
+        peak: most bytes alive at once in either, inputs and outputs counted, and in the backward
+            what its caller still holds of the forward's inputs; 0 where it was not wanted.
+    """
+
+    moved: int
+    peak: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,6 +33,7 @@ class Saving:
         foreseen: that fused kernels are foreseen to move more than with stock's cut, and what
             matmuls that run again take, as bytes.
         moved, stock_moved: as lowered; 0 where the cuts were not.
+        peak, stock_peak: most bytes alive at once; 0 where no such limit was given.
     """
 
     recomputed: tuple[tuple[int, str], ...]
@@ -27,6 +42,8 @@ class Saving:
     foreseen: float
     moved: int = 0
     stock_moved: int = 0
+    peak: int = 0
+    stock_peak: int = 0
 
     def __str__(self) -> str:
         what = ", ".join(f"{count} x {name}" for count, name in self.recomputed)
@@ -35,6 +52,11 @@ class Saving:
         if self.moved:
             moved = (
                 f"{self.moved / 1e6:.1f} MB moved, {self.stock_moved / 1e6:.1f} with stock's cut"
+            )
+        if self.peak:
+            moved += (
+                f"; at most {self.peak / 1e6:.1f} MB alive at once, {self.stock_peak / 1e6:.1f} "
+                "with stock's cut"
             )
         return (
             f"the forward saves {self.saved / 1e6:.1f} MB for its backward, stock's "

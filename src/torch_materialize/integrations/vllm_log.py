@@ -58,18 +58,27 @@ _MOVED = Schema(Moved, "vllm-artifact", 1)
 
 
 class _ToVllm(logging.Handler):
-    """Hands records to vLLM's logger, once that writes them somewhere."""
+    """Hands records to vLLM's logger, once that writes them somewhere.
+
+    The first one, which says what governs, waits for an engine or for the next line: an engine may
+    compile nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._waiting: list[logging.LogRecord] = []
+        self._is_first = True
 
     def emit(self, record: logging.LogRecord) -> None:
+        first, self._is_first = self._is_first, False
         if not logging.getLogger(_THEIRS).hasHandlers():
             if record.levelno >= logging.WARNING and logging.lastResort is not None:
                 logging.lastResort.handle(record)  # as Python does where nobody listens
             elif len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(record)
+            return
+        if first and record.levelno < logging.WARNING:
+            self._waiting.append(record)
             return
         self.hand_on()
         _hand_on(record)

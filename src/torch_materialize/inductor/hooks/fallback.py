@@ -20,6 +20,7 @@ from torch._inductor import config
 
 from ... import activation
 from ...core.policy import Policy
+from ...errors import MemoryBudgetError
 from ...events import surprise
 from ..fx.post_grad import copy_graph
 from .chained import passes_in
@@ -47,7 +48,7 @@ def patch_fx_codegen_and_compile(upstream: Callable[..., Any]) -> Callable[..., 
         token = _suspects.set(suspects)
         try:
             compiled = upstream(gm, *args, **kwargs)
-        except SkipFrame:
+        except (SkipFrame, MemoryBudgetError):
             raise
         except Exception as error:
             if untouched is None:

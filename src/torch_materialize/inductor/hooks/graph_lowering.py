@@ -26,6 +26,7 @@ from ... import activation
 from ...core.deadline import OutOfTime
 from ...core.limits import Limits, limits_for
 from ...core.policy import Policy
+from ...errors import MemoryBudgetError
 from ...events import detailed, log, surprise
 from ..explain.announce import announce, has_readers
 from ..fx.bodies import body_of
@@ -115,6 +116,8 @@ def _applied(lowering: GraphLowering, arguments: dict[str, Any], policy: Policy)
         try:
             found = _planned(lowering, arguments, policy, failed)
             prepare(module, found, policy.numerics)
+        except MemoryBudgetError:
+            raise  # what the user wants cannot be had, and that is what is said
         except LoweringError as error:
             # Stock may well fail where its trial lowering did, and that is not ours to report.
             give_back(module)
@@ -175,7 +178,7 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
         chosen = tuned(graph, limits, policy)
         if chosen is not None:
             return chosen
-    usual = policy.limits == "usual" and not has_readers()
+    usual = policy.limits == "usual" and policy.peak is None and not has_readers()
     if usual and nothing_to_gain(graph, limits, policy.numerics):
         log.info(
             "plan: %d nodes: stock kept without a trial lowering: nothing to gain", graph.nodes

@@ -19,9 +19,8 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.fx import Graph, GraphModule, Node
 
 from ... import activation
-from ...core.policy import Policy
-from ...core.saving import Kept, Saving
-from ...core.traffic import Traffic
+from ...core.policy import MEMORY, Policy
+from ...core.saving import Kept, LoweredCut, Saving
 from ...events import log, once, surprise
 from ..fx.post_grad import copy_graph, fake_mode_of
 from ..partition.joint import Joint
@@ -71,7 +70,7 @@ class Partitioner(CustomPartitionerFn):
         """The forward and the backward of a joint graph.
 
         Raises:
-            MemoryBudgetError: the forward cannot keep as little as the policy wants.
+            MemoryBudgetError: the step cannot do with as little memory as the policy allows.
             Exception: whatever upstream's partitioner raises.
         """
         record = _Record()
@@ -104,14 +103,15 @@ class Partitioner(CustomPartitionerFn):
         joint = Joint(graph, info, stock.saved())
         chosen = None
         if stock.budget == 1:
-            chosen = search(joint, self.policy.memory, self._measure(graph, inputs, how))
-        elif self.policy.memory is not None:
+            measure = self._measure(graph, inputs, how)
+            chosen = search(joint, self.policy.memory, measure, peak=self.policy.peak)
+        elif MEMORY in self.policy.settings:
             once(
                 "activation_memory_budget",
                 logging.WARNING,
-                "plan: memory=%g is not applied: upstream's activation_memory_budget is %g, and it "
+                "plan: memory=%s is not applied: upstream's activation_memory_budget is %g, and it "
                 "decides what a forward saves. Leave one of the two out.",
-                self.policy.memory,
+                self.policy.settings[MEMORY],
                 stock.budget,
             )
         saved = list(chosen.saved) if chosen else joint.saved
@@ -124,20 +124,21 @@ class Partitioner(CustomPartitionerFn):
 
     def _measure(
         self, graph: Graph, inputs: Sequence[object], how: dict[str, Any]
-    ) -> Callable[[Sequence[Node]], Traffic]:
-        """What lowers the two halves of a cut."""
+    ) -> Callable[[Sequence[Node]], LoweredCut]:
+        """What lowers the two halves of a cut, each cut once."""
+        limited = self.policy.peak is not None
 
-        def measure(saved: Sequence[Node]) -> Traffic:
-            names = frozenset(node.name for node in saved)
+        @functools.cache
+        def lowered(names: frozenset[str]) -> LoweredCut:
             halves = partition(
                 copy_graph(graph.owning_module),
                 inputs,
                 how,
                 lambda other, *_: [node for node in other.nodes if node.name in names],
             )
-            return measured(halves, fake_mode_of(graph), self.place)
+            return measured(halves, fake_mode_of(graph), self.place, peak=limited)
 
-        return measure
+        return lambda saved: lowered(frozenset(node.name for node in saved))
 
     def uuid(self) -> Any | None:
         """What enters the cache keys."""
@@ -170,11 +171,11 @@ def partitioner_options(
         return {}
     other = current(CONFIG_KEY)
     if other is not None and not isinstance(other, Partitioner):
-        if policy.memory is not None:
+        if MEMORY in policy.settings:
             log.warning(
-                "plan: memory=%g is not applied: config.custom_partitioner_fn is %r, which decides "
+                "plan: memory=%s is not applied: config.custom_partitioner_fn is %r, which decides "
                 "what a forward saves. Unset it, or leave memory= out.",
-                policy.memory,
+                policy.settings[MEMORY],
                 type(other).__name__,
             )
         return {}

@@ -30,7 +30,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from ...core.devices import Device
-from ...core.policy import STOCK, Policy, parse
+from ...core.policy import MEMORY, STOCK, Policy, parse
 from ...errors import CaptureError, MaterializeError, brief
 from ..fx.bodies import with_bodies
 from ..fx.decision import NO_CHANGE
@@ -173,8 +173,8 @@ def capture_for(
 
 def _traced_like(policy: Policy, traced: Mapping[str, list[PostGrad]]) -> str:
     """A name that policies with the same graphs share, given what was traced before."""
-    if policy.memory is not None:
-        return f"{policy.tracing} memory={policy.memory}"
+    if MEMORY in policy.settings:
+        return f"{policy.tracing} memory={policy.settings[MEMORY]}"
     plans = traced.get(f"{policy.tracing} plan", [])
     is_cut = any(CUT_KEY in graph.module.meta for graph in plans)
     return f"{policy.tracing} {'plan' if policy.plans or (plans and not is_cut) else 'stock'}"

@@ -1,4 +1,4 @@
-"""What the two halves of a cut move, from a lowering of each."""
+"""What the two halves of a cut move, and what is alive meanwhile, from a lowering of each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._functorch import partitioners
 from torch._inductor import compile_fx, config
 from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.graph import GraphLowering
@@ -18,14 +19,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from ...core.memory import peak_bytes
 from ...core.policy import STOCK
-from ...core.traffic import Traffic, traffic
+from ...core.saving import LoweredCut
+from ...core.traffic import traffic
 from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad, copy_graph
 from ..lower.counters import counting_apart
 from ..lower.shapes import scratch_shapes
 from ..lower.trial import lowered
+from ..read.dag import read_dag
 from ..read.kernels import read_scheduled
+from ..read.recording import Recording
 from ..read.storage import elements
 from .upstreams import Halves
 
@@ -60,8 +65,8 @@ def post_grad(graph: PostGrad) -> PostGrad:
 HERE = Place(post_grad, contextlib.nullcontext)
 
 
-def measured(halves: Halves, fake_mode: Any, place: Place) -> Traffic:
-    """Bytes and kernels of forward and backward, each lowered once as stock lowers it.
+def measured(halves: Halves, fake_mode: Any, place: Place, *, peak: bool) -> LoweredCut:
+    """Forward and backward, each lowered once as stock lowers it; ``peak``: what is alive, too.
 
     Raises:
         LoweringError, Exception: whatever Inductor's passes and lowerings raise.
@@ -71,7 +76,7 @@ def measured(halves: Halves, fake_mode: Any, place: Place) -> Traffic:
         stack.enter_context(counting_apart())
         if fake_mode.shape_env is not None:
             stack.enter_context(scratch_shapes(fake_mode))
-        forward, strides = _lowered(_half(halves.forward, fake_mode, place), place)
+        forward, strides = _lowered(_half(halves.forward, fake_mode, place), place, peak)
         results = next(iter(halves.forward.graph.find_nodes(op="output"))).args[0]
         named_strides = {
             getattr(result, "name", ""): one for result, one in zip(results, strides, strict=False)
@@ -80,8 +85,19 @@ def measured(halves: Halves, fake_mode: Any, place: Place) -> Traffic:
             _with_strides(node.meta["val"], named_strides.get(node.name))
             for node in halves.backward.graph.find_nodes(op="placeholder")
         ]
-        backward, _ = _lowered(_half(halves.backward, fake_mode, place, inputs), place)
-    return forward + backward
+        backward, _ = _lowered(_half(halves.backward, fake_mode, place, inputs), place, peak)
+    alive = max(forward.peak, backward.peak + _held_beside(halves)) if peak else 0
+    return LoweredCut(forward.moved + backward.moved, alive)
+
+
+def _held_beside(halves: Halves) -> int:
+    """Bytes of the forward's inputs that the backward does not get, and the caller still holds."""
+    theirs = {node.name for node in halves.backward.graph.find_nodes(op="placeholder")}
+    return sum(
+        int(partitioners._size_of(node))
+        for node in halves.forward.graph.find_nodes(op="placeholder")
+        if node.name not in theirs and isinstance(node.meta["val"], torch.Tensor)
+    )
 
 
 def _half(
@@ -105,9 +121,18 @@ def to_compile(graph: PostGrad) -> PostGrad:
     return replace(graph, module=copied)
 
 
-def _lowered(graph: PostGrad, place: Place) -> tuple[Traffic, list[tuple[int, ...] | None]]:
-    with place.scope(), lowered(graph, NO_CHANGE, "", STOCK, GraphLowering) as lowering:
-        return traffic(read_scheduled()), [output_strides(x) for x in lowering.graph_outputs]
+def _lowered(
+    graph: PostGrad, place: Place, peak: bool
+) -> tuple[LoweredCut, list[tuple[int, ...] | None]]:
+    kind = Recording if peak else GraphLowering
+    with place.scope(), lowered(graph, NO_CHANGE, "", STOCK, kind) as lowering:
+        kernels = read_scheduled()
+        alive = 0
+        if peak:
+            dag = read_dag(lowering, kernels)
+            alive = peak_bytes(dag, dag.homes())
+        strides = [output_strides(x) for x in lowering.graph_outputs]
+        return LoweredCut(traffic(kernels).bytes, alive), strides
 
 
 def output_strides(output: Any) -> tuple[int, ...] | None:

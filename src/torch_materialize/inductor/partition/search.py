@@ -13,6 +13,10 @@ compute to cost nothing, unless an unfused kernel of the backward reads it: then
    is not enough, all is recomputed that can be, and group after group is saved again.
 4. Without a budget, forward and backward are lowered for stock's cut and for the other, and the
    other is taken only if it moves fewer bytes.  With a budget it is taken as foreseen.
+5. A budget may be for all that is alive at once (``memory=8GiB``).  Where stock's cut keeps to it,
+   it changes nothing.  Else 2 and 3 get budgets from the largest that could be low enough down to
+   the least, until what they choose keeps to it when it is lowered, and one between that and the
+   budget before.  Of those that keep to it the one that moves the fewest bytes is taken.
 """
 
 from __future__ import annotations
@@ -24,8 +28,8 @@ from typing import TypeAlias
 from torch.fx import Node
 
 from ...core.knapsack import choose
-from ...core.saving import Saving
-from ...core.traffic import Traffic
+from ...core.policy import size_named
+from ...core.saving import LoweredCut, Saving
 from ...errors import MemoryBudgetError
 from .cut import Cut, cut
 from .foresee import Foresight
@@ -40,8 +44,14 @@ _ATTEMPTS = 8
 _WORTH = 0.005
 # A budget of less than this decides nothing: bytes.
 _SMALL = 1 << 20
+# Budgets that are tried for a limit of what is alive.
+_BUDGETS = 6
+# Sizes that an error names are multiples of this: bytes.
+_NAMED = 1 << 10
 
 
+#: Lowers the halves of a cut.
+Measure: TypeAlias = Callable[[Sequence[Node]], LoweredCut]
 #: A cut, and what it recomputes: how many of each group, and the first of them.
 Taken: TypeAlias = tuple[Cut, tuple[tuple[int, Node], ...]]
 
@@ -55,23 +65,27 @@ class Chosen:
 
 
 def search(
-    joint: Joint, share: float | None, measure: Callable[[Sequence[Node]], Traffic]
+    joint: Joint, share: float | None, measure: Measure, *, peak: int | None = None
 ) -> Chosen | None:
     """What to save instead of what stock saves; None: nothing else.
 
     ``share`` is the most of stock's bytes that may be saved; None: all of them, for fewer bytes
-    moved.  ``measure`` lowers the halves of a cut.
+    moved.  ``peak`` is the most bytes that may be alive at once.  ``measure`` lowers the halves of
+    a cut, and remembers what it lowered.
 
     Raises:
-        MemoryBudgetError: ``share`` is out of reach.
+        MemoryBudgetError: ``share`` or ``peak`` is out of reach.
     """
     base = cut(joint, ())
     if base is None:
         return None
     stock_bytes = joint.saved_bytes(joint.saved)
     chosen = None
-    if stock_bytes >= _SMALL:
-        chosen = _looked_for(joint, Foresight(joint, base), stock_bytes, share, measure)
+    foresight = Foresight(joint, base)
+    if peak is not None and measure(base.saved).peak > peak:
+        chosen = _with_less_alive(joint, foresight, stock_bytes, peak, measure)
+    elif stock_bytes >= _SMALL:
+        chosen = _looked_for(joint, foresight, stock_bytes, share, measure, peak)
     if chosen is None and joint.inlined:
         return Chosen(base.saved, Saving((), joint.saved_bytes(base.saved), stock_bytes, 0.0))
     return chosen
@@ -82,7 +96,8 @@ def _looked_for(
     foresight: Foresight,
     stock_bytes: int,
     share: float | None,
-    measure: Callable[[Sequence[Node]], Traffic],
+    measure: Measure,
+    peak: int | None,
 ) -> Chosen | None:
     """What to recompute besides what the model pins; None: nothing."""
     found = groups(joint, foresight, unfused=share is not None)
@@ -91,21 +106,88 @@ def _looked_for(
         raise MemoryBudgetError(_out_of_reach(joint, found, stock_bytes, share))
     if one is None or not one[1]:
         return None
+    taken, _ = one
+    saving = _saving(joint, foresight, stock_bytes, one)
+    if share is None:
+        if -saving.foreseen < _WORTH * foresight.base_cost:
+            return None
+        stock, ours = measure(foresight.base.saved), measure(taken.saved)
+        if ours.moved >= stock.moved or (peak is not None and ours.peak > peak):
+            return None
+        saving = _as_lowered(saving, ours, stock)
+    return Chosen(taken.saved, saving)
+
+
+def _saving(joint: Joint, foresight: Foresight, stock_bytes: int, one: Taken) -> Saving:
     taken, dropped = one
-    saving = Saving(
+    return Saving(
         tuple((count, node.name) for count, node in dropped),
         joint.saved_bytes(taken.saved),
         stock_bytes,
         foresight.more(taken),
     )
-    if share is None:
-        if -saving.foreseen < _WORTH * foresight.base_cost:
-            return None
-        stock_moved, moved = measure(foresight.base.saved), measure(taken.saved)
-        if moved.bytes >= stock_moved.bytes:
-            return None
-        saving = replace(saving, moved=moved.bytes, stock_moved=stock_moved.bytes)
-    return Chosen(taken.saved, saving)
+
+
+def _as_lowered(saving: Saving, ours: LoweredCut, stock: LoweredCut) -> Saving:
+    return replace(
+        saving, moved=ours.moved, stock_moved=stock.moved, peak=ours.peak, stock_peak=stock.peak
+    )
+
+
+def _with_less_alive(
+    joint: Joint, foresight: Foresight, stock_bytes: int, most: int, measure: Measure
+) -> Chosen:
+    """Of the cuts with no more than ``most`` bytes alive at once the one that moves the fewest.
+
+    Raises:
+        MemoryBudgetError: none was found.
+    """
+    found = groups(joint, foresight)
+    stock = measure(foresight.base.saved)
+    smallest = least(joint, found)
+    floor = joint.saved_bytes(smallest[0].saved) if smallest else stock_bytes
+    tried: dict[int, tuple[LoweredCut, Taken]] = {}
+
+    def fits(budget: int) -> bool:
+        one = within(joint, foresight, found, stock_bytes, budget)
+        if one is None:
+            return False
+        tried[budget] = measure(one[0].saved), one
+        return tried[budget][0].peak <= most
+
+    # What is saved is not all that is alive, so that less of it lowers the peak by that at most;
+    # and what is recomputed is alive as well, so that the least that is saved need not be best.
+    highest = max(stock_bytes - (stock.peak - most), floor)
+    near, everywhere = _between(highest, floor), _between(stock_bytes, floor)
+    fitting = next(filter(fits, [*near, *everywhere]), None)
+    if fitting is None:
+        # Only what is tried for every limit can be had with another.
+        alive = [tried[budget][0].peak for budget in everywhere if budget in tried]
+        raise MemoryBudgetError(_too_much_alive(joint, most, [stock.peak, *alive]))
+    if fitting in near[1:]:
+        fits((fitting + near[near.index(fitting) - 1]) // 2)
+    lowered, one = min(
+        (pair for pair in tried.values() if pair[0].peak <= most), key=lambda pair: pair[0].moved
+    )
+    saving = _saving(joint, foresight, stock_bytes, one)
+    return Chosen(one[0].saved, _as_lowered(saving, lowered, stock))
+
+
+def _between(highest: int, lowest: int) -> list[int]:
+    """Budgets from the highest to the lowest, evenly spread."""
+    steps = range(_BUDGETS)
+    return list(dict.fromkeys(highest - (highest - lowest) * i // (_BUDGETS - 1) for i in steps))
+
+
+def _too_much_alive(joint: Joint, most: int, alive: Sequence[int]) -> str:
+    fewest = min(alive)
+    return (
+        f"memory={size_named(most)} cannot be had for a training step of {len(joint.nodes)} "
+        f"nodes: {alive[0] / 1e6:.1f} MB are alive at once with stock's choice of what is saved "
+        f"for the backward, inputs and outputs counted, and {fewest / 1e6:.1f} MB with the best "
+        f"of {len(alive) - 1} others. Name memory={size_named(-(-fewest // _NAMED) * _NAMED)} or "
+        "more, or a smaller batch."
+    )
 
 
 def within(

@@ -68,7 +68,7 @@ def plan_key(form: Canonical, graph: PostGrad, policy: Policy, device: Device | 
     digest = hashlib.sha256()
     for part in (
         f"version {_VERSION}",
-        f"{policy.numerics} {policy.limits}",
+        f"{policy.numerics} {policy.limits}{f' peak {policy.peak}' if policy.peak else ''}",
         f"{graph.is_inference} {graph.is_backward} {graph.cpp_wrapper} {graph.aot_mode}",
         device_class(device),
         *_settings(),

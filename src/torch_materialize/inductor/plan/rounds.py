@@ -56,7 +56,8 @@ class Rounds:
 
     def __init__(self, short: Shortened, limits: Limits, policy: Policy) -> None:
         self.trials = Trials(short, limits, policy)
-        self._limits = limits
+        # Where stock takes too much memory, whatever takes less is worth its trial lowerings.
+        self._limits = limits if self.trials.candidates.fits else limits.patient
         # A choice -> what Inductor was seen to realize unplanned on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
         self._climbed: set[tuple[frozenset[str] | None, bool, bool]] = set()

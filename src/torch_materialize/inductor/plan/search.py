@@ -14,11 +14,12 @@ from torch._inductor.graph import GraphLowering
 from ...core.candidates import State
 from ...core.limits import Limits
 from ...core.planner import least_bytes
-from ...core.policy import STOCK, Policy, parse
+from ...core.policy import MEMORY, STOCK, Policy, parse, size_named
 from ...core.traffic import traffic
+from ...errors import MemoryBudgetError
 from ..fx.casts import folded, held_names
 from ..fx.decision import Decision
-from ..fx.layers import shorten
+from ..fx.layers import Shortened, shorten
 from ..fx.post_grad import PostGrad
 from ..lower.trial import lowered, trial
 from ..read.kernels import read_scheduled
@@ -29,6 +30,8 @@ from .rounds import Rounds
 __all__ = ["replay", "search", "unlike_claimed"]
 
 PLAN = parse("plan")
+# Sizes that an error names are multiples of this: bytes.
+_NAMED = 1 << 10
 
 
 def search(
@@ -41,16 +44,21 @@ def search(
 
     Raises:
         OutOfTime: the emergency limit of ``limits`` was reached; the graph should be left to stock.
+        MemoryBudgetError: no choice keeps to the peak memory that ``policy`` allows.
     """
     started = time.monotonic()
     limits = limits if policy.limits == "usual" else limits.strong
+    limits = _with_peak(limits, graph, policy)
     if policy.numerics == "stock":
         graph = folded(graph)
-    short = shorten(graph)
+    # What is alive at once is that of all layers.
+    short = shorten(graph) if limits.peak is None else Shortened(graph)
     rounds = (Drawn if policy.limits == "random" else Rounds)(short, limits, policy)
     rounds.run()
     decision, best = rounds.settled()
     trials = rounds.trials
+    if not trials.candidates.fits:
+        raise MemoryBudgetError(_out_of_reach(graph, policy, trials.candidates.least_peak))
     found = Found(
         store=None if decision.store is None else short.expand(decision.store),
         rounded=short.expand(decision.rounded),
@@ -93,12 +101,34 @@ def _certified(
     )
 
 
+def _with_peak(limits: Limits, graph: PostGrad, policy: Policy) -> Limits:
+    """``limits`` with the peak memory that a policy allows.
+
+    A half of a training step keeps to stock's: the partitioner saw to it that this is low enough.
+    The body of an operator is only a part of what the limit is for.
+    """
+    if policy.peak is None or graph.is_body:
+        return limits
+    if not graph.is_inference:
+        return replace(limits, peak_share=0.0)
+    return replace(limits, peak=policy.peak)
+
+
+def _out_of_reach(graph: PostGrad, policy: Policy, least: int) -> str:
+    possible = size_named(-(-least // _NAMED) * _NAMED)
+    return (
+        f"{MEMORY}={policy.settings[MEMORY]} cannot be had for a graph of {graph.nodes} nodes: at "
+        f"least {least / 1e6:.1f} MB are alive at once, inputs and outputs counted. Name "
+        f"{MEMORY}={possible} or more, or a smaller batch."
+    )
+
+
 def replay(graph: PostGrad, found: Found) -> Iterator[tuple[Step, Step]]:
     """Makes the trial lowerings of a search again: each step as logged, and as measured now.
 
     Those that Inductor could not lower are left out.
     """
-    short = shorten(graph)
+    short = shorten(graph) if found.left_out else Shortened(graph)
     for step in found.steps:
         if step.kernels < 0:
             continue
