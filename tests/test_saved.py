@@ -196,7 +196,7 @@ class TestBudget:
         _, before = step(stack(), None)
         torch._dynamo.reset()
 
-        def fails(*_, **_named):
+        def fails(*_):
             raise CaptureError("on the way")
 
         monkeypatch.setattr(hook, "search", fails)
@@ -273,7 +273,7 @@ class TestOthers:
 
     @pytest.mark.full
     def test_upstreams_budget_keeps_its_place(self, monkeypatch):
-        def fail(*_args, **_named):
+        def fail(*_args):
             raise AssertionError("a cut was looked for")
 
         monkeypatch.setattr(hook, "search", fail)
@@ -281,7 +281,7 @@ class TestOthers:
             step(stack(), tm.options("plan"))
 
     def test_a_fault_leaves_stocks_choice(self, monkeypatch, caplog):
-        def fail(*_args, **_named):
+        def fail(*_args):
             raise RuntimeError("planted")
 
         monkeypatch.setenv("TORCH_MATERIALIZE_STRICT", "0")
@@ -436,7 +436,7 @@ def test_of_what_fits_the_fewest_bytes_are_moved(share):
     (joint,) = joints(stack(), torch.randn(1024, WIDE, requires_grad=True))
     measure = functools.partial(alive, joint)
     most = int(measure(joint.saved).peak * share)
-    chosen = searching.search(joint, None, measure, peak=most)
+    chosen = searching.search(joint, parse(f"plan:memory={most}B"), measure)
     assert chosen.saving.peak == measure(chosen.saved).peak <= most
     assert chosen.saving.stock_peak == measure(joint.saved).peak
     # Not much less is saved than is needed, since that costs bytes.
@@ -449,7 +449,9 @@ def test_the_search_does_not_depend_on_the_order_of_sets():
     for _ in range(2):
         torch._dynamo.reset()
         (joint,) = joints(stack(), torch.randn(1024, WIDE, requires_grad=True))
-        chosen = searching.search(joint, 0.5, lambda _: pytest.fail("not measured"))
+        chosen = searching.search(
+            joint, parse("plan:memory=0.5"), lambda _: pytest.fail("not measured")
+        )
         names.append([node.name for node in chosen.saved])
     assert names[0] == names[1]
 

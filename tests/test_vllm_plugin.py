@@ -157,6 +157,8 @@ def made(*args, _factory=logging.getLogRecordFactory(), **named):
 
 logging.setLogRecordFactory(made)
 """
+
+
 def test_lines_wait_until_vllm_has_set_up_its_logging(tmp_path):
     program = f"plugin.register()\nprint('loaded', file=sys.stderr)\n{SET_UP}{START}start()"
     loaded, said, theirs = run(tmp_path, program, LATE).splitlines()

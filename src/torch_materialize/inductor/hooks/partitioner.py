@@ -103,8 +103,7 @@ class Partitioner(CustomPartitionerFn):
         joint = Joint(graph, info, stock.saved())
         chosen = None
         if stock.budget == 1:
-            measure = self._measure(graph, inputs, how)
-            chosen = search(joint, self.policy.memory, measure, peak=self.policy.peak)
+            chosen = search(joint, self.policy, self._measure(graph, inputs, how))
         elif MEMORY in self.policy.settings:
             once(
                 "activation_memory_budget",

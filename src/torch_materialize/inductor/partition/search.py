@@ -21,6 +21,7 @@ compute to cost nothing, unless an unfused kernel of the backward reads it: then
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -28,7 +29,7 @@ from typing import TypeAlias
 from torch.fx import Node
 
 from ...core.knapsack import choose
-from ...core.policy import size_named
+from ...core.policy import Policy, size_named
 from ...core.saving import LoweredCut, Saving
 from ...errors import MemoryBudgetError
 from .cut import Cut, cut
@@ -64,17 +65,15 @@ class Chosen:
     saving: Saving
 
 
-def search(
-    joint: Joint, share: float | None, measure: Measure, *, peak: int | None = None
-) -> Chosen | None:
+def search(joint: Joint, policy: Policy, measure: Measure) -> Chosen | None:
     """What to save instead of what stock saves; None: nothing else.
 
-    ``share`` is the most of stock's bytes that may be saved; None: all of them, for fewer bytes
-    moved.  ``peak`` is the most bytes that may be alive at once.  ``measure`` lowers the halves of
-    a cut, and remembers what it lowered.
+    As ``policy`` says: the most of stock's bytes that may be saved (all of them without a share,
+    for fewer bytes moved), the most bytes that may be alive at once, and for tests a random choice.
+    ``measure`` lowers the halves of a cut, and remembers what it lowered.
 
     Raises:
-        MemoryBudgetError: ``share`` or ``peak`` is out of reach.
+        MemoryBudgetError: what the policy allows is out of reach.
     """
     base = cut(joint, ())
     if base is None:
@@ -82,10 +81,14 @@ def search(
     stock_bytes = joint.saved_bytes(joint.saved)
     chosen = None
     foresight = Foresight(joint, base)
+    peak, usual = policy.peak, policy.limits == "usual"
     if peak is not None and measure(base.saved).peak > peak:
         chosen = _with_less_alive(joint, foresight, stock_bytes, peak, measure)
-    elif stock_bytes >= _SMALL:
-        chosen = _looked_for(joint, foresight, stock_bytes, share, measure, peak)
+    elif stock_bytes >= (_SMALL if usual else 1):
+        if policy.limits == "random" and policy.memory is None:
+            chosen = _drawn(joint, foresight, stock_bytes)
+        else:
+            chosen = _looked_for(joint, foresight, stock_bytes, policy, measure)
     if chosen is None and joint.inlined:
         return Chosen(base.saved, Saving((), joint.saved_bytes(base.saved), stock_bytes, 0.0))
     return chosen
@@ -95,11 +98,11 @@ def _looked_for(
     joint: Joint,
     foresight: Foresight,
     stock_bytes: int,
-    share: float | None,
+    policy: Policy,
     measure: Measure,
-    peak: int | None,
 ) -> Chosen | None:
     """What to recompute besides what the model pins; None: nothing."""
+    share, peak = policy.memory, policy.peak
     found = groups(joint, foresight, unfused=share is not None)
     one = within(joint, foresight, found, stock_bytes, stock_bytes * (share or 1.0))
     if one is None and share is not None:
@@ -109,13 +112,24 @@ def _looked_for(
     taken, _ = one
     saving = _saving(joint, foresight, stock_bytes, one)
     if share is None:
-        if -saving.foreseen < _WORTH * foresight.base_cost:
+        worth = _WORTH if policy.limits == "usual" else 0.0
+        if -saving.foreseen < worth * foresight.base_cost:
             return None
         stock, ours = measure(foresight.base.saved), measure(taken.saved)
         if ours.moved >= stock.moved or (peak is not None and ours.peak > peak):
             return None
         saving = _as_lowered(saving, ours, stock)
     return Chosen(taken.saved, saving)
+
+
+def _drawn(joint: Joint, foresight: Foresight, stock_bytes: int) -> Chosen | None:
+    """A random choice, which may save and move any number of bytes: the same for the same graph."""
+    found = groups(joint, foresight)
+    generator = random.Random(len(joint.nodes))
+    one = _taken(joint, found, [generator.randint(0, len(group.roots)) for group in found])
+    if one is None or not one[1]:
+        return None
+    return Chosen(one[0].saved, _saving(joint, foresight, stock_bytes, one))
 
 
 def _saving(joint: Joint, foresight: Foresight, stock_bytes: int, one: Taken) -> Saving:
