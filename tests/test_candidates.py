@@ -11,6 +11,7 @@ from torch_materialize.core.cost import KINDS, Load, Rates
 from torch_materialize.core.dag import Dag, Fused, Kind, Value
 from torch_materialize.core.graph import Graph, Kernel
 from torch_materialize.core.limits import Limits
+from torch_materialize.core.story import Refusal, gap_parts, gap_text
 
 # A byte takes no time here, so that operations are seconds.
 RATES = Rates(dict.fromkeys(KINDS, Load(operations=1.0)), cache=0, error=0.06)
@@ -154,6 +155,29 @@ def test_every_rule_has_its_sentence(state, limits, rule, reason):
     (one,) = found.refused
     assert one.rule == rule
     assert one.sentence().endswith(f"was refused: {reason}.")
+
+
+def test_what_computes_too_much_for_what_it_saves_is_said_so():
+    limits = replace(LIMITS, balance=1.0, refusing_rates=None)
+    (one,) = taken(tried("worked", 900, 2000), limits=limits).refused
+    assert (one.rule, one.bytes, one.instead) == ("operations", 900, 1000)
+    assert (one.found, one.limit) == (1100, 100)
+    assert "what it computes more takes as long as moving 0.0011 MB" in one.sentence()
+    # Next to nothing is not said.
+    assert taken(tried("worked", 999, 2000), limits=limits).refused == ()
+
+
+def test_a_gap_is_divided_by_what_refused_the_plan_of_the_fewest_bytes():
+    found = [Refusal("time", 800, 1000, instead=1000), Refusal("peak", 900, 1000, instead=1000)]
+    assert gap_parts(1000, 700.0, found) == {"time": 200, "open": 100}
+    assert gap_parts(1000, 850.0, found) == {"time": 150}
+    # Of a graph with three times as many layers; and of a record that does not know.
+    assert gap_parts(3000, 2100.0, found) == {"time": 600, "open": 300}
+    assert gap_parts(1000, 700.0, [Refusal("time", 800, 1000)]) == {"open": 300}
+    assert gap_parts(1000, 1000.4, found) == {}
+    text = gap_text({"time": 200, "open": 100}, 700.0)
+    assert text == "42.86%: 28.57% to a plan refused for its predicted time, 14.29% open"
+    assert gap_text({}, 700.0) == "0.00%"
 
 
 def test_slower_than_another_plan_is_said_so():

@@ -313,6 +313,8 @@ def test_a_sweep_from_end_to_end_and_its_resumption(tmp_path):
             set(row.bytes) == set(row.kernels) == set(row.seconds) == set(found.settings.policies)
         )
         assert 0 < row.bounds["plan"] <= row.bytes["plan"] <= row.bytes["stock"]
+        above = row.bytes["plan"] - row.bounds["plan"]
+        assert sum(row.gaps["plan"].values()) == pytest.approx(above, abs=1)
     assert found.graphs[0].ratio("plan") < 0.95
     before = path.stat().st_mtime_ns
     again = CliRunner().invoke(main, [*words, "--resume"])

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core.devices import named
+from ..core.story import OPEN
 from ..report.tables import figures, plain_table, say, show, words
 from ..results.headline import plural, size_text
 from ..sweep.rows import BASE, GraphRow, ModelRow
@@ -146,10 +147,13 @@ def _rows(sweep: Sweep) -> Table:
             size_text(row.bytes[BASE]),
             *(f"x{row.ratio(policy):.3f}" for policy in others),
             *map(_share, shares),
-            _percent(_gap(row)),
+            _gap(row),
             f"{max(row.seconds.values()):.1f} s",
         )
-    table.caption = "Gap: of the last policy that has a bound. Time: of the slowest policy."
+    table.caption = (
+        "Gap: of the last policy that has a bound, with the rule that refused a plan of fewer "
+        "bytes where that is most of it. Time: of the slowest policy."
+    )
     if kept:
         table.caption += (
             f" Kept: by the forward for its backward; peak of memory: both {others[-1]} against "
@@ -158,9 +162,12 @@ def _rows(sweep: Sweep) -> Table:
     return table
 
 
-def _gap(row: GraphRow) -> float | None:
-    gaps = [row.gap_percent(policy) for policy in row.bytes]
-    return next((gap for gap in reversed(gaps) if gap is not None), None)
+def _gap(row: GraphRow) -> str:
+    known = [policy for policy in row.bytes if row.gap_percent(policy) is not None]
+    if not known:
+        return _percent(None)
+    gap, reason = row.gap_percent(known[-1]), row.gap_reason(known[-1])
+    return f"{_percent(gap)}{f' {reason}' if reason not in ('', OPEN) else ''}"
 
 
 def _percent(value: float | None) -> str:

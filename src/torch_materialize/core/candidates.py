@@ -120,15 +120,19 @@ class Candidates:
     def refused(self) -> tuple[Refusal, ...]:
         """Of each rule the best plan that it kept from being taken, those of fewest bytes first.
 
-        Better than :attr:`best`: it costs less, and moves fewer bytes.
+        It moves fewer bytes than :attr:`best`, and either costs less as well, or it is dear for the
+        time that it should take or for what it computes.
         """
         cost, moves = self._limits.cost(self.best.dag), traffic(self.best.graph).bytes
-        slow = (one for one in self._all[1:] if one.seconds > self._longest)
-        found = [*self._refused, *((one.cost, self._too_slow(one)) for one in slow)]
-        better = [one for price, one in found if price < cost and one.bytes < moves]
+        better = [one for price, one in self._refused if price < cost and one.bytes < moves]
+        for one in self._all[1:]:
+            fewer, slow = moves - traffic(one.state.graph).bytes, one.seconds > self._longest
+            # Enough to be said, where nothing else speaks for it.
+            if fewer > (0 if slow and one.cost < cost else self._limits.worth * moves):
+                better.append(self._too_slow(one) if slow else self._too_dear(one))
         best: dict[str, Refusal] = {}
         for one in sorted(better, key=lambda one: one.bytes):
-            best.setdefault(one.rule, one)
+            best.setdefault(one.rule, replace(one, instead=moves))
         return tuple(best.values())
 
     @property
@@ -201,6 +205,14 @@ class Candidates:
     def _too_slow(self, one: _Weighed) -> Refusal:
         ours, stock = traffic(one.state.graph).bytes, traffic(self._stock.graph).bytes
         return Refusal("time", ours, stock, one.seconds, self._longest, self._seconds)
+
+    def _too_dear(self, one: _Weighed) -> Refusal:
+        ours, stock = traffic(one.state.graph).bytes, traffic(self._stock.graph).bytes
+        cost = self._limits.cost(self.best.dag)
+        if self._limits.rates is not None:
+            return Refusal("time", ours, stock, one.cost, cost, self._limits.cost(self._stock.dag))
+        saved = traffic(self.best.graph).bytes - ours
+        return Refusal("operations", ours, stock, found=one.cost - cost + saved, limit=saved)
 
     @functools.cached_property
     def _peak(self) -> int:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from .dag import Dag, Kind
 
-__all__ = ["RULES", "Group", "Refusal", "TensorChoice", "rule_of"]
+__all__ = [
+    "OPEN",
+    "RULES",
+    "Group",
+    "Refusal",
+    "TensorChoice",
+    "gap_parts",
+    "gap_text",
+    "rule_of",
+]
 
 #: Rule -> what it says, as the end of "It is ... because ...".
 RULES: Mapping[str, str] = MappingProxyType(
@@ -104,12 +113,14 @@ class Refusal:
 
     Attributes:
         rule: ``peak`` (memory, in bytes), ``arguments`` (buffers of one kernel), ``time``
-            (predicted seconds), ``launches`` (bytes that its further kernels have to save),
+            (predicted seconds), ``operations`` (what it computes more, as bytes that the device
+            could move meanwhile), ``launches`` (bytes that its further kernels have to save),
             ``sums`` (numbers are to be stock's, and it sums up in other kernels) or ``templates``
             (it would be fused into kernels that cannot take it).
         bytes, stock_bytes: what its fused kernels move, and stock's.
         found, limit: in the rule's unit, what it has and what is allowed; 0 of what has none.
         stock: the same of stock; of ``launches`` the number of further kernels.
+        instead: bytes that what was taken moves; 0 in records of older versions.
     """
 
     rule: str
@@ -118,6 +129,7 @@ class Refusal:
     found: float = 0
     limit: float = 0
     stock: float = 0
+    instead: int = 0
 
     @property
     def saves(self) -> float:
@@ -137,6 +149,8 @@ class Refusal:
         reasons = {
             "peak": f"its estimated peak memory is {above:.1%} above stock's {limit}",
             "time": f"its predicted time is {above:.1%} above stock's {limit}",
+            "operations": "what it computes more takes as long as moving "
+            f"{self.found / 1e6:.3g} MB, and it saves {self.limit / 1e6:.3g} MB",
             "arguments": f"one of its kernels takes {self.found:.0f} buffers "
             f"(limit {self.limit:.0f})",
             "launches": f"it launches {self.stock:.0f} more kernel{'' if self.stock == 1 else 's'} "
@@ -150,6 +164,52 @@ class Refusal:
                 "is allowed beside a faster plan"
             )
         return reasons[self.rule]
+
+
+#: What no refused plan explains of a gap.
+OPEN = "open"
+
+
+def gap_parts(moved: int, bound: float, refused: Sequence[Refusal]) -> dict[str, int]:
+    """Why a graph moves more than its certified least: rule or :data:`OPEN` -> bytes.
+
+    What the refused plan of the fewest bytes would have saved is its rule's; plans that save less
+    add nothing to that.
+    """
+    gap, found = max(round(moved - bound), 0), {}
+    known = [one for one in refused if one.instead]
+    if known:
+        # Refused plans are of the graph without most of its repeated layers.
+        best = min(known, key=lambda one: one.bytes / one.instead)
+        saved = round(moved * (1 - best.bytes / best.instead))
+        found[best.rule] = min(max(saved, 0), gap)
+    found[OPEN] = gap - sum(found.values())
+    return {why: size for why, size in found.items() if size}
+
+
+#: Rule of a refused plan, or :data:`OPEN` -> how a gap says it.
+_GAPS: Mapping[str, str] = MappingProxyType(
+    {
+        "time": "to a plan refused for its predicted time",
+        "operations": "to a plan that computes too much for it",
+        "peak": "to a plan refused for its peak memory",
+        "arguments": "to a plan refused for the buffers of one kernel",
+        "launches": "to a plan refused for its further kernels",
+        "sums": "to a plan that sums up in other kernels than stock",
+        "templates": "to a plan that changes a kernel template",
+        OPEN: "open",
+    }
+)
+
+
+def gap_text(parts: Mapping[str, int], bound: float) -> str:
+    """``9.37%: 9.30% to a plan refused for its predicted time, 0.07% open``, of the bound."""
+    least = max(bound, 1.0)
+    total = f"{sum(parts.values()) / least:.2%}"
+    if set(parts) <= {OPEN}:
+        return total
+    named = ", ".join(f"{size / least:.2%} {_GAPS.get(why, why)}" for why, size in parts.items())
+    return f"{total}: {named}"
 
 
 def _above(one: float, other: float) -> float:

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..core.devices import named
+from ..core.story import gap_text
 from ..results.explanation import Explanation
 from ..results.headline import (
     NOT_PRICED,
@@ -71,7 +72,7 @@ def page(explanation: Explanation, measured: Measured | None = None) -> str:
             for word, what in verdict.steps().items()
             if word != "Next" or not explanation.prices
         },
-        left=_left(figures),
+        left=_left(explanation, figures),
         # The verdict has the first of them.
         refused=refusals(explanation)[1:],
         has_code=any(s.code for g in explanation.graphs for s in g.sides.values()),
@@ -137,9 +138,8 @@ def _code(text: str) -> Markup:
     )
 
 
-def _left(figures: Headline) -> str:
+def _left(explanation: Explanation, figures: Headline) -> str:
     """How far the plan is from the best, in words."""
-    if figures.bound is None or figures.left is None:
+    if figures.bound is None:
         return "no bound was computed"
-    above = figures.left / max(figures.bound, 1)
-    return f"certified; the plan is at most {above:.2%} above"
+    return f"certified; above it the plan is {gap_text(explanation.gap(), figures.bound)}"

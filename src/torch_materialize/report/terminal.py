@@ -8,6 +8,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from ..core.story import gap_text
 from ..core.traffic import most_read
 from ..results.explanation import Explanation
 from ..results.headline import (
@@ -69,9 +70,8 @@ def _headline(explanation: Explanation) -> list[str]:
         line = f"{size_text(found.avoidable)}{share} of {size_text(found.moved)}"
     lines = [f"Avoidable in what {first} moves: {line}."]
     if found.bound is not None and found.left is not None:
-        left = f"{found.left / max(found.bound, 1):.2%}"
-        least = size_text(round(found.bound))
-        lines.append(f"Certified least: {least}; {explanation.priced} is at most {left} above.")
+        least, above = size_text(round(found.bound)), gap_text(explanation.gap(), found.bound)
+        lines.append(f"Certified least: {least}; above it {explanation.priced} is {above}.")
     return lines + refusals(explanation)[1:]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ..core.graph import Graph, Kernel
 from ..core.policy import parse
 from ..core.saving import Kept, kept_bytes
-from ..core.story import Group, Refusal, TensorChoice
+from ..core.story import Group, Refusal, TensorChoice, gap_parts
 from ..core.traffic import Traffic, traffic
 
 __all__ = ["Code", "ExplainedGraph", "Explanation", "Node", "Side"]
@@ -360,6 +360,16 @@ class Explanation:
         bounds = [(graph.sides[chosen].bound, graph.calls) for graph in graphs]
         known = [bound * calls for bound, calls in bounds if bound is not None]
         return sum(known) if known and len(known) == len(bounds) else None
+
+    def gap(self) -> dict[str, int]:
+        """Why the priced policy moves more than its certified least: rule or ``open`` -> bytes."""
+        found: dict[str, int] = {}
+        for graph in self.graphs:
+            side = graph.sides.get(self.priced)
+            if side is not None and side.bound is not None:
+                for why, size in gap_parts(side.bytes, side.bound, graph.refused).items():
+                    found[why] = found.get(why, 0) + size * graph.calls
+        return found
 
     def decisions(self) -> Iterator[tuple[ExplainedGraph, TensorChoice]]:
         """Every tensor's decision, with its graph."""

@@ -20,6 +20,7 @@ import torch
 from ..core.memory import peak_bytes
 from ..core.policy import Policy, parse
 from ..core.saving import kept_bytes
+from ..core.story import gap_parts
 from ..core.traffic import traffic
 from ..errors import MaterializeError, brief
 from ..inductor.offline import capture as capturing
@@ -171,6 +172,7 @@ def _measured(
     bounds: dict[str, float] = {}
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
+    gaps: dict[str, dict[str, int]] = {}
     problems: list[str] = []
     for chosen, graph in graphs.items():
         policy = str(chosen)
@@ -182,6 +184,8 @@ def _measured(
         peaks[policy] = peak_bytes(outcome.dag, outcome.dag.homes())
         if outcome.bound is not None:
             bounds[policy] = outcome.bound * graph.calls
+            refused = outcome.found.refused if outcome.found is not None else ()
+            gaps[policy] = gap_parts(total.bytes, bounds[policy], refused)
         if settings.verify and outcome.found is not None:
             problem = verified(graph, chosen, device, outcome.found)
             problems += [f"{kind} graph {index} under {policy}: {problem}"] if problem else []
@@ -197,5 +201,6 @@ def _measured(
         seconds=seconds,
         peaks=peaks,
         kept=_kept({str(policy): graph for policy, graph in graphs.items()}),
+        gaps=gaps,
     )
     yield from problems

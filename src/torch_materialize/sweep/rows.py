@@ -95,6 +95,8 @@ class GraphRow:
             the first policy also what a process pays once.
         peaks: policy -> most bytes alive at once, inputs and outputs counted.
         kept: of a forward, policy -> bytes that it keeps for its backward; empty where not known.
+        gaps: policy -> why it moves more than its bound, the rule of the best plan that was refused
+            or ``open`` -> bytes; empty in files of older versions.
     """
 
     name: str
@@ -108,6 +110,7 @@ class GraphRow:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peaks: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def kept_ratio(self, policy: str) -> float | None:
         """Bytes kept for the backward against stock's; None where that is not known."""
@@ -128,6 +131,11 @@ class GraphRow:
         """How far a policy is above its own lower bound; None where it has none."""
         bound = self.bounds.get(policy)
         return (self.bytes[policy] / bound - 1) * 100 if bound else None
+
+    def gap_reason(self, policy: str) -> str:
+        """What most of the gap is due to: a rule, ``open``, or "" where that is not known."""
+        parts = self.gaps.get(policy, {})
+        return max(parts, key=parts.__getitem__, default="")
 
 
 @dataclass(frozen=True)
