@@ -73,6 +73,11 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
             "--budget": {"type": float, "default": 0.7},
         },
     ),
+    "trained": (
+        "trained",
+        "a real training run on a CPU: losses, what is kept and alive, beside stock and estimate",
+        {"--steps": {"type": int, "default": 200}},
+    ),
     "search-cost": (
         "search_cost",
         "CPU seconds of a search beside those of one lowering of the same graph",

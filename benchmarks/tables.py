@@ -333,6 +333,37 @@ def kept(files: Files) -> Lines:
         yield line(["geometric mean", *("x{:.3f}, x{:.3f}".format(*mean) for mean in means)])
 
 
+def trained(files: Files) -> Lines:
+    """Losses of a training run against stock's, what is kept and alive, measured and estimated."""
+    yield from head(
+        "torch", "way", "first and last loss", "from stock's, mean", "at the end",
+        "kept, MB", "alive, MB", "estimated, MB",
+    )  # fmt: skip
+    for data in files.values():
+        runs = data["trained"]
+        for way, run in runs.items():
+            far, at_end = apart(run["losses"], runs["stock"]["losses"])
+            yield line(
+                [
+                    short(data["torch"]),
+                    f"`{way}`" if way.startswith("plan") else way,
+                    f"{run['losses'][0]:.4f}, {run['losses'][-1]:.4f}",
+                    f"{far:.5f}",
+                    f"{at_end:+.5f}",
+                    f"{run['kept'] / 1e6:.1f}",
+                    f"{run['alive'] / 1e6:.1f}",
+                    f"{run['estimated'] / 1e6:.1f}" if run["estimated"] else "",
+                ]
+            )
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """How far the losses of two runs lie apart: in the mean of all steps, and of the last 20."""
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    last = differences[-20:]
+    return sum(map(abs, differences)) / len(differences), sum(last) / len(last)
+
+
 def starts(files: Files) -> Lines:
     """Cold starts of a vLLM engine."""
     yield from head("pair", "stock s", "plan s", "of it planning s", "plan of stock")
@@ -463,6 +494,7 @@ KINDS_OF_FILES: dict[str, tuple[Callable[..., Lines], Callable[[Any], bool]]] = 
     "sweeps": (sweeps, lambda data: data.get("schema") == "torch-materialize/sweep"),
     "ablations": (ablations, lambda data: "found" in _first(data, "rows")),
     "searches": (searches, lambda data: "searches" in data),
+    "trained": (trained, lambda data: "trained" in data),
     "kept": (kept, lambda data: "budget" in data),
     "vllm bytes": (vllm_bytes, lambda data: "cut" in _first(data, "models", "rows")),
     "numerics": (numerics, lambda data: any("numerics=eager" in w for w in _ways(data))),

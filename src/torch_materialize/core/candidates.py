@@ -125,11 +125,11 @@ class Candidates:
         """
         cost, moves = self._limits.cost(self.best.dag), traffic(self.best.graph).bytes
         better = [one for price, one in self._refused if price < cost and one.bytes < moves]
-        for one in self._all[1:]:
-            fewer, slow = moves - traffic(one.state.graph).bytes, one.seconds > self._longest
+        for plan in self._all[1:]:
+            fewer, slow = moves - traffic(plan.state.graph).bytes, plan.seconds > self._longest
             # Enough to be said, where nothing else speaks for it.
-            if fewer > (0 if slow and one.cost < cost else self._limits.worth * moves):
-                better.append(self._too_slow(one) if slow else self._too_dear(one))
+            if fewer > (0 if slow and plan.cost < cost else self._limits.worth * moves):
+                better.append(self._too_slow(plan) if slow else self._too_dear(plan))
         best: dict[str, Refusal] = {}
         for one in sorted(better, key=lambda one: one.bytes):
             best.setdefault(one.rule, replace(one, instead=moves))
