@@ -76,19 +76,18 @@ def search(joint: Joint, policy: Policy, measure: Measure) -> Chosen | None:
         MemoryBudgetError: what the policy allows is out of reach.
     """
     base = cut(joint, ())
+    if policy.peak is not None:
+        alive = measure(base.saved if base else joint.saved).peak
+        if alive > policy.peak:
+            return _with_less_alive(joint, base, alive, policy.peak, measure)
     if base is None:
         return None
     stock_bytes = joint.saved_bytes(joint.saved)
-    chosen = None
-    foresight = Foresight(joint, base)
-    peak, usual = policy.peak, policy.limits == "usual"
-    if peak is not None and measure(base.saved).peak > peak:
-        chosen = _with_less_alive(joint, foresight, stock_bytes, peak, measure)
-    elif stock_bytes >= (_SMALL if usual else 1):
-        if policy.limits == "random" and policy.memory is None:
-            chosen = _drawn(joint, foresight, stock_bytes)
-        else:
-            chosen = _looked_for(joint, foresight, stock_bytes, policy, measure)
+    foresight, chosen = Foresight(joint, base), None
+    if policy.limits == "random" and policy.memory is None:
+        chosen = _drawn(joint, foresight, stock_bytes)
+    elif stock_bytes >= (_SMALL if policy.limits == "usual" else 1):
+        chosen = _looked_for(joint, foresight, stock_bytes, policy, measure)
     if chosen is None and joint.inlined:
         return Chosen(base.saved, Saving((), joint.saved_bytes(base.saved), stock_bytes, 0.0))
     return chosen
@@ -149,15 +148,20 @@ def _as_lowered(saving: Saving, ours: LoweredCut, stock: LoweredCut) -> Saving:
 
 
 def _with_less_alive(
-    joint: Joint, foresight: Foresight, stock_bytes: int, most: int, measure: Measure
+    joint: Joint, base: Cut | None, alive: int, most: int, measure: Measure
 ) -> Chosen:
     """Of the cuts with no more than ``most`` bytes alive at once the one that moves the fewest.
+
+    With stock's cut ``alive`` are; where ``base`` is None, there is no other.
 
     Raises:
         MemoryBudgetError: none was found.
     """
+    if base is None:
+        raise MemoryBudgetError(_too_much_alive(joint, most, [alive]))
+    foresight, stock = Foresight(joint, base), measure(base.saved)
+    stock_bytes = joint.saved_bytes(joint.saved)
     found = groups(joint, foresight)
-    stock = measure(foresight.base.saved)
     smallest = least(joint, found)
     floor = joint.saved_bytes(smallest[0].saved) if smallest else stock_bytes
     tried: dict[int, tuple[LoweredCut, Taken]] = {}
@@ -176,8 +180,8 @@ def _with_less_alive(
     fitting = next(filter(fits, [*near, *everywhere]), None)
     if fitting is None:
         # Only what is tried for every limit can be had with another.
-        alive = [tried[budget][0].peak for budget in everywhere if budget in tried]
-        raise MemoryBudgetError(_too_much_alive(joint, most, [stock.peak, *alive]))
+        peaks = [tried[budget][0].peak for budget in everywhere if budget in tried]
+        raise MemoryBudgetError(_too_much_alive(joint, most, [alive, *peaks]))
     if fitting in near[1:]:
         fits((fitting + near[near.index(fitting) - 1]) // 2)
     lowered, one = min(
@@ -198,8 +202,8 @@ def _too_much_alive(joint: Joint, most: int, alive: Sequence[int]) -> str:
     return (
         f"memory={size_named(most)} cannot be had for a training step of {len(joint.nodes)} "
         f"nodes: {alive[0] / 1e6:.1f} MB are alive at once with stock's choice of what is saved "
-        f"for the backward, inputs and outputs counted, and {fewest / 1e6:.1f} MB with the best "
-        f"of {len(alive) - 1} others. Name memory={size_named(-(-fewest // _NAMED) * _NAMED)} or "
+        f"for the backward, inputs and outputs counted, and with {len(alive) - 1} others at least "
+        f"{fewest / 1e6:.1f} MB. Name memory={size_named(-(-fewest // _NAMED) * _NAMED)} or "
         "more, or a smaller batch."
     )
 
