@@ -331,6 +331,20 @@ def kept(files: Files) -> Lines:
             for found in shares.values()
         ]
         yield line(["geometric mean", *("x{:.3f}, x{:.3f}".format(*mean) for mean in means)])
+        yield ""
+        yield from _beside_upstream(data)
+
+
+def _beside_upstream(data: Mapping[str, Any]) -> Lines:
+    """What ours moves of what upstream's budget does, where it keeps as little."""
+    ours, theirs = "plan, as much as upstream", f"upstream at {data['budget']:g}"
+    rows = [row["ways"] for row in data["models"] if ours in row["ways"]]
+    if rows:
+        shares = [ways[ours]["bytes"] / ways[theirs]["bytes"] for ways in rows]
+        yield (
+            f"Keeping no more than {theirs} does, ours moves x{geomean(shares):.3f} of its bytes in "
+            f"the geometric mean of {len(shares)} models, at most x{max(shares):.3f}."
+        )
 
 
 def trained(files: Files) -> Lines:

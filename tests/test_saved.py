@@ -14,6 +14,7 @@ from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 import torch_materialize as tm
@@ -27,6 +28,8 @@ from torch_materialize.inductor.partition.cut import cut
 from torch_materialize.inductor.partition.foresee import Foresight
 from torch_materialize.inductor.partition.joint import Joint
 from torch_materialize.inductor.partition.lots import groups
+from torch_materialize.models.names import Size
+from torch_materialize.models.real import build as build_model
 
 WIDE = 256
 
@@ -441,6 +444,75 @@ def test_of_what_fits_the_fewest_bytes_are_moved(share):
     assert chosen.saving.stock_peak == measure(joint.saved).peak
     # Not much less is saved than is needed, since that costs bytes.
     assert chosen.saving.peak > 0.8 * most
+
+
+class Small(torch.nn.Module):
+    """Norm, matmul, activation and softmax in fp64: what a cut has to choose between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.up = torch.nn.LayerNorm(8), torch.nn.Linear(8, 16)
+        self.down = torch.nn.Linear(16, 8)
+        self.double()
+
+    def forward(self, x):
+        y = torch.nn.functional.gelu(self.up(self.norm(x)))
+        return torch.softmax(self.down(y) + x, -1) * x.sigmoid()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "policy", ["plan:limits=strong", "plan:limits=random", "plan:limits=strong:memory=0.8"]
+)
+def test_gradients_are_the_derivatives(policy, caplog):
+    """Against finite differences, whatever is recomputed."""
+    model = Small()
+    compiled = torch.compile(model, options=tm.options(policy))
+    x = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
+    with caplog.at_level(logging.INFO):
+        assert torch.autograd.gradcheck(compiled, x)
+    if policy != "plan:limits=strong":
+        assert "recomputed are" in caplog.text
+    torch._dynamo.reset()
+
+
+def steps(name, policy, dtype=torch.float32, dropout=True):
+    """Three steps of AdamW on a small public model; how far they moved each weight."""
+    torch._dynamo.reset()
+    built = build_model(
+        name, Size(tokens=64, batch=2, layers=2), torch.device("cpu"), training=True
+    )
+    model = built.model.to(dtype).train(dropout)
+    before = [p.detach().double().clone() for p in model.parameters()]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    compiled = model if policy is None else torch.compile(model, options=tm.options(policy))
+    torch.manual_seed(1)
+    for _ in range(3):
+        result = compiled(*built.args, **built.kwargs)
+        optimizer.zero_grad(set_to_none=True)
+        logits = next(x for x in pytree.tree_leaves(result) if x.requires_grad)
+        logits.float().square().mean().backward()
+        optimizer.step()
+    moved = [p.detach().double() - b for p, b in zip(model.parameters(), before, strict=True)]
+    return torch.cat([x.flatten() for x in moved])
+
+
+@pytest.mark.full
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [("gpt2", "plan:limits=strong:memory=0.8"), ("t5-base", "plan:limits=strong")],
+    ids=["gpt2", "t5"],
+)
+def test_three_steps_of_a_public_model_are_stocks(name, policy):
+    """With dropout as stock's are, without it as far from fp64's as stock's."""
+    pytest.importorskip("transformers")
+    stock, ours = steps(name, "stock"), steps(name, policy)
+    assert (ours - stock).norm() < 0.02 * stock.norm()
+    exact = steps(name, None, torch.float64, dropout=False)
+    theirs, mine = (steps(name, one, dropout=False) - exact for one in ("stock", policy))
+    assert mine.norm() < 1.5 * theirs.norm() + 1e-3 * exact.norm()
 
 
 def test_the_search_does_not_depend_on_the_order_of_sets():
