@@ -342,8 +342,8 @@ def _beside_upstream(data: Mapping[str, Any]) -> Lines:
     if rows:
         shares = [ways[ours]["bytes"] / ways[theirs]["bytes"] for ways in rows]
         yield (
-            f"Keeping no more than {theirs} does, ours moves x{geomean(shares):.3f} of its bytes in "
-            f"the geometric mean of {len(shares)} models, at most x{max(shares):.3f}."
+            f"Keeping no more than {theirs} does, ours moves x{geomean(shares):.3f} of its bytes "
+            f"in the geometric mean of {len(shares)} models, at most x{max(shares):.3f}."
         )
 
 
