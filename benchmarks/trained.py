@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 import torch_materialize as tm
-from torch_materialize.core.policy import size_named
+from torch_materialize.core.policy import size_from
 from torch_materialize.results.base import write_json
 
 _VOCABULARY, _WIDTH, _LAYERS, _HEADS, _TOKENS, _BATCH = 512, 128, 4, 4, 128, 8
@@ -91,7 +91,7 @@ def main(chosen: Any) -> int:
     if chosen.json is None:
         raise SystemExit("trained needs --json FILE")
     estimated = _estimated(["stock", "plan", "plan:memory=0.7"])
-    limit = f"plan:memory={size_named(int(estimated['stock'] * _ALIVE) // 1024 * 1024)}"
+    limit = f"plan:memory={size_from(int(estimated['stock'] * _ALIVE))}"
     estimated |= _estimated([limit])
     data: dict[str, Any] = {
         "torch": torch.__version__,

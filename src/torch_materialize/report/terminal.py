@@ -69,7 +69,7 @@ def _headline(explanation: Explanation) -> list[str]:
         share = f" ({found.avoidable / found.moved:.1%})" if found.moved else ""
         line = f"{size_text(found.avoidable)}{share} of {size_text(found.moved)}"
     lines = [f"Avoidable in what {first} moves: {line}."]
-    if found.bound is not None and found.left is not None:
+    if found.bound is not None:
         least, above = size_text(round(found.bound)), gap_text(explanation.gap(), found.bound)
         lines.append(f"Certified least: {least}; above it {explanation.priced} is {above}.")
     return lines + refusals(explanation)[1:]

@@ -83,11 +83,6 @@ class Headline:
             return None
         return self.moved - round(min(self.planned, self.bound or self.planned))
 
-    @property
-    def left(self) -> float | None:
-        """What the priced policy may still leave, above the bound; None without one."""
-        return None if self.bound is None else max(self.planned - self.bound, 0.0)
-
 
 def headline(explanation: Explanation) -> Headline:
     """The first figures of every view."""

@@ -29,7 +29,7 @@ from typing import TypeAlias
 from torch.fx import Node
 
 from ...core.knapsack import choose
-from ...core.policy import Policy, size_named
+from ...core.policy import Policy, size_from, size_named
 from ...core.saving import LoweredCut, Saving
 from ...errors import MemoryBudgetError
 from .cut import Cut, cut
@@ -47,8 +47,6 @@ _WORTH = 0.005
 _SMALL = 1 << 20
 # Budgets that are tried for a limit of what is alive.
 _BUDGETS = 6
-# Sizes that an error names are multiples of this: bytes.
-_NAMED = 1 << 10
 
 
 #: Lowers the halves of a cut.
@@ -203,8 +201,7 @@ def _too_much_alive(joint: Joint, most: int, alive: Sequence[int]) -> str:
         f"memory={size_named(most)} cannot be had for a training step of {len(joint.nodes)} "
         f"nodes: {alive[0] / 1e6:.1f} MB are alive at once with stock's choice of what is saved "
         f"for the backward, inputs and outputs counted, and with {len(alive) - 1} others at least "
-        f"{fewest / 1e6:.1f} MB. Name memory={size_named(-(-fewest // _NAMED) * _NAMED)} or "
-        "more, or a smaller batch."
+        f"{fewest / 1e6:.1f} MB. Name memory={size_from(fewest)} or more, or a smaller batch."
     )
 
 

@@ -14,7 +14,7 @@ from torch._inductor.graph import GraphLowering
 from ...core.candidates import State
 from ...core.limits import Limits
 from ...core.planner import least_bytes
-from ...core.policy import MEMORY, STOCK, Policy, parse, size_named
+from ...core.policy import MEMORY, STOCK, Policy, parse, size_from
 from ...core.traffic import traffic
 from ...errors import MemoryBudgetError
 from ..fx.casts import folded, held_names
@@ -30,8 +30,6 @@ from .rounds import Rounds
 __all__ = ["replay", "search", "unlike_claimed"]
 
 PLAN = parse("plan")
-# Sizes that an error names are multiples of this: bytes.
-_NAMED = 1 << 10
 
 
 def search(
@@ -123,11 +121,10 @@ def _with_peak(limits: Limits, graph: PostGrad, policy: Policy) -> Limits:
 
 
 def _out_of_reach(graph: PostGrad, policy: Policy, least: int) -> str:
-    possible = size_named(-(-least // _NAMED) * _NAMED)
     return (
         f"{MEMORY}={policy.settings[MEMORY]} cannot be had for a graph of {graph.nodes} nodes: at "
         f"least {least / 1e6:.1f} MB are alive at once, inputs and outputs counted. Name "
-        f"{MEMORY}={possible} or more, or a smaller batch."
+        f"{MEMORY}={size_from(least)} or more, or a smaller batch."
     )
 
 
