@@ -12,6 +12,8 @@ VENV := $(VENVS)/torch-$(TORCH)
 BIN := $(VENV)/bin
 # The environments are shared by all checkouts; what runs is always this one.
 export PYTHONPATH := $(CURDIR)/src
+# Where Python may not keep what it compiled, each process compiles torch anew: 9 s of CPU time.
+export PYTHONDONTWRITEBYTECODE :=
 TARGET ?= llama-3.1-8b --layers 8
 ARGS ?=
 

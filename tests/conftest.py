@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import resource
+import sys
 
 import pytest
 
@@ -17,6 +18,10 @@ os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = os.environ["TORCHINDUCTOR_AUTOGRAD_
 # What the processor says it can do is believed: else each process starts another few, which import
 # torch to try vector instructions out, and each new cache folder builds what they load.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
+# Where Python may not keep what it compiled, each process compiles torch anew: 9 s of CPU time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 #: What a test of the quick tier may take, user and system, itself and its child processes.
 CPU_SECONDS = 15.0

@@ -144,6 +144,7 @@ def test_what_is_no_tensor_and_what_is_a_block_is_not_cut(dynamo):
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 def test_pieces_keep_nothing_longer_than_it_is_read(dynamo):
     (graph,), want = recorded(lambda x: (x.sin() @ x).cos() @ x, torch.randn(16, 16))
     pieces = Pieces(graph.module, "stock", "matmul")
@@ -179,6 +180,7 @@ def test_a_cast_that_is_left_out_is_found_at_its_line(dynamo, chain):
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 def test_a_sum_in_another_order_differs_alone(dynamo, chain):
     found = agree_target(f"{chain}:summed", ["plan:numerics=eager"], rounds=0)
     assert found.cut == "" and {way.how for way in found.ways} == {WHOLE}

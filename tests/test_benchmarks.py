@@ -28,6 +28,7 @@ def benchmarks(monkeypatch):
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("benchmarks", "dynamo")
+@pytest.mark.full
 def test_stand_ins_leave_the_fused_kernels_as_they_are():
     from paired.cases import Case, Made
     from paired.predicted import predict

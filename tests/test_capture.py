@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import torch_materialize as tm
-from tiers import but
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.inductor.offline import capture as capturing
@@ -90,11 +89,12 @@ def test_an_error_in_the_middle_of_a_trace_says_its_cause(monkeypatch):
     ("optimizer", "training"),
     [
         (functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), False),
-        pytest.param(torch.optim.AdamW, False, marks=pytest.mark.full),
-        pytest.param(torch.optim.AdamW, True, marks=pytest.mark.full),
+        (torch.optim.AdamW, False),
+        (torch.optim.AdamW, True),
     ],
     ids=["sgd", "adamw", "adamw with gradients on"],
 )
+@pytest.mark.full
 def test_a_training_step_gives_its_optimizer_too(optimizer, training):
     mode = capturing.fake_mode()
     with mode:
@@ -145,7 +145,8 @@ class Trainer:
         return step
 
 
-@pytest.mark.parametrize("how", but(["compiled"], ["method", "closure", "compiled"]))
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["method", "closure", "compiled"])
 def test_explaining_a_step_leaves_the_users_model_and_optimizer_as_they_are(dynamo, how):
     trainer = Trainer()
     x = torch.randn(4, 8)

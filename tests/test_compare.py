@@ -324,6 +324,7 @@ def test_doctor_names_the_active_policy_and_who_set_it_and_a_foreign_patch(tmp_p
     assert "another torch" not in problem["mend"] and "2.15" not in problem["mend"]
 
 
+@pytest.mark.full
 def test_flex_attention_can_be_planned_for_a_gpu_that_is_not_here():
     """Its template asks Triton for its backend, which looks for the driver's library."""
 

@@ -9,7 +9,6 @@ from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import torch_materialize as tm
-from tiers import but
 from torch_materialize.inductor.hooks import reuse
 from torch_materialize.models.decoder import Decoder
 
@@ -143,7 +142,8 @@ def test_block_governs_the_backward_that_compiles_after_it(verdicts):
     assert len(verdicts) > before
 
 
-@pytest.mark.parametrize("style", but(["vllm"], ["vllm", "hf"]))
+@pytest.mark.full
+@pytest.mark.parametrize("style", ["vllm", "hf"])
 def test_decoder(style):
     torch.manual_seed(0)
     decoder = Decoder(2, 64, 128, style, dtype=torch.float32, random_norms=True)
@@ -152,6 +152,7 @@ def test_decoder(style):
         close(torch.compile(decoder, options=tm.options("traffic"))(x), decoder(x))
 
 
+@pytest.mark.full
 def test_dynamic_batch():
     compiled = torch.compile(softmax_and_norms, dynamic=True, options=tm.options("traffic"))
     for rows in (5, 32, 17):
@@ -160,6 +161,7 @@ def test_dynamic_batch():
 
 
 @torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+@pytest.mark.full
 def test_unbacked_sizes(verdicts):
     def chosen(x):
         y = x[x > 0]

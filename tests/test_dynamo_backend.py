@@ -117,11 +117,12 @@ NAMED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "found"), but([NAMED[1], NAMED[3]], NAMED))
+@pytest.mark.parametrize(("value", "found"), but([NAMED[1]], NAMED))
 def test_the_environment_names_the_policy(program, value, found):
     program(f"watch(); step()\nassert governing == {found}, governing", TORCH_MATERIALIZE=value)
 
 
+@pytest.mark.full
 def test_what_is_nearer_wins(program):
     program(
         """
@@ -141,6 +142,7 @@ def test_what_is_nearer_wins(program):
     )
 
 
+@pytest.mark.full
 def test_modes_and_options_mean_what_they_mean_for_inductor(program):
     program(
         """
@@ -172,6 +174,7 @@ def test_modes_and_options_mean_what_they_mean_for_inductor(program):
     )
 
 
+@pytest.mark.full
 def test_dynamic_shapes_take_no_more_compiles_than_under_inductor(program):
     program(
         """
@@ -190,6 +193,7 @@ def test_dynamic_shapes_take_no_more_compiles_than_under_inductor(program):
     )
 
 
+@pytest.mark.full
 def test_cuda_graphs_are_given_back_with_a_reset(program):
     program(
         """
@@ -246,7 +250,7 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("name", but([name for name in LOST if "torch" in name], LOST))
+@pytest.mark.parametrize("name", but([list(LOST)[-1]], LOST))
 def test_what_cannot_be_had_is_one_line_and_stock_inductor(program, name):
     change, words, environment = LOST[name]
     done = program(f"{change}\nstep()\ntorch._dynamo.reset()\nstep()", **environment)
@@ -264,6 +268,7 @@ REGISTRY = Path(str(find_spec("torch").origin)).parent / "_dynamo" / "backends" 
     "torch._TorchCompileInductorWrapper" in REGISTRY.read_text(),
     reason="Dynamo itself needs the wrapper there",
 )
+@pytest.mark.full
 def test_a_torch_without_its_own_wrapper_compiles(program):
     done = program(
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 
 from fuzzing.graphs import problems
@@ -34,6 +35,7 @@ def check_prices(dag):
 
 @settings(max_examples=400, deadline=None)
 @given(problems().map(lambda problem: problem.dag))
+@pytest.mark.full
 def test_a_price_is_what_a_recount_of_everything_says(dag):
     check_prices(dag)
     # Without extern kernels between them, what one kernel leaves meets what the next makes.
@@ -60,6 +62,7 @@ def test_what_is_fixed_has_no_price():
 
 @settings(max_examples=200, deadline=None)
 @given(problems().map(lambda problem: problem.dag))
+@pytest.mark.full
 def test_several_are_priced_at_once(dag):
     prices = Prices(dag)
     open_ = {v.index: p.home for v in dag.values if (p := prices.price(v.index)) is not None}

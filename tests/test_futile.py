@@ -139,7 +139,7 @@ def test_narrow_values_that_nobody_reads_rounded_elsewhere_are_judged(device):
 @pytest.mark.parametrize(
     ("device", "optimizer"),
     but(
-        [(CPU, torch.optim.AdamW), (DEVICES["h200"], torch.optim.NAdam)],
+        [(DEVICES["h200"], torch.optim.NAdam)],
         itertools.product([CPU, DEVICES["h200"]], [torch.optim.AdamW, torch.optim.NAdam]),
     ),
 )

@@ -236,6 +236,7 @@ def test_a_program_that_is_too_large_leaves_the_dry_runs_decisions(monkeypatch):
 # Graphs.
 
 
+@pytest.mark.full
 def test_a_graph_of_many_short_stacks_is_shortened_in_linear_time():
     def steps(count: int) -> int:
         graph = torch.fx.Graph()
@@ -299,6 +300,7 @@ def deep(count: int) -> Any:
     return captured(function, (8, 8), device="cpu")
 
 
+@pytest.mark.full
 def test_a_deep_graph_is_planned_in_linear_time():
     def steps(count: int) -> int:
         graph = deep(count)

@@ -52,6 +52,7 @@ def test_what_a_program_compiled_stays_compiled(dynamo, module):
     assert counter.frame_count == compiles
 
 
+@pytest.mark.full
 def test_captures_take_nothing_from_the_recompilations_of_a_program(dynamo):
     counter, model = CompileCounter(), Broken()
     compiled = torch.compile(model, backend=counter, dynamic=False)

@@ -66,6 +66,7 @@ def compiled_as_stock(lenient, planted: str) -> bool:
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_the_plan_is_another_code_than_stocks():
     assert code(residuals, "plan", *arguments()) != code(residuals, "stock", *arguments())
 

@@ -50,6 +50,7 @@ def test_few_layers_stay_as_they_are():
     assert shorten(graph).graph is graph
 
 
+@pytest.mark.full
 def test_every_copy_has_a_counterpart_of_its_own_kind():
     graph = decoder(10)
     short = shorten(graph)
@@ -117,7 +118,8 @@ def test_outputs_of_layers_left_out_keep_the_others_places():
     assert values[0] is not None and values[4] is None and values[8] is not None
 
 
-@pytest.mark.parametrize("layers", [8, pytest.param(12, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("layers", [8, 12])
 def test_a_plan_from_a_few_layers_is_the_plan_for_all(monkeypatch, layers):
     graph = captured(lambda: Decoder(layers, 4096, 16384).eval(), (8192, 4096))
     plan = Policy("plan")

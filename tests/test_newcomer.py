@@ -16,7 +16,6 @@ import torch
 from click.testing import CliRunner
 
 import torch_materialize as tm
-from tiers import but
 from torch_materialize import versions
 from torch_materialize.cli.main import main
 from torch_materialize.jobs.checkup import FEATURES, CheckupState, checkup
@@ -90,6 +89,7 @@ def test_stock_is_always_beside():
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 def test_bytes_for_a_gpu_need_no_triton(builder):
     from torch_materialize.jobs.explain import compare
 
@@ -270,8 +270,9 @@ main(sys.argv[1:])
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     ("number", "times"),
-    but([(signal.SIGINT, 2)], itertools.product([signal.SIGINT, signal.SIGTERM], [1, 2])),
+    itertools.product([signal.SIGINT, signal.SIGTERM], [1, 2]),
 )
+@pytest.mark.full
 def test_a_signal_ends_a_sweep_and_a_second_one_at_once(tmp_path, number, times):
     model, out = tmp_path / "model.py", tmp_path / "out.json"
     pid = tmp_path / "pid"

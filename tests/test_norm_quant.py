@@ -85,7 +85,8 @@ def test_nested_reductions_read_what_their_code_reads(name, args):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", but(["nvfp4"], list(nq.CASES)))
+@pytest.mark.full
+@pytest.mark.parametrize("name", list(nq.CASES))
 def test_rounded_as_eager_the_codes_are_eagers(name):
     """Hardly any element may fall on the other side of a border: a sum is added up otherwise."""
     torch.manual_seed(0)

@@ -58,6 +58,7 @@ assert not any(sys.modules[name] for name in drawing)
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 def test_a_governed_compile_imports_nothing_that_draws():
     done = upstream().run(PROGRAM, TORCH_MATERIALIZE="plan")
     assert done.returncode == 0, done.stderr

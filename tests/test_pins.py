@@ -123,6 +123,7 @@ def test_eager_returns_the_tensor_itself():
     assert tm.inline(x) is x
 
 
+@pytest.mark.full
 def test_import_stays_free_of_torch_until_the_first_pin():
     code = (
         "import sys, torch_materialize as tm\n"
@@ -181,7 +182,8 @@ def test_a_count_over_the_limit_of_reads_is_taken_back():
 
 
 @e2e
-@pytest.mark.parametrize("policy", but(["plan"], POLICIES))
+@pytest.mark.full
+@pytest.mark.parametrize("policy", POLICIES)
 def test_who_reads_it_without_the_pin_recomputes_it_too(policy, caplog):
     def pinned(a, b):
         s = many_reads(a, b)
@@ -351,7 +353,7 @@ STOCK_REASONS = {
 }
 CASES = [(f, policy) for f in REASONS for policy in (None, "plan")]
 CASES += [(f, None) for f in STOCK_REASONS]
-QUICK = [(f, "plan") for f in REASONS if f is not large_body] + CASES[-len(STOCK_REASONS) :]
+QUICK = [(next(iter(REASONS)), "plan"), CASES[-1]]
 
 
 @e2e
@@ -400,7 +402,7 @@ def test_a_realization_that_nobody_reads_is_no_broken_pin(caplog):
 
 
 @e2e
-@pytest.mark.parametrize("pin", ["keep", "inline"])
+@pytest.mark.parametrize("pin", but(["inline"], ["keep", "inline"]))
 def test_what_upstream_writes_in_place_is_a_tensor_of_its_own(pin):
     """Re-inplacing takes the pin's argument and its result for two tensors."""
     pinned, rows = getattr(tm, pin), torch.arange(5)
@@ -428,7 +430,7 @@ def test_what_upstream_writes_in_place_is_a_tensor_of_its_own(pin):
 
 @e2e
 @pytest.mark.parametrize("policy", but(["plan"], [None, "traffic", "plan"]))
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", but([True], [False, True]))
 def test_training(policy, dynamic):
     def loss(a, b):
         s = tm.keep(a * b + a)
@@ -447,6 +449,7 @@ def test_training(policy, dynamic):
 
 
 @e2e
+@pytest.mark.full
 def test_saved_for_the_backward_is_reported(caplog):
     def loss(a, b):
         return (tm.inline(a * b).sin() * b).sum()
@@ -476,7 +479,7 @@ class Model(nn.Module):
 
 
 @e2e
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("strict", but([False], [True, False]))
 def test_export(strict):
     a, b = inputs()
     program = torch.export.export(Model(), (a, b), strict=strict)
@@ -504,6 +507,7 @@ def test_make_fx_and_aot_autograd_see_pins():
 
 
 @e2e
+@pytest.mark.full
 def test_vmap_inside_a_compile():
     a, b = inputs()
 

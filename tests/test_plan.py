@@ -105,6 +105,7 @@ def chained(decoder):
 DEAR = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-9)), cache=0)
 
 
+@pytest.mark.full
 def test_when_enough_was_lowered_the_best_so_far_is_taken():
     """Stock and one plan are always lowered; nothing else is, once the limit is reached."""
     graph = decoder_graph(chained)
@@ -151,6 +152,7 @@ def test_where_rates_were_measured_a_plan_goes_by_time():
     assert by_writes.cost(other.dag) <= by_writes.cost(other.stock_dag)
 
 
+@pytest.mark.full
 def test_where_the_least_time_moves_too_much_the_search_goes_on_for_bytes():
     graph = decoder_graph(chained)
     limits = Limits(least_bytes=0, launch_bytes=0, balance=DEAR.balance, rates=DEAR)
@@ -202,6 +204,7 @@ def test_the_trial_lowerings_of_a_search_can_be_made_again(caplog):
     assert sum("plan: trial lowering" in line for line in caplog.messages) == found.rounds
 
 
+@pytest.mark.full
 def test_a_plan_that_is_too_slow_writes_there_what_stock_writes():
     """One half of it should not be computed twice on this device; the other half stays planned."""
 
@@ -274,6 +277,7 @@ def test_where_nothing_is_gained_the_code_is_stocks():
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_casts_that_no_plan_uses_are_folded_as_stock_folds_them():
     def casts(x):
         wide = x.float() * 2
@@ -291,6 +295,7 @@ def test_casts_that_no_plan_uses_are_folded_as_stock_folds_them():
     assert code(several, "plan", x, x) != code(several, "stock", x, x)
 
 
+@pytest.mark.full
 def test_decoder_moves_the_least_through_the_whole_pipeline():
     """On torch 2.11 and 2.12 the narrow residual is folded away unless it is held back."""
     found = compare("fused-add-rmsnorm", ["stock", "plan"], "h200", layers=4)
@@ -360,6 +365,7 @@ def captured(function, shapes, device):
     return graph
 
 
+@pytest.mark.full
 def test_an_operator_that_copies_its_argument_hides_no_value():
     """vLLM's expert kernels take one tensor twice, may write into it and so get a copy of it. What
     makes the copy is known to the planner value by value; else a residual is not written, and
@@ -409,6 +415,7 @@ def residual_chain(x, weight):
     return x, residual
 
 
+@pytest.mark.full
 def test_what_is_concatenated_stays_a_part_of_it():
     """The halves of a rotated query are written where they belong on a CPU; marked as what must be
     written, and with strides of their own for it, they were copied there.
@@ -479,6 +486,7 @@ def test_planned_with_other_options(options, caplog):
 
 @torch.no_grad()
 @torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+@pytest.mark.full
 def test_unbacked_sizes_are_left_to_stock_tensor_by_tensor(caplog):
     def unbacked(mask):
         y = mask[mask > 0]

@@ -306,6 +306,7 @@ def test_a_compile_goes_by_a_file_and_does_not_search(compiled, made, tmp_path, 
     assert compiled(plans=tmp_path)[:2] == (wanted, False)  # what is named in the program wins
 
 
+@pytest.mark.full
 def test_a_file_that_says_stock_needs_no_lowering(compiled, made, tmp_path, monkeypatch):
     stock = replace(made, planned=False, decisions=(), plan=made.stock)
     save(replace(stock, check=replace(made.check, plan=made.check.stock)), tmp_path)

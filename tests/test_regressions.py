@@ -58,6 +58,7 @@ def test_a_graph_that_moves_no_bytes_compiles():
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("dynamo")
+@pytest.mark.full
 def test_numerics_stock_keeps_sums_as_stock_adds_them():
     """What is stored moves reductions to other kernels, whose loops have other vectors."""
     program = Program(

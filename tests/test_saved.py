@@ -283,6 +283,7 @@ class TestOthers:
         with functorch_config.patch(activation_memory_budget=0.5):
             step(stack(), tm.options("plan"))
 
+    @pytest.mark.full
     def test_a_fault_leaves_stocks_choice(self, monkeypatch, caplog):
         def fail(*_args):
             raise RuntimeError("planted")
@@ -568,6 +569,7 @@ def test_the_first_explanation_of_a_process_is_like_the_second(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.full
 def test_whoever_imports_a_hook_gets_all_wrappers():
     code = (
         "from torch_materialize.inductor.hooks import sites; assert len(sites._wrappers) == 5;"

@@ -207,7 +207,8 @@ def searched(numerics="stored"):
     return found, across(graph.module, found.dag) & free
 
 
-@pytest.mark.parametrize("numerics", but(["stored"], ["stored", "eager"]))
+@pytest.mark.full
+@pytest.mark.parametrize("numerics", ["stored", "eager"])
 def test_what_crosses_an_opaque_operator_is_written_where_that_costs_no_bytes(
     numerics, monkeypatch
 ):
@@ -237,6 +238,7 @@ def test_the_bound_counts_what_is_written_where_stock_s_choice_is_kept():
     assert found.bound <= found.dag.measured + 1
 
 
+@pytest.mark.full
 def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
     """A dry run of ours that moves a byte more than before is not taken, nor any half of it."""
     upstream, tried = rounds.as_cut, []
@@ -258,6 +260,7 @@ def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_a_graph_and_its_pieces_sum_up_alike():
     """The norms of the whole graph load what those of the pieces load, and nothing besides."""
     inputs, multiply, options = stream_inputs(), matmul(), tm.options("plan")

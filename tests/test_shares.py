@@ -34,6 +34,7 @@ def on_the_side(dag, homes, index, computing):
 
 @settings(max_examples=300, deadline=None)
 @given(problems().map(lambda problem: problem.dag), st.data())
+@pytest.mark.full
 def test_the_shares_add_up_to_a_recount_of_the_other_choice(dag, data):
     ours = [v.index for v in dag.values if v.kind is Kind.POINTWISE and not v.required]
     stored = {i for i in ours if data.draw(st.booleans())}
@@ -115,7 +116,7 @@ def efficient(training: bool = False) -> Explanation:
             lambda: small("llama-3.1-8b"), True, marks=[pytest.mark.full, pytest.mark.long]
         ),
         pytest.param(lambda: small("gpt2"), False, marks=[pytest.mark.full, pytest.mark.long]),
-        (efficient, True),
+        pytest.param(efficient, True, marks=pytest.mark.full),
         pytest.param(lambda: efficient(training=True), True, marks=pytest.mark.full),
     ],
     ids=["norms", "norms-hf", "llama", "gpt2", "efficientnet", "training"],

@@ -98,6 +98,7 @@ def compiled(function, policy="plan", **options):
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_explained_once_and_counted_in_each_call():
     args = inputs(8192, 2048)
     flat, nested = (
@@ -128,7 +129,8 @@ def test_explained_once_and_counted_in_each_call():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", but([128], [128, 37]))
+@pytest.mark.parametrize("rows", [128, 37])
+@pytest.mark.full
 def test_nested_rounds_as_flat_does(rows, caplog):
     args = inputs(rows)
     with caplog.at_level(logging.INFO, "torch_materialize"):
@@ -141,6 +143,7 @@ def test_nested_rounds_as_flat_does(rows, caplog):
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_body_is_planned_while_its_caller_is_lowered_by_a_plan(caplog):
     """The counting rules that a plan of the caller puts out of reach are stock's for the body."""
 
@@ -197,6 +200,7 @@ def test_branches_and_loops_are_planned(function, caller, caplog):
     assert [graph.caller for graph in explained.graphs if graph.caller] == [caller] * 2
 
 
+@pytest.mark.full
 def test_training_plans_both_halves_of_a_region(caplog):
     def gradients(model, run):
         args = [x.requires_grad_() for x in inputs()]
@@ -216,6 +220,7 @@ def test_training_plans_both_halves_of_a_region(caplog):
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_sizes_of_a_body_are_guarded_as_stock_guards_them():
     shapes = (64, 7, 33)
 
@@ -241,6 +246,7 @@ def test_sizes_of_a_body_are_guarded_as_stock_guards_them():
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_what_is_written_into_around_a_body_is_read_as_written():
     def function(x, residual, model):
         x.mul_(2)
@@ -256,6 +262,7 @@ def test_what_is_written_into_around_a_body_is_read_as_written():
 
 
 @torch.no_grad()
+@pytest.mark.full
 def test_body_that_cannot_be_planned_is_stocks_and_not_cached(monkeypatch):
     """Its caller is what is cached, so that is what is kept out of caches."""
     search, lowered = graph_lowering.search, []

@@ -62,6 +62,7 @@ def test_forward_and_backward_are_told_apart(dynamo, tmp_path, monkeypatch):
     assert kinds == ["forward", "backward"]
 
 
+@pytest.mark.full
 def test_a_folder_that_cannot_be_written_costs_the_record_alone(dynamo, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -72,6 +73,7 @@ def test_a_folder_that_cannot_be_written_costs_the_record_alone(dynamo, tmp_path
     torch.testing.assert_close(got, chain(x, y))
 
 
+@pytest.mark.full
 def test_records_of_other_settings_are_not_joined(dynamo, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_MATERIALIZE_RECORD", str(tmp_path))
     compiled(dynamo)
@@ -136,6 +138,7 @@ PROGRAM = textwrap.dedent(
 )
 
 
+@pytest.mark.full
 def test_torch_logs_and_traces(tmp_path):
     said = run(PROGRAM, TORCH_LOGS="torch_materialize", TORCH_TRACE=str(tmp_path))
     assert "trial lowerings" in said

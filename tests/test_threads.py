@@ -102,6 +102,7 @@ def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
         (logging.WARNING, logging.DEBUG, True),
     ],
 )
+@pytest.mark.full
 def test_only_a_level_of_our_own_logger_asks_for_details(root, ours, asked, monkeypatch, dynamo):
     """TORCH_LOGS=+torch_materialize sets it; a program that debugs itself wants nothing."""
     seen = []
@@ -278,6 +279,7 @@ def test_a_compile_beside_a_dry_run_is_as_alone(graph, sources, dynamo):
     assert figures() == counted
 
 
+@pytest.mark.full
 def test_two_threads_compile_as_each_alone(sources, dynamo):
     """One under plan, one stock: the stock one's code is its own, and all that was counted is
     what both count alone."""

@@ -177,6 +177,7 @@ def gathers(table, ids, mask):
 
 @e2e
 @pytest.mark.usefixtures("clocks")
+@pytest.mark.full
 def test_made_up_indices_are_safe():
     inputs = torch.rand(10, 16), torch.tensor([1, 9, 3]), torch.tensor([True, False, True])
     torch.testing.assert_close(compiled("tune", gathers, *inputs)[0], gathers(*inputs))
@@ -224,6 +225,7 @@ def graph_of(function, *inputs):
 
 
 @e2e
+@pytest.mark.full
 def test_traffic_is_a_candidate_like_any_other(clocks):
     seconds, _ = clocks
     seconds |= {"traffic": 0.5}

@@ -79,6 +79,7 @@ def test_what_was_given_up_is_compiled_again(caches, given_up, bundled):
         assert train()["aot"] == 1
 
 
+@pytest.mark.full
 def test_a_backward_that_was_given_up_is_compiled_again(caches, given_up):
     with given_up(backward_only=True):
         train()
@@ -104,6 +105,7 @@ def test_a_program_that_keeps_what_it_compiled_gets_it(caches, given_up, tmp_pat
     torch.testing.assert_close(loaded(x, y)[0], f(x, y))
 
 
+@pytest.mark.full
 def test_who_has_decided_to_cache_everything_finds_it_again(caches, given_up, monkeypatch):
     """As vLLM does without ``standalone_compile``."""
     from torch._inductor.codecache import FxGraphCache
@@ -114,6 +116,7 @@ def test_who_has_decided_to_cache_everything_finds_it_again(caches, given_up, mo
     assert train()["aot"] == 1
 
 
+@pytest.mark.full
 def test_a_torch_that_saves_otherwise_caches_it_and_says_so(given_up, lenient, monkeypatch):
     monkeypatch.setattr(module.seams, "check", lambda _feature: ["another body"])
     with given_up():

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tiers import but
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.errors import RecordError, TargetError
 from upstream import outcomes as upstream_file
@@ -443,7 +442,8 @@ class TestStopping:
         path = folder / "ran.txt"
         return path.read_text().split("\n")[:-1] if path.exists() else []
 
-    @pytest.mark.parametrize("number", but([signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]))
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.full
     def test_a_signal_keeps_what_ended_and_resume_goes_on(self, folder, number):
         record = folder / "run.json"
         # Stock on both sides, on a device that hides nothing, so that nothing imports torch.
@@ -477,6 +477,7 @@ class TestStopping:
         seen = [x for x in self.notes(folder) if not x.startswith("pids")]
         assert seen == ["first", "second", "slow", "last"] * 2
 
+    @pytest.mark.full
     def test_a_finished_run_is_not_run_again(self, folder):
         (folder / "go").touch()
         found = find_tests(folder, ["test_slow.py"])
@@ -506,6 +507,7 @@ class TestStopping:
         with pytest.raises(RecordError, match="damaged"):
             upstream_file.resume(record, UpstreamRun(STOCK, ("a.py",)))
 
+    @pytest.mark.full
     def test_an_import_that_hangs_is_an_error_of_its_file(self, folder):
         (folder / "conftest.py").write_text(
             "from upstream import plugin\nplugin._IMPORT_SECONDS = 1.0\n"

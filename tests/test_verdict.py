@@ -59,6 +59,7 @@ def training() -> Explanation:
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 def test_lines_modules_tensors_and_families_add_up(training):
     assert {graph.kind for graph in training.graphs} == {"forward", "backward"}
     add_up(training)
