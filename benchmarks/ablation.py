@@ -64,10 +64,10 @@ def _limits(limits: Limits) -> dict[str, Limits]:
 def _remembered(known: dict[Any, Any]) -> Iterator[None]:
     upstream = trials.trial
 
-    def trial(graph: Any, decision: Any = None, *, numerics: str, policy: Any) -> Any:
+    def trial(graph: Any, decision: Any = None, *, numerics: str, policy: Any, **how: Any) -> Any:
         key = (decision, numerics, policy)
         if key not in known:
-            known[key] = upstream(graph, decision, numerics=numerics, policy=policy)
+            known[key] = upstream(graph, decision, numerics=numerics, policy=policy, **how)
         return known[key]
 
     with mock.patch.object(trials, "trial", trial):

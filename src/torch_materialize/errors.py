@@ -8,6 +8,7 @@ The tree::
     ├── UnsupportedTorchError        an upstream object is missing or has changed
     ├── TargetError                  no such target, model or device, or it does not load
     ├── CaptureError                 a target loads but cannot be traced
+    ├── LeftToStockError             looking for a plan would take too long
     └── RecordError                  a record file is corrupt, of another version or settings
 
 Each message says what is wrong, where, what was found against what was expected, and the
@@ -24,6 +25,7 @@ from pathlib import Path
 
 __all__ = [
     "CaptureError",
+    "LeftToStockError",
     "MaterializeError",
     "MemoryBudgetError",
     "Mismatch",
@@ -120,6 +122,10 @@ class TargetError(MaterializeError):
 
 class CaptureError(MaterializeError):
     """A target was built but its graphs could not be captured or lowered."""
+
+
+class LeftToStockError(MaterializeError):
+    """A search ended without a plan on purpose: a compile goes on as stock, and says so."""
 
 
 class RecordError(MaterializeError):

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import time
 
-from ..errors import MaterializeError
+from ..errors import LeftToStockError
 
 __all__ = ["FOREVER", "Deadline", "OutOfTime"]
 
 
-class OutOfTime(MaterializeError):
+class OutOfTime(LeftToStockError):
     """A search took longer than its emergency limit."""
 
     def __init__(self, seconds: float) -> None:

@@ -47,6 +47,10 @@ class Limits:
         body: the most values that one kernel may recompute.
         lowered: the most FX nodes that the trial lowerings of one search may lower together, which
             takes some minute; stock and one plan are always tried.
+        pairs: the most pairs of kernels that Inductor may compare to schedule stock's choice
+            (:mod:`..inductor.lower.pairs`); a graph with more is left to stock before anything is
+            scheduled, since every trial lowering would take a minute.  A pair takes some 0.6 ms:
+            the backward of an RWKV has 128,000, and scheduling it took 75 s.
         solve_entries: the most entries in the rows of one integer program.  The solver's first
             steps (presolve, the linear program) are bounded by nothing else, and a chain of layers
             with 1,100,000 took 5 s; a group of kernels with a larger program keeps the
@@ -91,6 +95,7 @@ class Limits:
     arguments: int = 128
     body: int = 96
     lowered: int = 40_000
+    pairs: int = 100_000
     solve_entries: int = 300_000
     solve_work: int = 20_000_000
     emergency: float = 600.0

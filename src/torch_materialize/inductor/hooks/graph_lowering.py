@@ -26,7 +26,7 @@ from ... import activation
 from ...core.deadline import OutOfTime
 from ...core.limits import Limits, limits_for
 from ...core.policy import Policy
-from ...errors import MemoryBudgetError
+from ...errors import LeftToStockError, MemoryBudgetError
 from ...events import detailed, log, surprise
 from ..explain.announce import announce, has_readers
 from ..fx.bodies import body_of
@@ -188,9 +188,10 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
     # of repeated layers, not its trial lowerings.
     try:
         return search(graph, limits, policy, certify=detailed())
-    except OutOfTime as error:
+    except LeftToStockError as error:
         log.warning("plan: a graph of %d nodes: %s", graph.nodes, error)
-        return GIVEN_UP
+        # What was counted is so on every machine, and kept in caches like any decision.
+        return GIVEN_UP if isinstance(error, OutOfTime) else NO_CHANGE
 
 
 def _outermost(lowering: GraphLowering) -> GraphLowering:

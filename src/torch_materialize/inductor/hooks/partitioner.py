@@ -19,8 +19,10 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.fx import Graph, GraphModule, Node
 
 from ... import activation
+from ...core.limits import Limits
 from ...core.policy import MEMORY, Policy
 from ...core.saving import Kept, LoweredCut, Saving
+from ...errors import LeftToStockError
 from ...events import log, once, surprise
 from ..fx.post_grad import copy_graph, fake_mode_of
 from ..partition.joint import Joint
@@ -103,7 +105,10 @@ class Partitioner(CustomPartitionerFn):
         joint = Joint(graph, info, stock.saved())
         chosen = None
         if stock.budget == 1:
-            chosen = search(joint, self.policy, self._measure(graph, inputs, how))
+            try:
+                chosen = search(joint, self.policy, self._measure(graph, inputs, how))
+            except LeftToStockError as error:
+                log.warning("plan: a joint graph of %d nodes: %s", len(joint.nodes), error)
         elif MEMORY in self.policy.settings:
             once(
                 "activation_memory_budget",
@@ -126,6 +131,8 @@ class Partitioner(CustomPartitionerFn):
     ) -> Callable[[Sequence[Node]], LoweredCut]:
         """What lowers the two halves of a cut, each cut once."""
         limited = self.policy.peak is not None
+        # What was asked for in bytes is looked for, however long that takes.
+        most_pairs = None if limited else Limits.pairs
 
         @functools.cache
         def lowered(names: frozenset[str]) -> LoweredCut:
@@ -135,7 +142,9 @@ class Partitioner(CustomPartitionerFn):
                 how,
                 lambda other, *_: [node for node in other.nodes if node.name in names],
             )
-            return measured(halves, fake_mode_of(graph), self.place, peak=limited)
+            return measured(
+                halves, fake_mode_of(graph), self.place, peak=limited, most_pairs=most_pairs
+            )
 
         return lambda saved: lowered(frozenset(node.name for node in saved))
 

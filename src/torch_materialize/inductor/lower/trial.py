@@ -23,7 +23,7 @@ from torch._inductor.virtualized import V
 from ...core.dag import Dag
 from ...core.graph import Graph
 from ...core.policy import STOCK, Policy
-from ...errors import brief
+from ...errors import LeftToStockError, brief
 from ..fx.decision import NO_CHANGE, Decision, prepare
 from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad, ungoverned_copy
@@ -32,6 +32,7 @@ from ..read.kernels import read_scheduled
 from ..read.recording import Recording
 from .counters import counting_apart
 from .outer_loops import keep_outer_loops_apart
+from .pairs import pairs_to_compare
 from .pins import quiet
 from .realize import choosing, realizing
 from .settings import patched
@@ -39,6 +40,7 @@ from .shapes import scratch_shapes
 
 __all__ = [
     "LoweringError",
+    "TooManyPairs",
     "lowered",
     "run_lowering",
     "trial",
@@ -57,6 +59,16 @@ _QUIET = {
 }
 
 
+class TooManyPairs(LeftToStockError):
+    """Scheduling a graph once takes so long that no plan for it should be looked for."""
+
+    def __init__(self, pairs: int, most: int) -> None:
+        super().__init__(
+            f"Inductor compares {pairs} pairs of kernels each time it schedules this graph, and a "
+            f"search schedules it several times: it is left to stock (limit: {most} pairs)."
+        )
+
+
 class LoweringError(Exception):
     """Inductor could not lower or schedule a graph; the cause is chained.
 
@@ -65,7 +77,12 @@ class LoweringError(Exception):
 
 
 def trial(
-    graph: PostGrad, decision: Decision = NO_CHANGE, *, numerics: str = "", policy: Policy = STOCK
+    graph: PostGrad,
+    decision: Decision = NO_CHANGE,
+    *,
+    numerics: str = "",
+    policy: Policy = STOCK,
+    most_pairs: int | None = None,
 ) -> tuple[Graph, Dag]:
     """Lowers and schedules a copy of ``graph``, prepared for ``decision``.
 
@@ -75,8 +92,9 @@ def trial(
 
     Raises:
         LoweringError: Inductor cannot lower the graph so.
+        TooManyPairs: scheduling it would compare more than ``most_pairs`` pairs of kernels.
     """
-    with lowered(graph, decision, numerics, policy, Recording) as lowering:
+    with lowered(graph, decision, numerics, policy, Recording, most_pairs) as lowering:
         scheduled = read_scheduled()
         return scheduled, read_dag(lowering, scheduled)
 
@@ -88,11 +106,12 @@ def lowered(
     numerics: str,
     policy: Policy,
     lowering_class: Any,
+    most_pairs: int | None = None,
 ) -> Iterator[Any]:
     """A lowered and scheduled copy of ``graph``, inside its handler contexts.
 
     Raises:
-        LoweringError: as for :func:`trial`.
+        LoweringError, TooManyPairs: as for :func:`trial`.
     """
     module = ungoverned_copy(graph.module)
     if not policy.is_stock:
@@ -110,6 +129,8 @@ def lowered(
     ):
         if decision.changes or not policy.is_stock:
             keep_outer_loops_apart(one)
+        if most_pairs is not None and (pairs := pairs_to_compare(one)) > most_pairs:
+            raise TooManyPairs(pairs, most_pairs)
         with _upstreams():
             one._update_scheduler()
         yield one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -65,10 +66,13 @@ def post_grad(graph: PostGrad) -> PostGrad:
 HERE = Place(post_grad, contextlib.nullcontext)
 
 
-def measured(halves: Halves, fake_mode: Any, place: Place, *, peak: bool) -> LoweredCut:
+def measured(
+    halves: Halves, fake_mode: Any, place: Place, *, peak: bool, most_pairs: int | None
+) -> LoweredCut:
     """Forward and backward, each lowered once as stock lowers it; ``peak``: what is alive, too.
 
     Raises:
+        TooManyPairs: scheduling one would compare more than ``most_pairs`` pairs of kernels.
         LoweringError, Exception: whatever Inductor's passes and lowerings raise.
     """
     with contextlib.ExitStack() as stack:
@@ -76,7 +80,8 @@ def measured(halves: Halves, fake_mode: Any, place: Place, *, peak: bool) -> Low
         stack.enter_context(counting_apart())
         if fake_mode.shape_env is not None:
             stack.enter_context(scratch_shapes(fake_mode))
-        forward, strides = _lowered(_half(halves.forward, fake_mode, place), place, peak)
+        lowered_as = functools.partial(_lowered, place=place, peak=peak, most_pairs=most_pairs)
+        forward, strides = lowered_as(_half(halves.forward, fake_mode, place))
         results = next(iter(halves.forward.graph.find_nodes(op="output"))).args[0]
         named_strides = {
             getattr(result, "name", ""): one for result, one in zip(results, strides, strict=False)
@@ -85,7 +90,7 @@ def measured(halves: Halves, fake_mode: Any, place: Place, *, peak: bool) -> Low
             _with_strides(node.meta["val"], named_strides.get(node.name))
             for node in halves.backward.graph.find_nodes(op="placeholder")
         ]
-        backward, _ = _lowered(_half(halves.backward, fake_mode, place, inputs), place, peak)
+        backward, _ = lowered_as(_half(halves.backward, fake_mode, place, inputs))
     alive = max(forward.peak, backward.peak + _held_beside(halves)) if peak else 0
     return LoweredCut(forward.moved + backward.moved, alive)
 
@@ -122,10 +127,11 @@ def to_compile(graph: PostGrad) -> PostGrad:
 
 
 def _lowered(
-    graph: PostGrad, place: Place, peak: bool
+    graph: PostGrad, place: Place, peak: bool, most_pairs: int | None
 ) -> tuple[LoweredCut, list[tuple[int, ...] | None]]:
     kind = Recording if peak else GraphLowering
-    with place.scope(), lowered(graph, NO_CHANGE, "", STOCK, kind) as lowering:
+    scope = place.scope()
+    with scope, lowered(graph, NO_CHANGE, "", STOCK, kind, most_pairs) as lowering:
         kernels = read_scheduled()
         alive = 0
         if peak:

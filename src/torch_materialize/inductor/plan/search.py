@@ -42,6 +42,7 @@ def search(
 
     Raises:
         OutOfTime: the emergency limit of ``limits`` was reached; the graph should be left to stock.
+        TooManyPairs: scheduling the graph once is too dear; it should be left to stock, too.
         MemoryBudgetError: no choice keeps to the peak memory that ``policy`` allows.
     """
     started = time.monotonic()

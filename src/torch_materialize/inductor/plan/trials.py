@@ -55,7 +55,7 @@ class Trials:
         module = short.graph.module
         casts = held_names(short.graph)
         with local_rule_compared() as self._by_local_rule:
-            self.stock = self.lowered("stock", Decision(), numerics="")
+            self.stock = self.lowered("stock", Decision(), numerics="", most_pairs=limits.pairs)
         self.start = self.stock
         if casts:
             self.start = self.lowered("stock, with held casts", Decision(casts=casts))
@@ -156,18 +156,22 @@ class Trials:
         decision: Decision,
         policy: Policy = STOCK,
         numerics: str | None = None,
+        most_pairs: int | None = None,
     ) -> State:
         """One trial lowering; ``why`` is for the log.
 
         Raises:
             LoweringError: Inductor cannot lower the graph so.
             OutOfTime: the emergency limit was reached.
+            TooManyPairs: scheduling it would compare more than ``most_pairs`` pairs of kernels.
         """
         self.deadline.check()
         how = self.numerics if numerics is None else numerics
         step = Step(why, decision, policy, how)
         self.steps.append(step)
-        graph, dag = trial(self.short.graph, decision, numerics=how, policy=policy)
+        graph, dag = trial(
+            self.short.graph, decision, numerics=how, policy=policy, most_pairs=most_pairs
+        )
         state = State(decision.store, graph, dag, decision.rounded, decision.marked)
         total = traffic(graph)
         self.steps[-1] = step.measured(total.bytes, total.kernels)

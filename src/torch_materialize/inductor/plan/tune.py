@@ -27,7 +27,7 @@ from torch._inductor import config
 from ...core.limits import Limits
 from ...core.paired import faster, interleaved, noise
 from ...core.policy import Policy, parse
-from ...errors import brief
+from ...errors import LeftToStockError, brief
 from ...events import log, once, strict, surprise
 from ...results import tuned as store
 from ...results.plan_file import FOLDER_VARIABLE, Measured, PlanFile, folder_of
@@ -145,6 +145,9 @@ def _candidates(graph: PostGrad, limits: Limits, policy: Policy) -> Iterator[tup
     for name, decide in ways.items():
         try:
             decision = decide()
+        except LeftToStockError as error:
+            log.warning("tune: without %s: %s", name, error)
+            continue
         except Exception as error:  # noqa: BLE001 - one candidate less
             surprise(f"tune, {name}", error)
             continue
