@@ -43,7 +43,6 @@ def _without(**changes: Any) -> Callable[[], Any]:
 
 #: Mechanism -> what takes it out of a search.
 MECHANISMS: dict[str, Callable[[], Any]] = {
-    "start: traffic": _without(_by_traffic=_nothing),
     "traffic always tried": _without(_begin_locally=_nothing),
     "look further": _without(_look_further=_nothing),
     "relieve": _without(_relieve=_nothing),

@@ -13,9 +13,9 @@ where none is better (:mod:`torch_materialize.core.candidates`).
    or when too little seems to be left.
 3. A plan that a rule refuses for its predicted time alone is lowered once more with some of what
    stock writes written, where its kernels compute for longer than they move bytes.
-4. Where much seems to be left, 1 and 2 again from everything inlined and from the local rule's
-   choice.  On a GPU 1 and 2 also with kernels that compute more on the side, and where these leave
-   anything open, from the local rule's choice if it moves fewer bytes than the best plan.
+4. Where much seems to be left, 1 and 2 again from everything inlined.  On a GPU 1 and 2 also with
+   kernels that compute more on the side, and where these leave anything open, from the local rule's
+   choice if it moves fewer bytes than the best plan.
 5. Where the best needs other roundings than it was lowered with, it is lowered with those; on a CPU
    also with what crosses an opaque operator written (:mod:`.settle`).
 
@@ -77,10 +77,8 @@ class Rounds:
         trials, limits = self.trials, self._limits
         self._climb(trials.start)
         self._relieve()
-        if self._left > limits.gap:
-            for start in (self._everything_inlined, self._by_traffic):
-                if self._is_worth_trying(0):
-                    self._climb_if(start())
+        if self._left > limits.gap and self._is_worth_trying(0):
+            self._climb_if(self._everything_inlined())
         self._relieve()
         if limits.locally and trials.tried:
             self._look_further()
@@ -109,12 +107,6 @@ class Rounds:
     def _everything_inlined(self) -> State | None:
         return self.trials.measure("everything inlined", self.trials.kept)
 
-    def _by_traffic(self) -> State | None:
-        trials, local = self.trials, self.trials.local
-        store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock) | trials.kept
-        why = "the local rule's choice"
-        return self._lowered(why, store, local, local, local.measured, again=True)
-
     def _look_further(self) -> None:
         """Goes on from the best plan with kernels that compute more on the side."""
         self._left = 1.0  # known only of kernels that reach less far
@@ -130,8 +122,12 @@ class Rounds:
         trials = self.trials
         if self._left < _PROGRESS or not trials.may_go_on or not trials.local_writes_more:
             return
-        if trials.local.measured < trials.best.dag.measured * (1 - _PROGRESS):
-            self._climb_if(self._by_traffic())
+        local = trials.local
+        if local.measured >= trials.best.dag.measured * (1 - _PROGRESS):
+            return
+        store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock) | trials.kept
+        why = "the local rule's choice"
+        self._climb_if(self._lowered(why, store, local, local, local.measured, again=True))
 
     def _relieve(self) -> None:
         """Tries a plan that is too slow with less to compute: some of what stock writes is written.
