@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from torch._inductor import config
 from torch._inductor.graph import GraphLowering
+from torch._inductor.ir import ComputedBuffer
 
 __all__ = ["pairs_to_compare"]
 
@@ -23,7 +25,14 @@ def pairs_to_compare(lowering: GraphLowering) -> int:
 
 
 def _buffers(operation: Any) -> set[str]:
-    return {one.name for one in operation.get_read_writes().reads_and_writes()}
+    # Of a loop Inductor counted the loads while it lowered, and remembers them; its dependencies,
+    # which say the same, would be worked out twice.
+    read = operation.get_read_names() if isinstance(operation, ComputedBuffer) else _read(operation)
+    return {*read, *(buffer.get_name() for buffer in operation.get_outputs())}
+
+
+def _read(operation: Any) -> Iterator[str]:
+    return (one.name for one in operation.get_read_writes().reads)
 
 
 def _pairs(count: int, next_ones: int) -> int:

@@ -129,8 +129,11 @@ def lowered(
     ):
         if decision.changes or not policy.is_stock:
             keep_outer_loops_apart(one)
-        if most_pairs is not None and (pairs := pairs_to_compare(one)) > most_pairs:
-            raise TooManyPairs(pairs, most_pairs)
+        if most_pairs is not None:
+            with _upstreams():
+                pairs = pairs_to_compare(one)
+            if pairs > most_pairs:
+                raise TooManyPairs(pairs, most_pairs)
         with _upstreams():
             one._update_scheduler()
         yield one
