@@ -8,7 +8,6 @@ from torch._inductor.codegen.cpp import CppScheduling
 from torch._inductor.virtualized import V
 
 import torch_materialize as tm
-from tiers import but
 from torch_materialize import activation
 from torch_materialize.inductor.read.recording import Recording
 
@@ -29,7 +28,8 @@ def masked(x, y, w, big):
     return z, (z @ big).relu().sum(-1), ((z @ half).sigmoid() @ half.t()).relu()
 
 
-@pytest.mark.parametrize("policy", but(["plan"], ["traffic", "plan"]))
+@pytest.mark.full
+@pytest.mark.parametrize("policy", ["traffic", "plan"])
 def test_a_tensor_inside_of_one_outer_loop(policy):
     """Strict: the code is generated, and not only that of stock after all."""
     torch.manual_seed(0)

@@ -402,7 +402,8 @@ def test_a_realization_that_nobody_reads_is_no_broken_pin(caplog):
 
 
 @e2e
-@pytest.mark.parametrize("pin", but(["inline"], ["keep", "inline"]))
+@pytest.mark.full
+@pytest.mark.parametrize("pin", ["keep", "inline"])
 def test_what_upstream_writes_in_place_is_a_tensor_of_its_own(pin):
     """Re-inplacing takes the pin's argument and its result for two tensors."""
     pinned, rows = getattr(tm, pin), torch.arange(5)

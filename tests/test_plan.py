@@ -475,11 +475,9 @@ def planned_like_eager(function, inputs, caplog, **options):
 @torch.no_grad()
 @pytest.mark.parametrize(
     "options",
-    but(
-        [{"graph_partition": True}],
-        [{"cpp_wrapper": True}, {"max_autotune": True}, {"graph_partition": True}],
-    ),
+    [{"cpp_wrapper": True}, {"max_autotune": True}, {"graph_partition": True}],
 )
+@pytest.mark.full
 def test_planned_with_other_options(options, caplog):
     planned_like_eager(residual_chain, chain_inputs(), caplog, **options)
 
