@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh machine:
 #   make compare    the main job: 8 layers of Llama-3.1-8B under each policy on an H200 that is not
 #                   there; make compare TARGET=llama-3.1-8b has all 32
-#   make test       the quick tests, four minutes on two cores; make test-full has all
+#   make test       the quick tests, four to five minutes on two cores; make test-full has all
 # make docs builds the site, into build/site.
 # TORCH chooses the torch version; each has a virtual environment of its own, outside of here.
 
