@@ -10,11 +10,11 @@ import torch
 from torch._inductor.scheduler import Scheduler
 
 import torch_materialize as tm
+from test_gathers import captured
 from torch_materialize.core.devices import CPU
 from torch_materialize.core.limits import Limits, limits_for
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.lower.trial import TooManyPairs
-from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.plan.search import search
 
 
@@ -32,10 +32,7 @@ def _noting(upstream, compared):
 
 @pytest.mark.parametrize(("n", "pairs"), [(5, 10), (70, 64 * 65 // 2 + 5 * 64)])
 def test_what_is_counted_is_what_upstream_compares(n, pairs, monkeypatch):
-    mode = capturing.fake_mode()
-    with mode:
-        x = torch.empty(32, 48)
-    (graph,) = capturing.capture(lambda x: sums(x, n), [x], {}, CPU, mode)
+    graph = captured(lambda x: sums(x, n), (32, 48), device="cpu")
     with pytest.raises(TooManyPairs, match=f"compares {pairs} pairs .* left to stock"):
         search(graph, replace(limits_for(CPU), pairs=pairs - 1))
     rounds = []

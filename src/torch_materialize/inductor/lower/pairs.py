@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from torch._inductor import config
@@ -27,12 +26,11 @@ def pairs_to_compare(lowering: GraphLowering) -> int:
 def _buffers(operation: Any) -> set[str]:
     # Of a loop Inductor counted the loads while it lowered, and remembers them; its dependencies,
     # which say the same, would be worked out twice.
-    read = operation.get_read_names() if isinstance(operation, ComputedBuffer) else _read(operation)
-    return {*read, *(buffer.get_name() for buffer in operation.get_outputs())}
-
-
-def _read(operation: Any) -> Iterator[str]:
-    return (one.name for one in operation.get_read_writes().reads)
+    if isinstance(operation, ComputedBuffer):
+        read = set(operation.get_read_names())
+    else:
+        read = {one.name for one in operation.get_read_writes().reads}
+    return read | {buffer.get_name() for buffer in operation.get_outputs()}
 
 
 def _pairs(count: int, next_ones: int) -> int:
