@@ -87,13 +87,18 @@ def dynamo():
     torch._dynamo.reset()
 
 
-@pytest.fixture
-def lenient(monkeypatch, caplog):
-    """As users run it: surprises are logged once and not raised."""
+@pytest.fixture(autouse=True)
+def _nothing_logged_before(monkeypatch):
+    """What is logged once per process is logged once per test, whatever ran before it."""
     from torch_materialize import events
 
-    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")
     monkeypatch.setattr(events, "_seen", set())
+
+
+@pytest.fixture
+def lenient(monkeypatch, caplog):
+    """As users run it: surprises are logged and not raised."""
+    monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")
     caplog.set_level(logging.WARNING, logger="torch_materialize")
     return caplog
 

@@ -383,10 +383,7 @@ def test_a_file_that_cannot_be_read_is_searched_and_said_once(compiled, made, tm
     assert path.read_bytes() == content  # what somebody else may still read is left alone
 
 
-def test_a_folder_that_is_not_there_is_said_once(compiled, tmp_path, monkeypatch):
-    from torch_materialize import events
-
-    monkeypatch.setattr(events, "_seen", set())
+def test_a_folder_that_is_not_there_is_said_once(compiled, tmp_path):
     _, searched, text = compiled(plans=tmp_path / "missing")
     assert searched
     lines = [line for line in text.splitlines() if "WARNING" in line]

@@ -17,7 +17,6 @@ from click.testing import CliRunner
 from torch._inductor.utils import run_and_get_code
 
 import torch_materialize as tm
-from torch_materialize import events
 from torch_materialize.cli.main import main
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
@@ -307,7 +306,6 @@ def time_three(monkeypatch, fails, stage):
 
 @pytest.mark.parametrize("stage", ["compile", "run"])
 def test_a_candidate_that_fails_is_left_out_alone(monkeypatch, caplog, stage):
-    monkeypatch.setattr(events, "_seen", set())
     chosen = time_three(monkeypatch, "plan", stage)
     assert chosen.name == "traffic" and set(chosen.seconds) == {tune.STOCK, "traffic"}
     (line,) = caplog.messages
