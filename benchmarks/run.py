@@ -122,8 +122,8 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
     ),
     "vllm-answers": (
         "vllm_cpu",
-        "what the engines of VLLM_TEST_FOLDER=FOLDER make vllm-test agree in",
-        {"folder": _FILE},
+        "what vLLM's engines agree in: those in a folder, and seven of each model named",
+        {"folder": _FILE, "--model": _TEXTS},
     ),
     "vllm-gpu": (
         "vllm_gpu",

@@ -2,13 +2,15 @@
 
     python benchmarks/run.py vllm-bytes --layers 8 --json FILE
     python benchmarks/run.py vllm-start --pairs 3 --json FILE
-    VLLM_TEST_FOLDER=out make vllm-test && python benchmarks/run.py vllm-answers out --json FILE
+    python benchmarks/run.py vllm-answers out --model llama --model moe --json FILE
 
 All need vLLM (docs/vllm.md).  Bytes are of a planned GPU, every policy in one run; status 1 where
 `plan` moves more than stock or `traffic` in any row.  Starts are of a Llama with random weights on
 a CPU, full graph, in turn (stock, plan, plan, stock, ...), an empty cache folder for each, on a
-machine that does nothing else; status 3 where it does.  Tokens and logprobs are compared place by
-place; logprobs only until the tokens of a prompt part.
+machine that does nothing else; status 3 where it does.  Answers are those in a folder, which
+``VLLM_TEST_FOLDER=out make vllm-test`` leaves, too; engines of the models named that are not there
+are run first.  Tokens and logprobs are compared place by place; logprobs only until the tokens of a
+prompt part.
 """
 
 from __future__ import annotations
@@ -29,10 +31,21 @@ from paired.machine import save
 
 POLICIES = ("stock", "traffic", "plan")
 SAMPLING = ("greedy", "seeded")
+# Eager, stock, `plan` and rounded as eager rounds, whole and in pieces.
+_ENGINES = (
+    ("eager", "stock"),
+    ("whole", "stock"),
+    ("piecewise", "stock"),
+    ("whole", "plan"),
+    ("piecewise", "plan"),
+    ("whole", "plan:numerics=eager"),
+    ("piecewise", "plan:numerics=eager"),
+)
 _WAIT = 300  # seconds for a machine to become quiet
 
 
 def main(chosen: Any) -> int:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "with_vllm"))
     return {"vllm-bytes": _bytes, "vllm-start": _starts, "vllm-answers": _answers}[chosen.command](
         chosen
     )
@@ -73,7 +86,6 @@ def row_of_bytes(
 
 
 def _starts(chosen: Any) -> int:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "with_vllm"))
     from models import make
 
     pairs: list[dict[str, dict[str, Any]]] = []
@@ -127,13 +139,33 @@ def _planned(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answers(chosen: Any) -> int:
-    text = (chosen.folder / "answers.jsonl").read_text(encoding="utf-8")
-    answers = [json.loads(line) for line in text.splitlines()]
+    for kind in chosen.model or ():
+        _run_engines(chosen.folder, kind)
+    answers = _kept(chosen.folder)
     runs = [{"model": a["kind"], "run": name(a), **_planned(a)} for a in answers]
     pairs = list(_pairs([a for a in answers if not a["again"]]))
     if chosen.json:
         save(chosen.json, runs=runs, pairs=pairs)
     return 0
+
+
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "answers.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _run_engines(folder: Path, kind: str) -> None:
+    """Notes the answers of the engines of a model that the folder has not."""
+    from launch import launch, note
+    from models import make
+
+    there = {name(answer) for answer in _kept(folder) if answer["kind"] == kind}
+    for cut, policy in _ENGINES:
+        if f"{cut} {policy}" not in there:
+            more = {"TORCH_MATERIALIZE": policy}
+            answer = launch(make(kind, folder / "models"), cut, folder / "cache", **more)
+            note(folder, kind=kind, cut=cut, again=0, environment=more, **answer)
+            print(kind, cut, policy, round(answer["ready"], 1), "s", flush=True)
 
 
 def _pairs(answers: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

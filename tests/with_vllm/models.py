@@ -26,10 +26,12 @@ _SMALL = {
 
 #: ``int8`` is the Llama with int8 weights and activations.
 KINDS = ("llama", "moe", "gemma", "int8")
+#: Short convolutions in three layers of four (LFM2); vLLM runs it on a CPU from 0.32 on.
+HYBRID = "hybrid"
 
 
 def make(kind: str, folder: Path) -> Path:
-    """Writes the model ``kind``, one of :data:`KINDS`, once; returns its folder."""
+    """Writes the model ``kind``, of :data:`KINDS` or :data:`HYBRID`, once; returns its folder."""
     where = folder / kind
     if (where / "done").exists():
         return where
@@ -50,6 +52,8 @@ def _model(kind: str) -> torch.nn.Module:
     from transformers import (
         Gemma3ForCausalLM,
         Gemma3TextConfig,
+        Lfm2Config,
+        Lfm2ForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
         Qwen3MoeConfig,
@@ -72,6 +76,13 @@ def _model(kind: str) -> torch.nn.Module:
             **_SMALL, intermediate_size=512, sliding_window=32, query_pre_attn_scalar=64
         )
         return Gemma3ForCausalLM(config)
+    if kind == HYBRID:
+        layers = ["conv", "conv", "full_attention", "conv"]
+        small = {name: size for name, size in _SMALL.items() if name != "head_dim"}
+        config = Lfm2Config(
+            **small, layer_types=layers, block_ff_dim=512, conv_dim=256, block_dim=256
+        )
+        return Lfm2ForCausalLM(config)
     return LlamaForCausalLM(LlamaConfig(**_SMALL, intermediate_size=512))
 
 

@@ -165,7 +165,7 @@ def _rows(sweep: Sweep) -> Table:
 def _gap(row: GraphRow) -> str:
     known = [policy for policy in row.bytes if row.gap_percent(policy) is not None]
     if not known:
-        return _percent(None)
+        return "left to stock" if row.left else _percent(None)
     gap, reason = row.gap_percent(known[-1]), row.gap_reason(known[-1])
     return f"{_percent(gap)}{f' {reason}' if reason not in ('', OPEN) else ''}"
 

@@ -124,8 +124,8 @@ def _price(
         f"fused kernels would move {_change(-gain)}, by the planner's model."
     )
     if gain > 0:
-        yield from (refusal.sentence() for refusal in graph.refused)
-        if not graph.refused:
+        yield from graph.refusals
+        if not graph.refusals:
             yield "No trial lowering found the kernels that the model expects there."
     alone, first = decision.alone_saves, explanation.policies[0]
     if alone is not None and first != explanation.priced:

@@ -164,6 +164,8 @@ class ExplainedGraph:
         saves: policy -> FX node -> bytes that its decision saves in all calls against the first
             policy, of the nodes that the two decide otherwise (:mod:`..core.shares`).
         kept: policy that plans -> what the forward keeps for its backward; of forwards only.
+        left_to_stock: why the priced policy has no plan for the graph, which is stock's then; "" where
+            it has one.
     """
 
     kind: str
@@ -178,6 +180,7 @@ class ExplainedGraph:
     caller: str = ""
     calls: int = 1
     kept: Mapping[str, Kept] = field(default_factory=dict)
+    left_to_stock: str = ""
 
     @property
     def title(self) -> str:
@@ -186,6 +189,12 @@ class ExplainedGraph:
             return self.kind
         times = f"{self.calls} calls" if self.calls > 1 else "1 call"
         return f"{self.kind} body of {self.caller} ({times})"
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why there is no plan, or no better one, a sentence each."""
+        left = [f"Left to stock: {self.left_to_stock}"] if self.left_to_stock else []
+        return left + [one.sentence() for one in self.refused]
 
     def traffic(self, policy: str) -> Traffic:
         """Bytes and launches of all calls under one policy."""

@@ -293,9 +293,9 @@ def refusals(explanation: Explanation) -> list[str]:
     """Better plans that a rule kept from being taken, a sentence each."""
     several = len(explanation.graphs) > 1
     return [
-        f"Graph {place} ({graph.title}): {one.sentence()}" if several else one.sentence()
+        f"Graph {place} ({graph.title}): {sentence}" if several else sentence
         for place, graph in enumerate(explanation.graphs, 1)
-        for one in graph.refused
+        for sentence in graph.refusals
     ]
 
 

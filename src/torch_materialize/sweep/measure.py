@@ -173,6 +173,7 @@ def _measured(
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
     gaps: dict[str, dict[str, int]] = {}
+    left: dict[str, str] = {}
     problems: list[str] = []
     for chosen, graph in graphs.items():
         policy = str(chosen)
@@ -182,6 +183,8 @@ def _measured(
         total = traffic(outcome.graph).times(graph.calls)
         moved[policy], kernels[policy] = total.bytes, total.kernels
         peaks[policy] = peak_bytes(outcome.dag, outcome.dag.homes())
+        if outcome.left_to_stock:
+            left[policy] = outcome.left_to_stock
         if outcome.bound is not None:
             bounds[policy] = outcome.bound * graph.calls
             refused = outcome.found.refused if outcome.found is not None else ()
@@ -202,5 +205,6 @@ def _measured(
         peaks=peaks,
         kept=_kept({str(policy): graph for policy, graph in graphs.items()}),
         gaps=gaps,
+        left=left,
     )
     yield from problems

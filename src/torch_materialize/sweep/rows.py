@@ -97,6 +97,7 @@ class GraphRow:
         kept: of a forward, policy -> bytes that it keeps for its backward; empty where not known.
         gaps: policy -> why it moves more than its bound, the rule of the best plan that was refused
             or ``open`` -> bytes; empty in files of older versions.
+        left: policy -> why it has no plan for the graph and leaves it to stock.
     """
 
     name: str
@@ -111,6 +112,7 @@ class GraphRow:
     peaks: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
     gaps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
     def kept_ratio(self, policy: str) -> float | None:
         """Bytes kept for the backward against stock's; None where that is not known."""

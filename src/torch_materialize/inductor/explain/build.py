@@ -70,6 +70,7 @@ def explained(
         caller=graph.caller,
         calls=graph.calls,
         kept=kept_by(graphs),
+        left_to_stock=outcomes[priced].left_to_stock,
     )
 
 
@@ -227,6 +228,8 @@ def _by_node(dag: Dag) -> dict[str, int]:
 def _decider(policy: str, outcome: Outcome) -> str:
     """Whose decisions a policy's graph has: a plan that found nothing better leaves stock's."""
     name, found = parse(policy).name, outcome.found
+    if outcome.left_to_stock:
+        return "stock"
     if name == "plan" and found is not None and found.store is None and not found.marked:
         return "stock"
     return name

@@ -47,7 +47,7 @@ def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -
     """
     found = outcome.found
     numerics = policy.numerics if policy.plans else ""
-    governing = policy if found is None else STOCK
+    governing = STOCK if found is not None or outcome.left_to_stock else policy
     with contextlib.ExitStack() as stack:
         stack.enter_context(planned_device(device))
         stack.enter_context(config.patch(emulation(policy)))

@@ -11,6 +11,8 @@ from ... import activation
 from ...core.devices import Device
 from ...core.limits import limits_for
 from ...core.policy import Policy
+from ...errors import LeftToStockError
+from ..fx.decision import NO_CHANGE
 from ..fx.post_grad import PostGrad
 from ..fx.rounding import emulation
 from ..hooks import install
@@ -25,7 +27,8 @@ __all__ = ["dry_run", "hooks_for", "verified"]
 def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
     """Lowers and schedules ``graph`` under ``policy`` for ``device``; no code, no trace.
 
-    The graph itself is left as it is; the run is repeatable.
+    The graph itself is left as it is; the run is repeatable.  What a compile would leave to stock,
+    since a search would take too long, is lowered as stock's here, too.
 
     Raises:
         UnsupportedTorchError: the policy cannot be applied to this torch.
@@ -33,7 +36,11 @@ def dry_run(graph: PostGrad, policy: Policy, device: Device) -> Outcome:
     """
     with planned_device(device), config.patch(emulation(policy)), hooks_for(policy):
         if policy.plans:
-            found = search(graph, limits_for(device), policy)
+            try:
+                found = search(graph, limits_for(device), policy)
+            except LeftToStockError as error:
+                left = trial(graph, NO_CHANGE, numerics=policy.numerics)
+                return Outcome(*left, left_to_stock=str(error))
             return Outcome(found.graph, found.dag, found.bound, found)
         return Outcome(*trial(graph, policy=policy))
 

@@ -84,9 +84,11 @@ class Outcome:
         dag: the planner's view of the same kernels.
         bound: the least possible in bytes, None where the policy has none.
         found: how the plan was found, None where the policy has none.
+        left_to_stock: why a policy that plans has no plan for the graph, else "".
     """
 
     graph: Graph
     dag: Dag
     bound: float | None = None
     found: Found | None = None
+    left_to_stock: str = ""
