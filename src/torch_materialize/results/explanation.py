@@ -164,8 +164,8 @@ class ExplainedGraph:
         saves: policy -> FX node -> bytes that its decision saves in all calls against the first
             policy, of the nodes that the two decide otherwise (:mod:`..core.shares`).
         kept: policy that plans -> what the forward keeps for its backward; of forwards only.
-        left_to_stock: why the priced policy has no plan for the graph, which is stock's then; "" where
-            it has one.
+        left_to_stock: why the priced policy has no plan for the graph, which is stock's then; ""
+            where it has one.
     """
 
     kind: str
