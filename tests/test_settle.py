@@ -193,7 +193,7 @@ def stream_inputs():
     return ids, bf16(100, 256), scale, weight, bf16(256, 256)
 
 
-def searched(numerics="stored"):
+def searched(numerics="stored", limits=None):
     """What is decided about the stream as one graph, and what crosses the operator in it."""
     mode = capturing.fake_mode()
     inputs = [mode.from_tensor(x) for x in stream_inputs()]
@@ -202,7 +202,7 @@ def searched(numerics="stored"):
         lambda *x: stream(*x, multiply), inputs, {}, CPU, mode, policy=policy
     )
     with config.patch(emulation(policy)), hooks_for(policy):
-        found = search(graph, limits_for(CPU), policy, certify=False)
+        found = search(graph, limits or limits_for(CPU), policy, certify=False)
     free = {v.node for v in found.dag.values if v.kind is Kind.POINTWISE}
     return found, across(graph.module, found.dag) & free
 
@@ -219,6 +219,25 @@ def test_what_crosses_an_opaque_operator_is_written_where_that_costs_no_bytes(
     monkeypatch.setattr(rounds, "as_cut", lambda _, one, state, *_more, **_how: (one, state))
     before, _ = searched(numerics)
     assert found.dag.measured < before.dag.measured <= before.stock_dag.measured
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("numerics", ["stored", "eager"])
+def test_a_poor_plan_is_left_for_what_the_pieces_write(numerics, monkeypatch):
+    """As of a small vLLM MoE: its plan wrote a wide sum, and to go on was not worth the seconds."""
+    best, crossing = searched(numerics)
+
+    def poor(self):
+        self.trials.measure("a poor plan", crossing | {"convert_element_type_1"})
+        assert self.trials.best.store is not None
+
+    monkeypatch.setattr(rounds.Rounds, "run", poor)
+    limits = replace(limits_for(CPU).only_bytes, launch_bytes=0)
+    found, _ = searched(numerics, limits)
+    assert found.store is None and crossing <= found.dag.nodes(found.dag.homes())
+    assert found.dag.measured == best.dag.measured < found.stock_dag.measured
+    monkeypatch.setattr(rounds.Rounds, "_as_pieces", lambda *_: [])
+    assert best.dag.measured < searched(numerics, limits)[0].dag.measured
 
 
 def test_the_bound_counts_what_is_written_where_stock_s_choice_is_kept():

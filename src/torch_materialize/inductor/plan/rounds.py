@@ -35,6 +35,7 @@ from ...core.policy import Policy
 from ...core.program import Solved
 from ..fx.decision import Decision
 from ..fx.layers import Shortened
+from ..fx.rounding import across
 from .settle import as_cut, settle
 from .trials import Trials
 
@@ -99,8 +100,30 @@ class Rounds:
             found = settle(module, trials.candidates, trials.stock, unrounded, attempt)
         if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
             return found
+        found = self._as_cut(*found)
+        return min([found, *self._as_pieces(*found)], key=self._price)
+
+    def _as_cut(self, decision: Decision, state: State) -> tuple[Decision, State]:
+        trials, rounding = self.trials, self.trials.numerics == "stored"
         attempt = functools.partial(trials.attempt, "written where it crosses")
-        return as_cut(module, *found, trials.candidates, attempt, rounding=rounding)
+        module = trials.short.graph.module
+        return as_cut(module, decision, state, trials.candidates, attempt, rounding=rounding)
+
+    def _as_pieces(self, found: Decision, state: State) -> list[tuple[Decision, State]]:
+        """Where a plan was found: stock's choice with what crosses opaque operators written.
+
+        That is what the graph moves in pieces.  A small graph's plan may miss it, since to go on
+        planning is not worth the seconds that it would save; one that writes nothing else has it.
+        """
+        trials, dag = self.trials, state.dag
+        more = dag.nodes(dag.chosen()) - across(trials.short.graph.module, dag)
+        if found.store is None or not more or not trials.may_go_on:
+            return []
+        pieces = self._as_cut(trials.decision(None), trials.without_plan)
+        return [] if pieces[1] is trials.without_plan else [pieces]
+
+    def _price(self, found: tuple[Decision, State]) -> float:
+        return self._limits.cost(found[1].dag)
 
     # Where a search starts decides where it may end.
 

@@ -36,6 +36,7 @@ class Trials:
         start: the kernels of the graph that is planned; those of stock, except where held
             casts make it another graph.
         written: held casts that are read narrow whatever is decided.
+        without_plan: what is lowered, before anything is rounded, where no plan is better.
         as_stock: nodes that are left to stock's decision.
         kept: those of them that stock realizes.
         bitwise: whether the result has to be stock's to the last bit.
@@ -59,12 +60,12 @@ class Trials:
         self.start = self.stock
         if casts:
             self.start = self.lowered("stock, with held casts", Decision(casts=casts))
-        self.written, unplanned = self._without_plan(casts)
+        self.written, self.without_plan = self._without_plan(casts)
         self.as_stock = _unbacked(module)
         if self.bitwise:
             self.as_stock |= rounds(module, self.stock.dag) | in_delicate(self.stock.dag)
         self.kept = self.as_stock & self.start.dag.nodes(self.start.dag.chosen())
-        self.candidates = Candidates(self.stock, unplanned, limits, self.bitwise)
+        self.candidates = Candidates(self.stock, self.without_plan, limits, self.bitwise)
 
     def _without_plan(self, casts: frozenset[str]) -> tuple[frozenset[str], State]:
         """Of the held casts those that are read narrow, and what is lowered without a plan."""
