@@ -236,7 +236,7 @@ def test_a_poor_plan_is_left_for_what_the_pieces_write(numerics, monkeypatch):
     found, _ = searched(numerics, limits)
     assert found.store is None and crossing <= found.dag.nodes(found.dag.homes())
     assert found.dag.measured == best.dag.measured < found.stock_dag.measured
-    monkeypatch.setattr(rounds.Rounds, "_as_pieces", lambda *_: [])
+    monkeypatch.setattr(rounds.Rounds, "_or_as_pieces", lambda _, *found: found)
     assert best.dag.measured < searched(numerics, limits)[0].dag.measured
 
 
@@ -262,7 +262,7 @@ def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
     """A dry run of ours that moves a byte more than before is not taken, nor any half of it."""
     upstream, tried = rounds.as_cut, []
 
-    def dearer(module, decision, state, candidates, _attempt, *, rounding):
+    def dearer(module, decision, state, candidates, _attempt, **how):
         kernel = replace(state.dag.kernels[0], measured=state.dag.kernels[0].measured + 1)
         more = replace(state.dag, kernels=(kernel, *state.dag.kernels[1:]))
 
@@ -270,7 +270,7 @@ def test_what_would_move_more_is_not_written_for_a_cut(monkeypatch):
             tried.append(wanted.marked)
             return replace(state, dag=more)
 
-        return upstream(module, decision, state, candidates, attempted, rounding=rounding)
+        return upstream(module, decision, state, candidates, attempted, **how)
 
     monkeypatch.setattr(rounds, "as_cut", dearer)
     found, crossing = searched()

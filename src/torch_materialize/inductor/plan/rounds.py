@@ -100,30 +100,35 @@ class Rounds:
             found = settle(module, trials.candidates, trials.stock, unrounded, attempt)
         if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
             return found
-        found = self._as_cut(*found)
-        return min([found, *self._as_pieces(*found)], key=self._price)
+        return self._or_as_pieces(*self._as_cut(*found))
 
-    def _as_cut(self, decision: Decision, state: State) -> tuple[Decision, State]:
-        trials, rounding = self.trials, self.trials.numerics == "stored"
-        attempt = functools.partial(trials.attempt, "written where it crosses")
-        module = trials.short.graph.module
-        return as_cut(module, decision, state, trials.candidates, attempt, rounding=rounding)
+    def _as_cut(
+        self, decision: Decision, state: State, instead: State | None = None
+    ) -> tuple[Decision, State]:
+        trials = self.trials
+        return as_cut(
+            trials.short.graph.module,
+            decision,
+            state,
+            trials.candidates,
+            functools.partial(trials.attempt, "written where it crosses"),
+            rounding=trials.numerics == "stored",
+            instead=instead,
+        )
 
-    def _as_pieces(self, found: Decision, state: State) -> list[tuple[Decision, State]]:
-        """Where a plan was found: stock's choice with what crosses opaque operators written.
+    def _or_as_pieces(self, found: Decision, state: State) -> tuple[Decision, State]:
+        """A plan, or stock's choice with what crosses opaque operators written if that is better.
 
         That is what the graph moves in pieces.  A small graph's plan may miss it, since to go on
         planning is not worth the seconds that it would save; one that writes nothing else has it.
         """
-        trials, dag = self.trials, state.dag
+        trials, dag, cost = self.trials, state.dag, self._limits.cost
         more = dag.nodes(dag.chosen()) - across(trials.short.graph.module, dag)
-        if found.store is None or not more or not trials.may_go_on:
-            return []
-        pieces = self._as_cut(trials.decision(None), trials.without_plan)
-        return [] if pieces[1] is trials.without_plan else [pieces]
-
-    def _price(self, found: tuple[Decision, State]) -> float:
-        return self._limits.cost(found[1].dag)
+        if found.store is not None and more and trials.may_go_on:
+            decision, pieces = self._as_cut(trials.decision(None), state, trials.without_plan)
+            if pieces is not state and cost(pieces.dag) < cost(dag):
+                return decision, pieces
+        return found, state
 
     # Where a search starts decides where it may end.
 

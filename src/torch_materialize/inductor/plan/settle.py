@@ -69,11 +69,14 @@ def as_cut(
     attempt: Callable[[Decision], State | None],
     *,
     rounding: bool,
+    instead: State | None = None,
 ) -> tuple[Decision, State]:
     """What is ``settled``, with what crosses opaque operators written as far as it costs no bytes.
 
     Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
     ``rounding`` says whether what is rounded follows from the kernels (``numerics="stored"``).
+    ``instead`` is what ``decision`` was lowered to where that is not what is settled: then all that
+    crosses in it is written, if that moves fewer bytes, or what is settled stays.
     """
     bare = replace(decision, rounded=frozenset(), marked=decision.store or frozenset())
 
@@ -81,12 +84,14 @@ def as_cut(
         return replace(bare, marked=bare.marked | names, casts=bare.casts | names)
 
     def fits(after: State) -> bool:
-        return not _costs(after, settled) and candidates.allow(after)
+        is_better = _costs(settled, after) if instead else not _costs(after, settled)
+        return is_better and candidates.allow(after)
 
-    crossing = _unwritten(module, settled.dag)
+    crossing = _unwritten(module, (instead or settled).dag)
     if not crossing:
         return decision, settled
-    names, after = _as_many([crossing], written, attempt, fits)
+    tries = _TRIES if instead is None else 1
+    names, after = _as_many([crossing], written, attempt, fits, tries)
     if after is None:
         return decision, settled
     final = written(names)
@@ -175,11 +180,12 @@ def _as_many(
     decide: Callable[[frozenset[str]], Decision],
     attempt: Callable[[Decision], State | None],
     fits: Callable[[State], bool],
+    tries: int = _TRIES,
 ) -> tuple[frozenset[str], State | None]:
     """Of some parts of names those whose lowering still fits, by halves; and that lowering."""
     kept, found = frozenset[str](), None
     left = list(parts)
-    for _ in range(_TRIES):
+    for _ in range(tries):
         if not left:
             break
         part = left.pop(0)
