@@ -478,16 +478,31 @@ def cuts(files: Files) -> Lines:
 
 
 def engines(files: Files) -> Lines:
-    """What pairs of vLLM's engines agree in."""
-    yield from head("file", "model", "engines", "greedy", "seeded", "equal logprobs", "largest")
+    """What vLLM's engines agree in: whole and in pieces, and either of them with eager."""
+    yield from head("file", "model", "policy", "whole / pieces", "whole / eager", "pieces / eager")
     for name, data in files.items():
-        for pair in data["pairs"]:
-            both = pair["greedy"], pair["seeded"]
-            tokens = [f"{one['equal_tokens']} of {one['tokens']}" for one in both]
-            equal = [sum(one[key] for one in both) for key in ("equal_logprobs", "logprobs")]
-            largest = f"{max(one['largest'] for one in both):.4f}"
-            agreed = [*tokens, f"{equal[0]} of {equal[1]}", largest]
-            yield line([name.removesuffix(".json"), pair["model"], pair["pair"], *agreed])
+        pairs = {(one["model"], one["pair"]): one for one in data["pairs"]}
+        policies = dict.fromkeys(
+            (model, run.partition(" ")[2]) for model, pair in pairs for run in pair.split(" / ")
+        )
+        for model, policy in policies:
+            whole, pieces = f"whole {policy}", f"piecewise {policy}"
+            both = (whole, pieces), (whole, "eager stock"), (pieces, "eager stock")
+            found = [_agreed(pairs, model, *pair) for pair in both]
+            if any(found):
+                yield line([name.removesuffix(".json"), model, policy, *found])
+
+
+def _agreed(pairs: Mapping[tuple[str, str], Any], model: str, one: str, other: str) -> str:
+    """``192, 192 of 192, 0.0000``: equal tokens, equal logprobs, the largest difference."""
+    pair = pairs.get((model, f"{one} / {other}")) or pairs.get((model, f"{other} / {one}"))
+    if pair is None:
+        return ""
+    both = pair["greedy"], pair["seeded"]
+    tokens, equal, all_ = (
+        sum(way[key] for way in both) for key in ("equal_tokens", "equal_logprobs", "logprobs")
+    )
+    return f"{tokens}, {equal} of {all_}, {max(way['largest'] for way in both):.4f}"
 
 
 def fuzzed(files: Files) -> Lines:
