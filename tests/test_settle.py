@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,12 +21,13 @@ from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import limits_for
 from torch_materialize.core.policy import parse
 from torch_materialize.core.traffic import traffic
+from torch_materialize.inductor.fx.decision import Decision
 from torch_materialize.inductor.fx.rounding import across, emulation
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import hooks_for
-from torch_materialize.inductor.plan import rounds
+from torch_materialize.inductor.plan import rounds, settle
 from torch_materialize.inductor.plan.search import search, unlike_claimed
 from torch_materialize.inductor.read.kernels import read_scheduled
 from torch_materialize.inductor.read.recording import Recording
@@ -238,6 +240,51 @@ def test_a_poor_plan_is_left_for_what_the_pieces_write(numerics, monkeypatch):
     assert found.dag.measured == best.dag.measured < found.stock_dag.measured
     monkeypatch.setattr(rounds.Rounds, "_or_as_pieces", lambda _, *found: found)
     assert best.dag.measured < searched(numerics, limits)[0].dag.measured
+
+
+def test_what_the_kernels_of_a_rounded_plan_need_is_rounded_too(monkeypatch):
+    """Lowered with 7 roundings a Jamba's kernels needed 8, and one value was stored unrounded."""
+    needs = {frozenset("a"): frozenset("ab"), frozenset("ab"): frozenset("b")}
+
+    def stub(_module, decision, needed):
+        return replace(decision, rounded=needed)
+
+    def attempt(decision):
+        tried.append(decision.rounded)
+        return SimpleNamespace(dag=needs.get(decision.rounded, decision.rounded | {"c"}))
+
+    monkeypatch.setattr(settle, "with_rounding", stub)
+    for start, want in (("a", "ab"), ("c", "c")):
+        tried = []
+        needs[frozenset("c")] = frozenset("c")
+        first = Decision(rounded=frozenset(start))
+        decision, after = settle._rounded_enough(None, first, attempt(first), attempt)
+        assert decision.rounded == frozenset(want) == tried[-1]
+        assert after.dag <= decision.rounded
+    endless = (frozenset(str(n)) for n in range(100))
+
+    def never(decision):
+        return SimpleNamespace(dag=next(endless))
+
+    assert settle._rounded_enough(None, Decision(), never(None), never)[1] is None
+
+
+@pytest.mark.parametrize("program", but(["concatenated"], PROGRAMS))
+def test_a_search_ends_with_nothing_more_promised_from_what_ships(program, monkeypatch):
+    """A Mamba's kernels as rounded let 5% more be saved than those that it was planned on."""
+    device, climbed = DEVICES["h200"], []
+    upstream = rounds.Rounds._climb
+
+    def noted(self, start, limits=None):
+        climbed.append(start.dag)
+        upstream(self, start, limits)
+
+    monkeypatch.setattr(rounds.Rounds, "_climb", noted)
+    for graph in graphs_of(program, device, "plan:limits=strong"):
+        policy = parse("plan:limits=strong")
+        with planned_device(device), config.patch(emulation(policy)), hooks_for(policy):
+            found = search(graph, limits_for(device), policy, certify=False)
+        assert found.store is None or any(found.dag is dag for dag in climbed)
 
 
 def test_the_bound_counts_what_is_written_where_stock_s_choice_is_kept():

@@ -16,8 +16,10 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 4. Where much seems to be left, 1 and 2 again from everything inlined.  On a GPU 1 and 2 also with
    kernels that compute more on the side, and where these leave anything open, from the local rule's
    choice if it moves fewer bytes than the best plan.
-5. Where the best needs other roundings than it was lowered with, it is lowered with those; on a CPU
-   also with what crosses an opaque operator written (:mod:`.settle`).
+5. Where the best needs other roundings than it was lowered with, it is lowered with those, and 1
+   and 2 go on from there, until nothing changes.  On a CPU it is also lowered with what crosses an
+   opaque operator written, and a plan that writes more is held against stock's choice with just
+   that written (:mod:`.settle`).
 
 What each of these gains is in ``docs/results/search.md``.
 """
@@ -61,7 +63,7 @@ class Rounds:
         self._limits = limits if self.trials.candidates.fits else limits.patient
         # A choice -> what Inductor was seen to realize unplanned on the way to it.
         self._forced: dict[frozenset[str] | None, set[str]] = {}
-        self._climbed: set[tuple[frozenset[str] | None, bool, bool]] = set()
+        self._climbed: set[tuple[object, ...]] = set()
         self._relieved: set[frozenset[str]] = set()
         self._solved: Solved = {}
         self._bare_is_no_better = False
@@ -95,9 +97,14 @@ class Rounds:
 
         attempt = functools.partial(trials.attempt, "with roundings")
         found = unrounded(trials.best), trials.best
-        rounding = trials.numerics == "stored"
-        if rounding:
-            found = settle(module, trials.candidates, trials.stock, unrounded, attempt)
+        if trials.numerics == "stored":
+            shipped: dict[int, tuple[Decision, State]] = {}
+            ship = functools.partial(settle, module, trials.candidates, trials.stock)
+            before, found = None, ship(unrounded, attempt, shipped)
+            while found[1] is not before and found[1].store is not None and trials.may_go_on:
+                before = found[1]
+                self._go_on(before)
+                found = ship(unrounded, attempt, shipped)
         if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
             return found
         return self._or_as_pieces(*self._as_cut(*found))
@@ -139,6 +146,14 @@ class Rounds:
         """Goes on from the best plan with kernels that compute more on the side."""
         self._left = 1.0  # known only of kernels that reach less far
         self._climb(self.trials.best, self._limits.widest)
+
+    def _go_on(self, settled: State) -> None:
+        """Goes on from what is to ship, whose kernels may differ from those that it was planned on.
+
+        A Mamba's roundings let 6% more be saved, and another plan saved them.
+        """
+        self._left = 1.0  # known only of the kernels before
+        self._climb(settled, self._limits.widest if self._limits.locally else self._limits)
 
     def _begin_locally(self) -> None:
         """Starts from the local rule's choice where that moves fewer bytes than the best plan.
@@ -211,7 +226,7 @@ class Rounds:
         Once from it by time and once by bytes, as ``limits`` say.
         """
         trials, limits = self.trials, limits or self._limits
-        key = start.store, limits.rates is None, limits.further
+        key = start.store, start.marked, start.rounded, limits.rates is None, limits.further
         if key in self._climbed:
             return
         self._climbed.add(key)

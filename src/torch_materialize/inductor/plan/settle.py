@@ -39,20 +39,21 @@ def settle(
     stock: State,
     unrounded: Callable[[State], Decision],
     attempt: Callable[[Decision], State | None],
+    shipped: dict[int, tuple[Decision, State]],
 ) -> tuple[Decision, State]:
     """The best decision with its roundings, and its trial lowering.
 
     ``unrounded`` is the decision that a trial lowering was made of; ``attempt`` makes one, None
     where Inductor cannot.  With each round one candidate has been replaced by what it ships, so it
-    ends.
+    ends; ``shipped`` remembers those from one call to the next.
     """
-    shipped: dict[int, tuple[Decision, State]] = {}
     while id(candidates.best) not in shipped:
         best = candidates.best
         decision = with_rounding(module, unrounded(best), best.dag)
         after: State | None = best
         if decision.rounded or best.rounded:
             decision, after = _cheapest(module, decision, best, attempt)
+            decision, after = _rounded_enough(module, decision, after, attempt)
             if best.store is None and (after is None or _costs(after, stock)):
                 decision, after = _without_what_costs(decision, best, stock, attempt)
             candidates.replace(best, after)
@@ -95,9 +96,9 @@ def as_cut(
     if after is None:
         return decision, settled
     final = written(names)
+    shipped: State | None = after
     if rounding:
-        final = with_rounding(module, final, after.dag)
-    shipped = attempt(final) if final.rounded else after
+        final, shipped = _rounded_enough(module, final, after, attempt)
     return (final, shipped) if shipped is not None and fits(shipped) else (decision, settled)
 
 
@@ -137,6 +138,28 @@ def _cheapest(
     if other is None or (after is not None and not _costs(after, other)):
         return decision, after
     return written, other
+
+
+def _rounded_enough(
+    module: torch.fx.GraphModule,
+    decision: Decision,
+    after: State | None,
+    attempt: Callable[[Decision], State | None],
+) -> tuple[Decision, State | None]:
+    """A decision and its lowering, with what the kernels of that lowering need rounded, too.
+
+    Rounding may fuse otherwise, so that other values are stored, and a search would go round in
+    circles if what was rounded before were not kept; without a lowering if no end is found.
+    """
+    for _ in range(_TRIES):
+        if after is None:
+            break
+        needed = with_rounding(module, decision, after.dag)
+        if needed.rounded <= decision.rounded:
+            return decision, after
+        decision = replace(needed, rounded=needed.rounded | decision.rounded)
+        after = attempt(decision)
+    return decision, None
 
 
 def _recomputed(dag: Dag) -> frozenset[str]:
