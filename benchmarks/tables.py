@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch_materialize.core.story import OPEN
 from torch_materialize.results.base import read_json
 from torch_materialize.sweep.file import SWEEP
 from torch_materialize.sweep.rows import GraphRow
@@ -27,7 +28,7 @@ from torch_materialize.sweep.spec import KINDS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-_STOCK, _AGAIN = "stock", "stock again"
+_STOCK, _AGAIN, _PLAN = "stock", "stock again", "plan"
 #: Ways that a table of times shows; a file may have more, which were variants of a day.
 _WAYS = ("traffic", "plan", "plan:numerics=stock", "plan:numerics=eager", "tune", "eager")
 _SMALL_GAP = 2.0  # percent above the bound
@@ -74,6 +75,36 @@ def sweeps(files: Files, wanted: str = "") -> Lines:
         for name, kinds in {**KINDS, "all": sum(KINDS.values(), ())}.items():
             if not wanted or name == wanted:
                 yield from _of_policies(torch, name, own, kinds)
+    rows = {
+        (short(sweep.versions["torch"]), *_key(row)): row
+        for sweep in every
+        for row in sweep.graphs
+        if _PLAN in map(str, row.bytes) and (not wanted or row.kind in KINDS[wanted])
+    }
+    yield from _above_bound({key: row for key, row in rows.items() if row.gaps.get(_PLAN)})
+
+
+def _above_bound(rows: Mapping[tuple[str, str, str, int], GraphRow]) -> Lines:
+    """What each gap is due to, of the graphs whose files say so: shares of the bound."""
+    large = {key: row for key, row in rows.items() if (row.gap_percent(_PLAN) or 0) > _SMALL_GAP}
+    if not large:
+        return
+    rules = sorted({rule for row in large.values() for rule in row.gaps[_PLAN]} - {OPEN})
+    yield ""
+    yield (
+        "Graphs further above their bound, of those whose files say why: the plan of the fewest bytes "
+        "that a rule refused, and what is open."
+    )
+    yield ""
+    yield from head("torch", "graph", "plan of stock", "gap", *rules, OPEN)
+    for (torch, name, kind, index), row in sorted(
+        large.items(), key=lambda one: -(one[1].gap_percent(_PLAN) or 0)
+    ):
+        bound = row.bounds[_PLAN]
+        parts = [row.gaps[_PLAN].get(rule, 0) / bound for rule in (*rules, OPEN)]
+        shares = [f"{part:.1%}" if part else "" for part in parts]
+        gap = f"{row.gap_percent(_PLAN):.1f}%"
+        yield line([torch, f"{name} {kind} {index}", f"x{row.ratio(_PLAN):.3f}", gap, *shares])
 
 
 def _of_policies(torch: str, name: str, own: Sequence[Sweep], kinds: Container[str]) -> Lines:

