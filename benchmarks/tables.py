@@ -92,8 +92,8 @@ def _above_bound(rows: Mapping[tuple[str, str, str, int], GraphRow]) -> Lines:
     rules = sorted({rule for row in large.values() for rule in row.gaps[_PLAN]} - {OPEN})
     yield ""
     yield (
-        "Graphs further above their bound, of those whose files say why: the plan of the fewest bytes "
-        "that a rule refused, and what is open."
+        "Graphs further above their bound, of those whose files say why: the plan of the fewest "
+        "bytes that a rule refused, and what is open."
     )
     yield ""
     yield from head("torch", "graph", "plan of stock", "gap", *rules, OPEN)
