@@ -66,7 +66,7 @@ class Rounds:
         self._climbed: set[tuple[object, ...]] = set()
         self._relieved: set[frozenset[str]] = set()
         self._solved: Solved = {}
-        self._bare_is_no_better = False
+        self._bare_is_no_better = self._went_on_by_bytes = False
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
         self._left = 1.0
 
@@ -150,10 +150,11 @@ class Rounds:
     def _go_on(self, settled: State) -> None:
         """Goes on from what is to ship, whose kernels may differ from those that it was planned on.
 
-        A Mamba's roundings let 6% more be saved, and another plan saved them.
+        From a Mamba's kernels as they were rounded one more plan saved 5% of the bytes.
         """
+        limits = self._limits.widest if self._limits.locally else self._limits
         self._left = 1.0  # known only of the kernels before
-        self._climb(settled, self._limits.widest if self._limits.locally else self._limits)
+        self._climb(settled, limits.only_bytes if self._went_on_by_bytes else limits)
 
     def _begin_locally(self) -> None:
         """Starts from the local rule's choice where that moves fewer bytes than the best plan.
@@ -306,6 +307,7 @@ class Rounds:
 
     def _go_on_by_bytes(self, *starts: State) -> None:
         """Climbs by bytes from the first of some kernels that lead to anything better."""
+        self._went_on_by_bytes = True
         best, left = self.trials.best, self._left
         for start in starts:
             if self.trials.best is best:
