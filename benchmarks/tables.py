@@ -70,26 +70,29 @@ def sweeps(files: Files, wanted: str = "") -> Lines:
         "torch", "graphs", "policy", "geomean", "best", "worst", "worse than stock",
         f"gap to the bound at most {_SMALL_GAP:.0f}%",
     )  # fmt: skip
+    large: list[tuple[str, GraphRow]] = []
     for torch in sorted({short(sweep.versions["torch"]) for sweep in every}):
         own = [sweep for sweep in every if short(sweep.versions["torch"]) == torch]
         for name, kinds in {**KINDS, "all": sum(KINDS.values(), ())}.items():
             if not wanted or name == wanted:
                 yield from _of_policies(torch, name, own, kinds)
-    rows = {
-        (short(sweep.versions["torch"]), *_key(row)): row
-        for sweep in every
-        for row in sweep.graphs
-        if _PLAN in map(str, row.bytes) and (not wanted or row.kind in KINDS[wanted])
-    }
-    yield from _above_bound({key: row for key, row in rows.items() if row.gaps.get(_PLAN)})
+        rows = [row for sweep in own for row in sweep.graphs]
+        large += [(torch, row) for row in _last(rows, _PLAN) if _is_above(row, wanted)]
+    yield from _above_bound(large)
 
 
-def _above_bound(rows: Mapping[tuple[str, str, str, int], GraphRow]) -> Lines:
-    """What each gap is due to, of the graphs whose files say so: shares of the bound."""
-    large = {key: row for key, row in rows.items() if (row.gap_percent(_PLAN) or 0) > _SMALL_GAP}
+def _is_above(row: GraphRow, wanted: str) -> bool:
+    """Whether a wanted graph is further above its bound, and its file says why."""
+    if (wanted and row.kind not in KINDS[wanted]) or not row.gaps.get(_PLAN):
+        return False
+    return (row.gap_percent(_PLAN) or 0) > _SMALL_GAP
+
+
+def _above_bound(large: Sequence[tuple[str, GraphRow]]) -> Lines:
+    """What each gap is due to: shares of the bound."""
     if not large:
         return
-    rules = sorted({rule for row in large.values() for rule in row.gaps[_PLAN]} - {OPEN})
+    rules = sorted({rule for _, row in large for rule in row.gaps[_PLAN]} - {OPEN})
     yield ""
     yield (
         "Graphs further above their bound, of those whose files say why: the plan of the fewest "
@@ -97,14 +100,13 @@ def _above_bound(rows: Mapping[tuple[str, str, str, int], GraphRow]) -> Lines:
     )
     yield ""
     yield from head("torch", "graph", "plan of stock", "gap", *rules, OPEN)
-    for (torch, name, kind, index), row in sorted(
-        large.items(), key=lambda one: -(one[1].gap_percent(_PLAN) or 0)
-    ):
+    for torch, row in sorted(large, key=lambda one: -(one[1].gap_percent(_PLAN) or 0)):
         bound = row.bounds[_PLAN]
         parts = [row.gaps[_PLAN].get(rule, 0) / bound for rule in (*rules, OPEN)]
         shares = [f"{part:.1%}" if part else "" for part in parts]
         gap = f"{row.gap_percent(_PLAN):.1f}%"
-        yield line([torch, f"{name} {kind} {index}", f"x{row.ratio(_PLAN):.3f}", gap, *shares])
+        graph = f"{row.name} {row.kind} {row.index}"
+        yield line([torch, graph, f"x{row.ratio(_PLAN):.3f}", gap, *shares])
 
 
 def _of_policies(torch: str, name: str, own: Sequence[Sweep], kinds: Container[str]) -> Lines:
@@ -113,13 +115,17 @@ def _of_policies(torch: str, name: str, own: Sequence[Sweep], kinds: Container[s
     graphs = f"{name}, {len({_key(row) for row in some})}"
     policies = max((sweep.settings.policies for sweep in own), key=len)
     for policy in policies[1:]:
-        last = {_key(row): row for row in some if str(policy) in map(str, row.bytes)}
-        rows = tuple(last.values())
+        rows = _last(some, policy)
         found = replace(own[0], graphs=rows).summary(policy) if rows else None
         if found is not None:
             ratios = [f"x{x:.3f}" for x in (found.geomean, found.best, found.worst)]
             yield line([torch, graphs, str(policy), *ratios, str(found.worse), _gaps(rows, policy)])
             torch = graphs = ""
+
+
+def _last(rows: Iterable[GraphRow], policy: Any) -> tuple[GraphRow, ...]:
+    last = {_key(row): row for row in rows if str(policy) in map(str, row.bytes)}
+    return tuple(last.values())
 
 
 def _key(row: GraphRow) -> tuple[str, str, int]:

@@ -142,6 +142,8 @@ def _answers(chosen: Any) -> int:
     for kind in chosen.model or ():
         _run_engines(chosen.folder, kind)
     answers = _kept(chosen.folder)
+    if not answers:
+        raise SystemExit(f"{chosen.folder} has no answers.jsonl: name a --model, or its folder")
     runs = [{"model": a["kind"], "run": name(a), **_planned(a)} for a in answers]
     pairs = list(_pairs([a for a in answers if not a["again"]]))
     if chosen.json:
