@@ -114,7 +114,7 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
     ),
     "vllm-start": (
         "vllm_cpu",
-        "cold starts of a tiny engine, in pairs, on a machine that does nothing else",
+        "cold and warm starts of a tiny engine, in pairs, on a machine that does nothing else",
         {
             "--pairs": {"type": int, "default": 3},
             "--load": {"type": float, "default": 1.5, "help": "wait until it is below"},

@@ -416,13 +416,25 @@ def apart(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
 
 
 def starts(files: Files) -> Lines:
-    """Cold starts of a vLLM engine."""
-    yield from head("pair", "stock s", "plan s", "of it planning s", "plan of stock")
+    """Cold and warm starts of vLLM engines; the last row of each file has the medians."""
+    cold = "stock s", "plan s", "of it planning s", "plan of stock"
+    yield from head("vLLM", "pair", *cold, "warm: stock s", "plan s", "plan of stock")
     for data in files.values():
-        for number, pair in enumerate(data["pairs"], 1):
-            stock, plan = pair[_STOCK]["ready_seconds"], pair["plan"]["ready_seconds"]
-            seconds = [f"{x:.1f}" for x in (stock, plan, pair["plan"]["planning_seconds"])]
-            yield line([str(number), *seconds, f"x{plan / stock:.3f}"])
+        rows = [_started(pair[_STOCK], pair["plan"]) for pair in data["pairs"]]
+        rows.append(tuple(map(statistics.median, zip(*rows, strict=True))))
+        for number, row in enumerate(rows, 1):
+            shown = [f"{x:.1f}" for x in row]
+            for ratio in (3, 6):
+                shown[ratio] = f"x{row[ratio]:.3f}"
+            yield line([data["vllm"], str(number) if number < len(rows) else "median", *shown])
+
+
+def _started(stock: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[float, ...]:
+    """The row of one pair of engines: a cold start of each, then a warm one."""
+    cold, warm = ([one["ready_seconds"] for one in (s, p)] for s, p in (
+        (stock, plan), (stock["warm"], plan["warm"])
+    ))
+    return (*cold, plan["planning_seconds"], cold[1] / cold[0], *warm, warm[1] / warm[0])
 
 
 def rates(files: Files) -> Lines:

@@ -6,8 +6,8 @@
 
 All need vLLM (docs/vllm.md).  Bytes are of a planned GPU, every policy in one run; status 1 where
 `plan` moves more than stock or `traffic` in any row.  Starts are of a Llama with random weights on
-a CPU, full graph, in turn (stock, plan, plan, stock, ...), an empty cache folder for each, on a
-machine that does nothing else; status 3 where it does.  Answers are those in a folder, which
+a CPU, full graph, in turn (stock, plan, plan, stock, ...), each with an empty cache folder and once
+more over what that left there, on a machine that does nothing else; status 3 where it does.  Answers are those in a folder, which
 ``VLLM_TEST_FOLDER=out make vllm-test`` leaves, too; engines of the models named that are not there
 are run first.  Tokens and logprobs are compared place by place; logprobs only until the tokens of a
 prompt part.
@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,8 @@ def _starts(chosen: Any) -> int:
                 pair[policy] = _start(model, policy)
                 print(policy, pair[policy], flush=True)
             pairs.append(pair)
-            ratios = [p["plan"]["ready_seconds"] / p["stock"]["ready_seconds"] for p in pairs]
             if chosen.json:
-                save(chosen.json, pairs=pairs, median_ratio=statistics.median(ratios))
+                save(chosen.json, pairs=pairs, vllm=version("vllm"))
     return 0
 
 
@@ -121,8 +120,11 @@ def _start(model: Path, policy: str) -> dict[str, Any]:
 
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="vllm-start-") as cache:
-        answer = launch(model, "whole", Path(cache), TORCH_MATERIALIZE=policy)
-    return {"policy": policy, "load_before": round(before, 2), **_planned(answer)}
+        cold, warm = (
+            launch(model, "whole", Path(cache), TORCH_MATERIALIZE=policy) for _ in range(2)
+        )
+    row = {"policy": policy, "load_before": round(before, 2), **_planned(cold)}
+    return {**row, "warm": _planned(warm)}
 
 
 def _planned(answer: dict[str, Any]) -> dict[str, Any]:

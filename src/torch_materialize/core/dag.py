@@ -92,6 +92,8 @@ class Fused:
         held: the most that it would keep in registers while it sums them up.
         passes: how many loops over everything it is, each of which reads its inputs: one, and one
             more after each sum that the next loop needs.
+        narrow: bytes that it reads of some bases in the trial lowering, where computing its values
+            seems to need more: what it computes gathers, or shows a part.
     """
 
     index: int
@@ -105,6 +107,7 @@ class Fused:
     reduced: int = 1
     held: int = 1024
     passes: int = 1
+    narrow: Mapping[int, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,11 @@ class Dag:
     def homes(self) -> dict[int, int]:
         """Value -> the kernel that materializes it, as the trial lowering had it."""
         return {i: kernel.index for kernel in self.kernels for i in kernel.writes}
+
+    def read_bytes(self, index: int, kernel: int) -> int:
+        """What a kernel moves that reads a value from memory."""
+        value = self.values[index]
+        return min(value.nbytes, self.kernels[kernel].narrow.get(value.base, value.nbytes))
 
     def with_homes(self, homes: Mapping[int, int]) -> Dag:
         """The same values, materialized by other kernels: as a plan would have it."""
@@ -195,14 +203,17 @@ class Moved:
     writes: dict[int, int] = field(default_factory=dict)
     computes: set[int] = field(default_factory=set)
 
-    def total(self, dag: Dag) -> int:
-        """Bytes; reads of several parts of one buffer count at most the buffer."""
-        by_base: dict[int, int] = {}
+    def read_of(self, dag: Dag) -> dict[int, int]:
+        """Buffer -> bytes read; several parts of one count at most the buffer."""
+        sizes: dict[int, int] = {}
         for i, size in self.reads.items():
-            base = dag.values[i].base
-            by_base[base] = by_base.get(base, 0) + size
-        capped = (min(size, dag.values[base].nbytes) for base, size in by_base.items())
-        return sum(capped) + sum(self.writes.values())
+            base = dag.values[dag.values[i].base]
+            sizes[base.index] = min(sizes.get(base.index, 0) + size, base.nbytes)
+        return sizes
+
+    def total(self, dag: Dag) -> int:
+        """Bytes read and written."""
+        return sum(self.read_of(dag).values()) + sum(self.writes.values())
 
 
 def moved(dag: Dag, homes: Mapping[int, int]) -> list[Moved]:
@@ -237,7 +248,7 @@ def walk(dag: Dag, homes: Mapping[int, int], kernel: int, roots: Iterable[int]) 
         home = homes.get(value.base)
         in_memory = dag.values[value.base].kind is Kind.SOURCE
         if in_memory or (home is not None and home < kernel):
-            one.reads[i] = value.nbytes
+            one.reads[i] = dag.read_bytes(i, kernel)
         else:
             one.computes.add(i)
             todo.extend(value.inputs)

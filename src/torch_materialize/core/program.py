@@ -225,7 +225,7 @@ class Program:
         reach = cone.inside | cone.edge | cone.cut
         for i in sorted(reach | {values[i].base for i in reach}):
             if self._readable(i, k):
-                cost = weights.read * values[i].nbytes
+                cost = weights.read * self._dag.read_bytes(i, k)
                 self._read[k, i] = self._column(cost)
                 taken.append((self._read[k, i], cost))
         for i in inside:

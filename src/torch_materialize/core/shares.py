@@ -126,10 +126,7 @@ def _fused_otherwise(sides: tuple[_Side, _Side], near: Mapping[str, list[str]]) 
 def _by_label(dag: Dag, one: Moved) -> dict[str, int]:
     """Buffer -> bytes that one kernel moves of it."""
     sizes: dict[str, int] = {}
-    for i, size in one.reads.items():
-        base = dag.values[dag.values[i].base]
-        sizes[base.label] = min(sizes.get(base.label, 0) + size, base.nbytes)
-    for i, size in one.writes.items():
+    for i, size in (*one.read_of(dag).items(), *one.writes.items()):
         label = dag.values[i].label
         sizes[label] = sizes.get(label, 0) + size
     return sizes

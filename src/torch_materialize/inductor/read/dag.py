@@ -7,11 +7,13 @@ cannot be stored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ...core.dag import Dag, Fused, Kind, Value
+from ...core.dag import Dag, Fused, Kind, Value, moved
 from ...core.graph import Graph
 from .internals import InternalReader
 from .kernels import is_fused
@@ -42,7 +44,8 @@ def read_dag(lowered: Recording, scheduled: Graph) -> Dag:
     values = _finished(found, held)
     kept, never = pinned(found.of_node, values)
     never |= _never(found, values)
-    return Dag(values, kernels, kept & held, never).with_forced(frozenset(nodes.forced))
+    dag = Dag(values, kernels, kept & held, never).with_forced(frozenset(nodes.forced))
+    return _with_narrow(dag, found, {kernel.name: kernel.reads for kernel in scheduled.kernels})
 
 
 def _kernels(found: Values, bytes_of: dict[str, int]) -> tuple[Fused, ...]:
@@ -65,6 +68,21 @@ def _kernels(found: Values, bytes_of: dict[str, int]) -> tuple[Fused, ...]:
         )
         for index, (position, kernel) in enumerate(fused)
     )
+
+
+def _with_narrow(dag: Dag, found: Values, reads_of: Mapping[str, Mapping[str, int]]) -> Dag:
+    """Kernels with what they read less of than their values seem to need.
+
+    A cross entropy gathers one logit of each row: who reads that through a cast needs all logits as
+    values go, and a plan that spares it the read would seem to save all of them.
+    """
+    kernels = []
+    for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
+        needs = one.read_of(dag)
+        reads = {found.of_buffer.get(name, -1): size for name, size in reads_of[kernel.name].items()}
+        narrow = {base: size for base, size in reads.items() if size < needs.get(base, 0)}
+        kernels.append(replace(kernel, narrow=narrow))
+    return replace(dag, kernels=tuple(kernels))
 
 
 def _written(found: Values, kernel: Any) -> tuple[int, ...]:
