@@ -5,7 +5,8 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 
 1. From stock's kernels an integer program chooses what to realize, and the choice is lowered: with
    the roundings that it needs (``numerics``), and with all realized at once that something besides
-   fused kernels reads.  Where it moves more than the program foresaw, it is lowered without the
+   fused kernels reads.  On a CPU it begins from stock's choice with what crosses an opaque operator
+   written, as the graph's pieces write it, where that moves fewer bytes.  Where it moves more than the program foresaw, it is lowered without the
    roundings, too, and with less realized at once.
 2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
@@ -17,9 +18,8 @@ where none is better (:mod:`torch_materialize.core.candidates`).
    kernels that compute more on the side, and where these leave anything open, from the local rule's
    choice if it moves fewer bytes than the best plan.
 5. Where the best needs other roundings than it was lowered with, it is lowered with those, and 1
-   and 2 go on from there, until nothing changes.  On a CPU it is also lowered with what crosses an
-   opaque operator written, and a plan that writes more is held against stock's choice with just
-   that written (:mod:`.settle`).
+   and 2 go on from there, until nothing changes.  On a CPU what crosses an opaque operator is
+   written in the end where that costs no bytes (:mod:`.settle`).
 
 What each of these gains is in ``docs/results/search.md``.
 """
@@ -37,7 +37,6 @@ from ...core.policy import Policy
 from ...core.program import Solved
 from ..fx.decision import Decision
 from ..fx.layers import Shortened
-from ..fx.rounding import across
 from .settle import as_cut, settle
 from .trials import Trials
 
@@ -69,6 +68,26 @@ class Rounds:
         self._bare_is_no_better = self._went_on_by_bytes = False
         # Share of the best's bytes that seems to be left to save; all of them, before any plan.
         self._left = 1.0
+        # A trial lowering that may ship as it is -> its decision, and itself.
+        self._shipped: dict[int, tuple[Decision, State]] = {}
+        self._start = self._as_pieces() or self.trials.start
+
+    def _as_pieces(self) -> State | None:
+        """Stock's choice with what crosses opaque operators written, where that is better.
+
+        That is what the graph moves in pieces.  Plans that begin elsewhere may miss it, since to go
+        on is not worth the seconds that it would save; and from here most have nothing to add.
+        """
+        trials = self.trials
+        if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
+            return None
+        bare = trials.without_plan
+        decision, state = self._as_cut(trials.decision(None), bare, bare)
+        if state is bare:
+            return None
+        self._shipped[id(state)] = decision, state
+        trials.candidates.offer(state)
+        return state
 
     @property
     def forced(self) -> frozenset[str]:
@@ -78,7 +97,7 @@ class Rounds:
     def run(self) -> None:
         """Tries plans; the best of them is :meth:`settled`."""
         trials, limits = self.trials, self._limits
-        self._climb(trials.start)
+        self._climb(self._start)
         self._relieve()
         if self._left > limits.gap and self._is_worth_trying(0):
             self._climb_if(self._everything_inlined())
@@ -96,9 +115,9 @@ class Rounds:
             return trials.decision(state.store)
 
         attempt = functools.partial(trials.attempt, "with roundings")
-        found = unrounded(trials.best), trials.best
+        shipped = self._shipped
+        found = shipped.get(id(trials.best)) or (unrounded(trials.best), trials.best)
         if trials.numerics == "stored":
-            shipped: dict[int, tuple[Decision, State]] = {}
             ship = functools.partial(settle, module, trials.candidates, trials.stock)
             before, found = None, ship(unrounded, attempt, shipped)
             while found[1] is not before and found[1].store is not None and trials.may_go_on:
@@ -107,7 +126,7 @@ class Rounds:
                 found = ship(unrounded, attempt, shipped)
         if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
             return found
-        return self._or_as_pieces(*self._as_cut(*found))
+        return self._as_cut(*found)
 
     def _as_cut(
         self, decision: Decision, state: State, instead: State | None = None
@@ -122,20 +141,6 @@ class Rounds:
             rounding=trials.numerics == "stored",
             instead=instead,
         )
-
-    def _or_as_pieces(self, found: Decision, state: State) -> tuple[Decision, State]:
-        """A plan, or stock's choice with what crosses opaque operators written if that is better.
-
-        That is what the graph moves in pieces.  A small graph's plan may miss it, since to go on
-        planning is not worth the seconds that it would save; one that writes nothing else has it.
-        """
-        trials, dag, cost = self.trials, state.dag, self._limits.cost
-        more = dag.nodes(dag.chosen()) - across(trials.short.graph.module, dag)
-        if found.store is not None and more and trials.may_go_on:
-            decision, pieces = self._as_cut(trials.decision(None), state, trials.without_plan)
-            if pieces is not state and cost(pieces.dag) < cost(dag):
-                return decision, pieces
-        return found, state
 
     # Where a search starts decides where it may end.
 
