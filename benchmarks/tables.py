@@ -350,6 +350,8 @@ def kept(files: Files) -> Lines:
     """What forwards keep for their backwards and what both move, against stock's."""
     for data in files.values():
         ways = dict.fromkeys(way for row in data["models"] for way in row["ways"] if way != _STOCK)
+        yield f"torch {data['torch']}:"
+        yield ""
         yield from head("model", *(f"{way}: kept, moved" for way in ways))
         shares: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for row in data["models"]:
@@ -370,6 +372,7 @@ def kept(files: Files) -> Lines:
         yield line(["geometric mean", *("x{:.3f}, x{:.3f}".format(*mean) for mean in means)])
         yield ""
         yield from _beside_upstream(data)
+        yield ""
 
 
 def _beside_upstream(data: Mapping[str, Any]) -> Lines:
@@ -431,9 +434,10 @@ def starts(files: Files) -> Lines:
 
 def _started(stock: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[float, ...]:
     """The row of one pair of engines: a cold start of each, then a warm one."""
-    cold, warm = ([one["ready_seconds"] for one in (s, p)] for s, p in (
-        (stock, plan), (stock["warm"], plan["warm"])
-    ))
+    cold, warm = (
+        [one["ready_seconds"] for one in (s, p)]
+        for s, p in ((stock, plan), (stock["warm"], plan["warm"]))
+    )
     return (*cold, plan["planning_seconds"], cold[1] / cold[0], *warm, warm[1] / warm[0])
 
 

@@ -7,10 +7,10 @@
 All need vLLM (docs/vllm.md).  Bytes are of a planned GPU, every policy in one run; status 1 where
 `plan` moves more than stock or `traffic` in any row.  Starts are of a Llama with random weights on
 a CPU, full graph, in turn (stock, plan, plan, stock, ...), each with an empty cache folder and once
-more over what that left there, on a machine that does nothing else; status 3 where it does.  Answers are those in a folder, which
-``VLLM_TEST_FOLDER=out make vllm-test`` leaves, too; engines of the models named that are not there
-are run first.  Tokens and logprobs are compared place by place; logprobs only until the tokens of a
-prompt part.
+more over what that left there, on a machine that does nothing else; status 3 where it does.
+Answers are those in a folder, which ``VLLM_TEST_FOLDER=out make vllm-test`` leaves, too; engines of
+the models named that are not there are run first.  Tokens and logprobs are compared place by place;
+logprobs only until the tokens of a prompt part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,8 @@ def row_of_bytes(
 def _starts(chosen: Any) -> int:
     from models import make
 
+    from torch_materialize.versions import vllm_version
+
     pairs: list[dict[str, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory(prefix="vllm-start-") as folder:
         model = make("llama", Path(folder))
@@ -101,7 +102,7 @@ def _starts(chosen: Any) -> int:
                 print(policy, pair[policy], flush=True)
             pairs.append(pair)
             if chosen.json:
-                save(chosen.json, pairs=pairs, vllm=version("vllm"))
+                save(chosen.json, pairs=pairs, vllm=vllm_version())
     return 0
 
 

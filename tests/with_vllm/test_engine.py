@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import statistics
@@ -11,13 +13,16 @@ import time
 import urllib.error
 import urllib.request
 from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import TOKENS, environment, limited, said
+from launch import HERE, TOKENS, environment, launch, limited, said
 from models import HYBRID
 from models import KINDS as ALL
 from packaging.version import Version
+
+import torch_materialize
 
 KINDS = ("llama", "moe")
 SAMPLING = ("greedy", "seeded")
@@ -158,6 +163,52 @@ def test_caches(engine):
     assert not excluded["lines"] and excluded["greedy"] == stock["greedy"]
     excluded = engine("llama", "whole", again=1, VLLM_PLUGINS="another")
     assert loaded(excluded) and excluded["greedy"] == stock["greedy"]
+
+
+def test_a_start_after_one_that_was_killed_while_it_compiled(folder, model, engine):
+    """The killed one leaves half of a cache behind, and nothing of it is served."""
+    cache = folder / "killed-cache"
+    request = {"model": str(model("llama")), "cut": "whole", "tokens": 1, "as_users_do": True}
+    killed = subprocess.Popen(
+        limited(str(HERE / "engine.py"), json.dumps(request)),
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=environment(cache, VLLM_ENABLE_V1_MULTIPROCESSING="0"),
+    )
+    assert any("tensors materialized" in line for line in killed.stdout)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert any(cache.rglob("*"))
+    after = launch(model("llama"), "whole", cache)
+    assert len(planned(after)) >= _GRAPHS
+    assert {way: after[way] for way in SAMPLING} == {
+        way: engine("llama", "whole")[way] for way in SAMPLING
+    }
+
+
+def test_another_version_of_ours_has_artifacts_of_its_own(folder, model, engine, tmp_path):
+    """Over one cache: what another version planned is not served, and it does not drive it out."""
+    shutil.copytree(Path(torch_materialize.__file__).parent, tmp_path / "torch_materialize")
+    version_file = tmp_path / "torch_materialize" / "_version.py"
+    version_file.write_text(version_file.read_text().replace('= "', '= "9.'))
+    cache = folder / "versions-cache"
+    first = launch(model("llama"), "whole", cache)
+    other = launch(model("llama"), "whole", cache, PYTHONPATH=str(tmp_path))
+    back = launch(model("llama"), "whole", cache)
+    assert len(planned(first)) == len(planned(other)) >= _GRAPHS and not planned(back)
+    assert (
+        first["greedy"] == other["greedy"] == back["greedy"] == engine("llama", "whole")["greedy"]
+    )
+
+
+def test_without_vllms_cache_it_plans_each_time(folder, model):
+    off = {"VLLM_DISABLE_COMPILE_CACHE": "1"}
+    one, other = (launch(model("llama"), "whole", folder / "off-cache", **off) for _ in range(2))
+    assert moved(one) == moved(other) and len(planned(one)) == len(planned(other)) >= _GRAPHS
+    assert one["greedy"] == other["greedy"]
 
 
 def test_it_is_said_where_a_person_looks(folder, model):

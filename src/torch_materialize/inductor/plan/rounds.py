@@ -6,8 +6,9 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 1. From stock's kernels an integer program chooses what to realize, and the choice is lowered: with
    the roundings that it needs (``numerics``), and with all realized at once that something besides
    fused kernels reads.  On a CPU it begins from stock's choice with what crosses an opaque operator
-   written, as the graph's pieces write it, where that moves fewer bytes.  Where it moves more than the program foresaw, it is lowered without the
-   roundings, too, and with less realized at once.
+   written, as the graph's pieces write it, where that moves fewer bytes.  Where a choice moves more
+   than the program foresaw, it is lowered without the roundings, too, and with less realized at
+   once.
 2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
@@ -82,7 +83,7 @@ class Rounds:
         if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
             return None
         bare = trials.without_plan
-        decision, state = self._as_cut(trials.decision(None), bare, bare)
+        decision, state = self._as_cut(trials.decision(None), bare, better=True)
         if state is bare:
             return None
         self._shipped[id(state)] = decision, state
@@ -129,7 +130,7 @@ class Rounds:
         return self._as_cut(*found)
 
     def _as_cut(
-        self, decision: Decision, state: State, instead: State | None = None
+        self, decision: Decision, state: State, *, better: bool = False
     ) -> tuple[Decision, State]:
         trials = self.trials
         return as_cut(
@@ -139,7 +140,7 @@ class Rounds:
             trials.candidates,
             functools.partial(trials.attempt, "written where it crosses"),
             rounding=trials.numerics == "stored",
-            instead=instead,
+            better=better,
         )
 
     # Where a search starts decides where it may end.

@@ -70,14 +70,13 @@ def as_cut(
     attempt: Callable[[Decision], State | None],
     *,
     rounding: bool,
-    instead: State | None = None,
+    better: bool = False,
 ) -> tuple[Decision, State]:
     """What is ``settled``, with what crosses opaque operators written as far as it costs no bytes.
 
     Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
     ``rounding`` says whether what is rounded follows from the kernels (``numerics="stored"``).
-    ``instead`` is what ``decision`` was lowered to where that is not what is settled: then all that
-    crosses in it is written, if that moves fewer bytes, or what is settled stays.
+    ``better``: all that crosses is written if that moves fewer bytes, or nothing.
     """
     bare = replace(decision, rounded=frozenset(), marked=decision.store or frozenset())
 
@@ -85,14 +84,13 @@ def as_cut(
         return replace(bare, marked=bare.marked | names, casts=bare.casts | names)
 
     def fits(after: State) -> bool:
-        is_better = _costs(settled, after) if instead else not _costs(after, settled)
-        return is_better and candidates.allow(after)
+        is_good = _costs(settled, after) if better else not _costs(after, settled)
+        return is_good and candidates.allow(after)
 
-    crossing = _unwritten(module, (instead or settled).dag)
+    crossing = _unwritten(module, settled.dag)
     if not crossing:
         return decision, settled
-    tries = _TRIES if instead is None else 1
-    names, after = _as_many([crossing], written, attempt, fits, tries)
+    names, after = _as_many([crossing], written, attempt, fits, 1 if better else _TRIES)
     if after is None:
         return decision, settled
     final = written(names)

@@ -79,7 +79,9 @@ def _with_narrow(dag: Dag, found: Values, reads_of: Mapping[str, Mapping[str, in
     kernels = []
     for kernel, one in zip(dag.kernels, moved(dag, dag.homes()), strict=True):
         needs = one.read_of(dag)
-        reads = {found.of_buffer.get(name, -1): size for name, size in reads_of[kernel.name].items()}
+        reads = {
+            found.of_buffer.get(name, -1): size for name, size in reads_of[kernel.name].items()
+        }
         narrow = {base: size for base, size in reads.items() if size < needs.get(base, 0)}
         kernels.append(replace(kernel, narrow=narrow))
     return replace(dag, kernels=tuple(kernels))
