@@ -347,32 +347,35 @@ def compiles(files: Files) -> Lines:
 
 
 def kept(files: Files) -> Lines:
-    """What forwards keep for their backwards and what both move, against stock's."""
+    """What forwards keep for their backwards and what both move, against stock's.
+
+    Each model of the first file, and the geometric means of all.
+    """
+    first = next(iter(files.values()))
+    ways = dict.fromkeys(way for row in first["models"] for way in row["ways"] if way != _STOCK)
+    yield from head("model", *(f"{way}: kept, moved" for way in ways))
+    for row in first["models"]:
+        yield line([row["name"], *(_kept_cell(_kept_share(row, way)) for way in ways)])
     for data in files.values():
-        ways = dict.fromkeys(way for row in data["models"] for way in row["ways"] if way != _STOCK)
-        yield f"torch {data['torch']}:"
-        yield ""
-        yield from head("model", *(f"{way}: kept, moved" for way in ways))
-        shares: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-        for row in data["models"]:
-            cells = []
-            for way in ways:
-                one, stock = row["ways"].get(way), row["ways"][_STOCK]
-                if one is None:
-                    cells.append("-")
-                    continue
-                share = one["kept"] / stock["kept"], one["bytes"] / stock["bytes"]
-                shares[way].append(share)
-                cells.append("x{:.3f}, x{:.3f}".format(*share))
-            yield line([row["name"], *cells])
-        means = [
-            [geomean(list(column)) for column in zip(*found, strict=True)]
-            for found in shares.values()
-        ]
-        yield line(["geometric mean", *("x{:.3f}, x{:.3f}".format(*mean) for mean in means)])
-        yield ""
+        means = []
+        for way in ways:
+            shares = filter(None, (_kept_share(row, way) for row in data["models"]))
+            means.append([geomean(list(column)) for column in zip(*shares, strict=True)])
+        label = f"torch {data['torch'].partition('+')[0]}: geometric mean of {len(data['models'])}"
+        yield line([label, *map(_kept_cell, means)])
+    yield ""
+    for data in files.values():
         yield from _beside_upstream(data)
-        yield ""
+
+
+def _kept_share(row: Mapping[str, Any], way: str) -> tuple[float, float] | None:
+    """Shares of stock's kept and moved bytes; None where a way has no choice for a model."""
+    one, stock = row["ways"].get(way), row["ways"][_STOCK]
+    return (one["kept"] / stock["kept"], one["bytes"] / stock["bytes"]) if one else None
+
+
+def _kept_cell(share: Sequence[float] | None) -> str:
+    return "x{:.3f}, x{:.3f}".format(*share) if share else "-"
 
 
 def _beside_upstream(data: Mapping[str, Any]) -> Lines:
@@ -383,7 +386,8 @@ def _beside_upstream(data: Mapping[str, Any]) -> Lines:
         shares = [ways[ours]["bytes"] / ways[theirs]["bytes"] for ways in rows]
         yield (
             f"Keeping no more than {theirs} does, ours moves x{geomean(shares):.3f} of its bytes "
-            f"in the geometric mean of {len(shares)} models, at most x{max(shares):.3f}."
+            f"in the geometric mean of {len(shares)} models, at most x{max(shares):.3f} "
+            f"(torch {data['torch'].partition('+')[0]})."
         )
 
 
