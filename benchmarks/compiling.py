@@ -1,8 +1,9 @@
 """What a policy adds to a cold compile on a CPU: paired with stock, interleaved, median of many.
 
 ``python benchmarks/run.py compile --pairs 11 --json FILE``, or ``make bench``.  Every compile is a
-real one: Dynamo, AOTAutograd, Inductor and the C++ compiler, with an empty cache folder.
-"Planning" is what the policy `plan` says it took.
+real one: Dynamo, AOTAutograd, Inductor and the C++ compiler, with an empty cache folder; of a step,
+forward and backward.  "Planning" is what the policy `plan` says its searches took; a step's choice
+of what to save comes on top, and is in the ratio.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def pointwise(steps: int) -> Made:
     return chain, (torch.randn(64, 128),)
 
 
+_STEP = "training step"
 CASES: dict[str, Callable[[], Made]] = {
     "decoder, 4 layers": lambda: decoder(4),
     "decoder, 32 layers": lambda: decoder(32),
@@ -66,6 +68,9 @@ CASES: dict[str, Callable[[], Made]] = {
     "encoder, 12 layers": lambda: encoder(12),
     "convnet, 30 widths": lambda: convnet(tuple(range(8, 38))),
     "pointwise, 60 steps": lambda: pointwise(60),
+    f"{_STEP}, decoder, 4 layers": lambda: decoder(4),
+    f"{_STEP}, decoder, 12 layers": lambda: decoder(12),
+    f"{_STEP}, encoder, 4 layers": lambda: encoder(4),
 }
 
 
@@ -96,9 +101,16 @@ class _Notes(logging.Handler):
 def compile_seconds(case: str, policy: str, notes: _Notes | None = None) -> float:
     model, inputs = CASES[case]()
     torch._dynamo.reset()
-    with torch.no_grad(), fresh_cache(), config.patch(force_disable_caches=True):
+    is_step = case.startswith(_STEP)
+    with (
+        torch.set_grad_enabled(is_step),
+        fresh_cache(),
+        config.patch(force_disable_caches=True),
+    ):
         start = time.perf_counter()
-        torch.compile(model, options=tm.options(policy))(*inputs)
+        result = torch.compile(model, options=tm.options(policy))(*inputs)
+        if is_step:
+            result.sum().backward()
         return time.perf_counter() - start
 
 
