@@ -486,6 +486,7 @@ def f(x):
     s = x + 1
     return s.sin().sum(-1), (s * 2).cos().sum(-1), s.exp()
 x = torch.rand(64, 64)
+f(x)  # eager's first sine on two threads at once is off by 1e-4 in one process of ten, without us
 for got, want in zip(torch.compile(f)(x), f(x)):
     torch.testing.assert_close(got, want)
 """
