@@ -361,7 +361,7 @@ def kept(files: Files) -> Lines:
         for way in ways:
             shares = filter(None, (_kept_share(row, way) for row in data["models"]))
             means.append([geomean(list(column)) for column in zip(*shares, strict=True)])
-        label = f"torch {data['torch'].partition('+')[0]}: geometric mean of {len(data['models'])}"
+        label = f"torch {short(data['torch'])}: geometric mean of {len(data['models'])}"
         yield line([label, *map(_kept_cell, means)])
     yield ""
     for data in files.values():
@@ -387,7 +387,7 @@ def _beside_upstream(data: Mapping[str, Any]) -> Lines:
         yield (
             f"Keeping no more than {theirs} does, ours moves x{geomean(shares):.3f} of its bytes "
             f"in the geometric mean of {len(shares)} models, at most x{max(shares):.3f} "
-            f"(torch {data['torch'].partition('+')[0]})."
+            f"(torch {short(data['torch'])})."
         )
 
 

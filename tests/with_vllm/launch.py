@@ -51,20 +51,26 @@ def launch(model: Path, cut: str, cache: Path, **more: str) -> dict:
     return json.loads(answers[0].removeprefix("ANSWER "))
 
 
-def said(model: Path, cut: str, cache: Path, **more: str) -> str:
-    """What a user sees who starts an engine in a process that sets up no logging."""
+def started(model: Path, cut: str, cache: Path, **more: str) -> subprocess.Popen[str]:
+    """An engine as a user starts it, in a session of its own that sets up no logging."""
     request = {"model": str(model), "cut": cut, "tokens": 1, "as_users_do": True}
-    done = subprocess.run(
+    return subprocess.Popen(
         limited(str(HERE / "engine.py"), json.dumps(request)),
         cwd=HERE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
+        start_new_session=True,
         env=environment(cache, VLLM_ENABLE_V1_MULTIPROCESSING="0", **more),
     )
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
+
+
+def said(model: Path, cut: str, cache: Path, **more: str) -> str:
+    """What a user sees who starts an engine in a process that sets up no logging."""
+    process = started(model, cut, cache, **more)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-6000:]
+    return output
 
 
 def note(folder: Path, **what: object) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import HERE, TOKENS, environment, launch, limited, said
+from launch import TOKENS, environment, launch, limited, said, started
 from models import HYBRID
 from models import KINDS as ALL
 from packaging.version import Version
@@ -168,16 +168,7 @@ def test_caches(engine):
 def test_a_start_after_one_that_was_killed_while_it_compiled(folder, model, engine):
     """The killed one leaves half of a cache behind, and nothing of it is served."""
     cache = folder / "killed-cache"
-    request = {"model": str(model("llama")), "cut": "whole", "tokens": 1, "as_users_do": True}
-    killed = subprocess.Popen(
-        limited(str(HERE / "engine.py"), json.dumps(request)),
-        cwd=HERE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env=environment(cache, VLLM_ENABLE_V1_MULTIPROCESSING="0"),
-    )
+    killed = started(model("llama"), "whole", cache)
     assert any("tensors materialized" in line for line in killed.stdout)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
