@@ -42,6 +42,17 @@ st.register_type_strategy(
     Mapping,
     lambda kind: st.dictionaries(*map(st.from_type, get_args(kind)), max_size=3),
 )
+
+
+def short(kind):
+    """Tuples of two at most where a field takes any number: an explanation is deep enough."""
+    each = get_args(kind)
+    if each[-1] is ...:
+        return st.lists(st.from_type(each[0]), max_size=2).map(tuple)
+    return st.tuples(*map(st.from_type, each))
+
+
+st.register_type_strategy(tuple, short)
 st.register_type_strategy(float, st.floats(allow_nan=False))
 st.register_type_strategy(
     GraphRow,
