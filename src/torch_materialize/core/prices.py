@@ -7,7 +7,7 @@ looked at again, so that thousands of tensors are priced in about a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from .dag import Dag, Kind, Moved, moved, walk
 from .memory import Span, joined, memory_of, peak_bytes, span
 
-__all__ = ["Price", "Prices", "flipped"]
+__all__ = ["Price", "Prices", "flipped", "worth_writing"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class Prices:
         else:
             other = {**self._homes, **homes}
         before = sum(one.total(self._dag) for one in self.now)
-        after = sum(one.total(self._dag) for one in moved(self._dag, other))
-        size = self.total + after - before
+        size = self.total + _total(self._dag, other) - before
         rise = peak_bytes(self._dag, other) - self.peak
         home = min(homes.values())
         if stored:
@@ -203,3 +202,27 @@ def flipped(dag: Dag, index: int, home: int) -> dict[int, int]:
     if homes.pop(index, None) is None:
         homes[index] = home
     return homes
+
+
+def worth_writing(dag: Dag, nodes: Set[str]) -> frozenset[str]:
+    """Of ``nodes`` that a trial lowering wrote those without which it would move more bytes.
+
+    One after the other is taken out, the last first, while that moves fewer; the kernels stay.
+    """
+    homes = dag.homes()
+    least = _total(dag, homes)
+    kept = set(nodes)
+    for index in sorted(homes, reverse=True):
+        node = dag.values[index].node
+        if node not in kept:
+            continue
+        fewer = {i: kernel for i, kernel in homes.items() if i != index}
+        size = _total(dag, fewer)
+        if size < least:
+            homes, least = fewer, size
+            kept.discard(node)
+    return frozenset(kept)
+
+
+def _total(dag: Dag, homes: Mapping[int, int]) -> int:
+    return sum(one.total(dag) for one in moved(dag, homes))

@@ -21,6 +21,7 @@ import torch
 
 from ...core.candidates import Candidates, State
 from ...core.dag import Dag, Kind, moved
+from ...core.prices import worth_writing
 from ...events import log
 from ..fx.decision import Decision, with_rounding
 from ..fx.rounding import across
@@ -29,7 +30,7 @@ from ..read.storage import copied_over
 
 __all__ = ["as_cut", "settle"]
 
-# Trial lowerings that may be spent on finding out which roundings cost bytes, and which writes do.
+# Trial lowerings that may be spent on finding out which roundings cost bytes.
 _TRIES = 6
 
 
@@ -76,7 +77,8 @@ def as_cut(
 
     Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
     ``rounding`` says whether what is rounded follows from the kernels (``numerics="stored"``).
-    ``better``: all that crosses is written if that moves fewer bytes, or nothing.
+    ``better``: all that crosses is written if that moves fewer bytes, or nothing.  Otherwise, where
+    all of it costs bytes, what costs them is left out, as the kernels that it got show.
     """
     bare = replace(decision, rounded=frozenset(), marked=decision.store or frozenset())
 
@@ -90,22 +92,26 @@ def as_cut(
     crossing = _unwritten(module, settled.dag)
     if not crossing:
         return decision, settled
-    names, after = _as_many([crossing], written, attempt, fits, 1 if better else _TRIES)
-    if after is None:
+    final = written(crossing)
+    after = attempt(final)
+    if after is not None and not better and not fits(after):
+        fewer = worth_writing(after.dag, crossing)
+        final = written(fewer)
+        after = attempt(final) if fewer else None
+    if after is None or not fits(after):
         return decision, settled
-    final = written(names)
     shipped: State | None = after
     if rounding:
         final, shipped = _rounded_enough(module, final, after, attempt)
     return (final, shipped) if shipped is not None and fits(shipped) else (decision, settled)
 
 
-def _unwritten(module: torch.fx.GraphModule, dag: Dag) -> list[str]:
-    """What crosses an opaque operator and could be written, but is not, in the graph's order."""
+def _unwritten(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
+    """What crosses an opaque operator and could be written, but is not."""
     free = dag.nodes(v.index for v in dag.values if v.kind is Kind.POINTWISE)
     forbidden = dag.nodes(set(dag.homes()) | dag.never) | copied_over(module)
     names = (free & across(module, dag)) - forbidden
-    return [n.name for n in module.graph.nodes if n.name in names and not is_written(n)]
+    return frozenset(n.name for n in module.graph.nodes if n.name in names and not is_written(n))
 
 
 def _cheapest(
@@ -201,12 +207,11 @@ def _as_many(
     decide: Callable[[frozenset[str]], Decision],
     attempt: Callable[[Decision], State | None],
     fits: Callable[[State], bool],
-    tries: int = _TRIES,
 ) -> tuple[frozenset[str], State | None]:
     """Of some parts of names those whose lowering still fits, by halves; and that lowering."""
     kept, found = frozenset[str](), None
     left = list(parts)
-    for _ in range(tries):
+    for _ in range(_TRIES):
         if not left:
             break
         part = left.pop(0)
