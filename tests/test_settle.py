@@ -195,13 +195,22 @@ def stream_inputs():
     return ids, bf16(100, 256), scale, weight, bf16(256, 256)
 
 
-def searched(numerics="stored", limits=None):
+def gated(ids, table, scale, weight, matrix, multiply):
+    """A stream with a large value that is made of small ones, and used behind the operator."""
+    gate = torch.outer(ids.float(), weight.float()).bfloat16()
+    x, y, _ = first(ids, table, scale, weight)
+    for _ in range(3):
+        x, y, wide = behind(multiply(y, matrix) * gate, x, weight)
+    return x, wide
+
+
+def searched(numerics="stored", limits=None, program=stream):
     """What is decided about the stream as one graph, and what crosses the operator in it."""
     mode = capturing.fake_mode()
     inputs = [mode.from_tensor(x) for x in stream_inputs()]
     policy, multiply = parse(f"plan:numerics={numerics}"), matmul()
     (graph,) = capturing.capture(
-        lambda *x: stream(*x, multiply), inputs, {}, CPU, mode, policy=policy
+        lambda *x: program(*x, multiply), inputs, {}, CPU, mode, policy=policy
     )
     with config.patch(emulation(policy)), hooks_for(policy):
         found = search(graph, limits or limits_for(CPU), policy, certify=False)
@@ -221,6 +230,34 @@ def test_what_crosses_an_opaque_operator_is_written_where_that_costs_no_bytes(
     monkeypatch.setattr(rounds, "as_cut", lambda _, one, state, *_more, **_how: (one, state))
     before, _ = searched(numerics)
     assert found.dag.measured < before.dag.measured <= before.stock_dag.measured
+
+
+@pytest.mark.parametrize("numerics", but(["stored"], ["stored", "eager"]))
+def test_what_is_cheaper_to_recompute_is_not_written_where_it_crosses(numerics):
+    found, crossing = searched(numerics, program=gated)
+    # The two sums of the stream; not what is made of small ones, nor 512 rows out of 100.
+    written = crossing & found.dag.nodes(found.dag.homes())
+    assert (len(written), len(crossing)) == (2, 4)
+    every, some, *_ = (step for step in found.steps if step.why == "written where it crosses")
+    assert crossing <= every.decision.marked
+    assert some.decision.marked & crossing == written
+    assert found.dag.measured < found.stock_dag.measured
+
+
+def test_in_a_training_step_nothing_is_written_only_since_it_crosses():
+    mode = capturing.fake_mode()
+    inputs = [mode.from_tensor(x) for x in stream_inputs()]
+    for x in inputs[1:]:
+        x.requires_grad_(True)
+    policy = parse("plan")
+    graphs = capturing.capture(
+        lambda *x: stream(*x, torch.matmul), inputs, {}, CPU, mode, policy=policy, training=True
+    )
+    for graph in graphs:
+        with config.patch(emulation(policy)), hooks_for(policy):
+            found = search(graph, limits_for(CPU), policy, certify=False)
+        assert across(graph.module, found.stock_dag) - found.dag.nodes(found.dag.homes())
+        assert "written where it crosses" not in {step.why for step in found.steps}
 
 
 @pytest.mark.full

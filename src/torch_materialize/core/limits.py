@@ -86,10 +86,10 @@ class Limits:
         further: a kernel may compute on the side what it has not everything at hand for
             (:mod:`.cones`).  It finds other plans (2% fewer bytes in a DINOv2's backward); programs
             are larger, and more of what they promise does not fuse.
-        as_pieces: what crosses an opaque operator is written where that costs no bytes, as the
-            pieces of a graph that is cut there have to.  On a CPU what else a kernel loads decides
-            how long its vectors are, and so in which order it sums.  Not on a GPU, where 29 graphs
-            planned for an H200 moved the same bytes with and without.
+        as_pieces: in inference what crosses an opaque operator is written where that costs no
+            bytes, as the pieces of a graph that is cut there have to.  On a CPU what else a kernel
+            loads decides how long its vectors are, and so in which order it sums.  Not on a GPU,
+            where 29 graphs planned for an H200 moved the same bytes with and without.
     """
 
     arguments: int = 128

@@ -204,23 +204,26 @@ def flipped(dag: Dag, index: int, home: int) -> dict[int, int]:
     return homes
 
 
-def worth_writing(dag: Dag, nodes: Set[str]) -> frozenset[str]:
-    """Of ``nodes`` that a trial lowering wrote those without which it would move more bytes.
+def worth_writing(dag: Dag, nodes: Set[str], most: int = 0) -> frozenset[str]:
+    """Of ``nodes`` that a trial lowering wrote those that may stay written.
 
-    One after the other is taken out, the last first, while that moves fewer; the kernels stay.
+    What would move fewer bytes recomputed is taken out, the dearest first, until no more than
+    ``most`` bytes are moved; the kernels stay.
     """
     homes = dag.homes()
-    least = _total(dag, homes)
+
+    def without(index: int) -> int:
+        return _total(dag, {i: kernel for i, kernel in homes.items() if i != index})
+
+    size = _total(dag, homes)
+    written = [i for i in homes if dag.values[i].node in nodes]
     kept = set(nodes)
-    for index in sorted(homes, reverse=True):
-        node = dag.values[index].node
-        if node not in kept:
-            continue
-        fewer = {i: kernel for i, kernel in homes.items() if i != index}
-        size = _total(dag, fewer)
-        if size < least:
-            homes, least = fewer, size
-            kept.discard(node)
+    for index in sorted(written, key=lambda i: (without(i), i)):
+        less = without(index)
+        if size > most and less < size:
+            size = less
+            del homes[index]
+            kept.discard(dag.values[index].node)
     return frozenset(kept)
 
 

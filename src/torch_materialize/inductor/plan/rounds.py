@@ -5,10 +5,10 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 
 1. From stock's kernels an integer program chooses what to realize, and the choice is lowered: with
    the roundings that it needs (``numerics``), and with all realized at once that something besides
-   fused kernels reads.  On a CPU it begins from stock's choice with what crosses an opaque operator
-   written, as the graph's pieces write it, where that moves fewer bytes.  Where a choice moves more
-   than the program foresaw, it is lowered without the roundings, too, and with less realized at
-   once.
+   fused kernels reads.  For inference on a CPU it begins from stock's choice with what crosses an
+   opaque operator written, as the graph's pieces write it, or that of it which saves bytes.  Where
+   a choice moves more than the program foresaw, it is lowered without the roundings, too, and with
+   less realized at once.
 2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
@@ -19,8 +19,8 @@ where none is better (:mod:`torch_materialize.core.candidates`).
    kernels that compute more on the side, and where these leave anything open, from the local rule's
    choice if it moves fewer bytes than the best plan.
 5. Where the best needs other roundings than it was lowered with, it is lowered with those, and 1
-   and 2 go on from there, until nothing changes.  On a CPU what crosses an opaque operator is
-   written in the end where that costs no bytes (:mod:`.settle`).
+   and 2 go on from there, until nothing changes.  For inference on a CPU what crosses an opaque
+   operator is written in the end where that costs no bytes (:mod:`.settle`).
 
 What each of these gains is in ``docs/results/search.md``.
 """
@@ -74,13 +74,13 @@ class Rounds:
         self._start = self._as_pieces() or self.trials.start
 
     def _as_pieces(self) -> State | None:
-        """Stock's choice with what crosses opaque operators written, where that is better.
+        """Stock's choice with what crosses opaque operators written where that moves fewer bytes.
 
         That is what the graph moves in pieces.  Plans that begin elsewhere may miss it, since to go
         on is not worth the seconds that it would save; and from here most have nothing to add.
         """
         trials = self.trials
-        if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
+        if not self._writes_as_pieces:
             return None
         bare = trials.without_plan
         decision, state = self._as_cut(trials.decision(None), bare, better=True)
@@ -125,9 +125,19 @@ class Rounds:
                 before = found[1]
                 self._go_on(before)
                 found = ship(unrounded, attempt, shipped)
-        if trials.bitwise or not self._limits.as_pieces or not trials.may_go_on:
-            return found
-        return self._as_cut(*found)
+        return self._as_cut(*found) if self._writes_as_pieces else found
+
+    @property
+    def _writes_as_pieces(self) -> bool:
+        """Whether what crosses an opaque operator is to be written where that costs no bytes.
+
+        Not in the halves of a training step: of four models run whole and in pieces none gave other
+        bits without it, and of eight halves one moved fewer bytes with it, for half as many more
+        trial lowerings.
+        """
+        trials = self.trials
+        as_pieces = self._limits.as_pieces and trials.short.graph.is_inference
+        return as_pieces and not trials.bitwise and trials.may_go_on
 
     def _as_cut(
         self, decision: Decision, state: State, *, better: bool = False
