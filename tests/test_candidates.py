@@ -78,6 +78,28 @@ def test_by_rates_that_are_gone_by_the_least_time_decides():
     assert taken(*plans, limits=by_rates).best.store == {"fastest"}
 
 
+def test_no_plan_is_taken_that_moves_more_than_what_a_search_begins_with():
+    """A Gemma's plan should have been faster than its pieces, and moved 2.6% more bytes."""
+    stock = tried("stock", 1000, 100)
+    by_rates = replace(LIMITS, refusing_rates=None, rates=RATES)
+    candidates = Candidates(stock, stock, by_rates, bitwise=False)
+    candidates.begin_with(tried("pieces", 880, 110))
+    assert candidates.best.store == {"pieces"}  # though stock should be faster
+    candidates.offer(tried("fast", 900, 1))
+    assert candidates.best.store == {"pieces"}
+    candidates.offer(tried("fewer", 870, 109))
+    assert candidates.best.store == {"fewer"}
+
+
+def test_where_stock_takes_too_much_memory_what_a_search_begins_with_is_one_plan_of_many():
+    stock = heavy("stock", 1000, 100)
+    candidates = Candidates(stock, stock, replace(LIMITS, peak=90), bitwise=False)
+    candidates.begin_with(heavy("pieces", 880, 95))
+    assert not candidates.fits
+    candidates.offer(heavy("light", 1100, 80))
+    assert candidates.fits and candidates.best.store == {"light"}
+
+
 def test_of_equals_the_first_is_taken():
     assert taken(tried("a", 900, 9), tried("b", 900, 9)).best.store == {"a"}
 

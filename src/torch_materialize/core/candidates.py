@@ -66,8 +66,18 @@ class Candidates:
         self._seconds = self._foreseen(stock)
         self._all = [self._weighed(as_stock)]
         self.best = as_stock
+        self._most = traffic(stock.graph).bytes  # a plan has to move fewer
         self._stock_fits = limits.peak is None or _peak_of(as_stock) <= limits.peak
         self._refused: list[tuple[float, Refusal]] = []  # with what each costs
+
+    def begin_with(self, new: State) -> None:
+        """Puts a trial lowering in the place of stock's choice: a plan has to move fewer bytes."""
+        if not self._stock_fits:
+            self.offer(new)
+            return
+        self._all[0] = self._weighed(new)
+        self._most = traffic(new.graph).bytes
+        self._choose()
 
     def offer(self, new: State) -> None:
         """Adds one more trial lowering to choose from."""
@@ -91,7 +101,7 @@ class Candidates:
 
     def _put(self, place: int, new: State) -> None:
         """Adds a trial lowering to those that may be taken, if no rule refuses it."""
-        if self._stock_fits and self._saved(new) <= 0:
+        if self._stock_fits and traffic(new.graph).bytes >= self._most:
             return
         refusal = self._refusal(new)
         if refusal is not None:
