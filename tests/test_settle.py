@@ -244,6 +244,7 @@ def test_what_is_cheaper_to_recompute_is_not_written_where_it_crosses(numerics):
     assert found.dag.measured < found.stock_dag.measured
 
 
+@pytest.mark.full
 def test_in_a_training_step_nothing_is_written_only_since_it_crosses():
     mode = capturing.fake_mode()
     inputs = [mode.from_tensor(x) for x in stream_inputs()]

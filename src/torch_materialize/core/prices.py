@@ -210,14 +210,14 @@ def worth_writing(dag: Dag, nodes: Set[str], most: int = 0) -> frozenset[str]:
     What would move fewer bytes recomputed is taken out, the dearest first, until no more than
     ``most`` bytes are moved; the kernels stay.
     """
-    homes = dag.homes()
+    homes, kept = dag.homes(), set(nodes)
+    # What the trial lowering counted and the model knows nothing of stays.
+    size, unknown = dag.measured, dag.measured - _total(dag, homes)
 
     def without(index: int) -> int:
-        return _total(dag, {i: kernel for i, kernel in homes.items() if i != index})
+        return _total(dag, {i: kernel for i, kernel in homes.items() if i != index}) + unknown
 
-    size = _total(dag, homes)
     written = [i for i in homes if dag.values[i].node in nodes]
-    kept = set(nodes)
     for index in sorted(written, key=lambda i: (without(i), i)):
         less = without(index)
         if size > most and less < size:
