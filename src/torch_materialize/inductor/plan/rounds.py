@@ -131,9 +131,9 @@ class Rounds:
     def _writes_as_pieces(self) -> bool:
         """Whether what crosses an opaque operator is to be written where that costs no bytes.
 
-        Not in the halves of a training step: of four models run whole and in pieces none gave other
-        bits without it, and of eight halves one moved fewer bytes with it, for half as many more
-        trial lowerings.
+        Not in the halves of a training step: of three models run whole and in pieces none gave
+        other bits without it, and of eight halves one moved fewer bytes with it, for half as many
+        more trial lowerings.
         """
         trials = self.trials
         as_pieces = self._limits.as_pieces and trials.short.graph.is_inference
