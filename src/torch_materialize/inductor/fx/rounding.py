@@ -161,7 +161,7 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     for node in module.graph.nodes:
         if node.op == "placeholder" or _keeps_digits(node, exact):
             exact.add(node.name)
-        elif node.name in wanted and is_narrow(node) and not is_written(node):
+        elif node.name in wanted - exact and is_narrow(node) and not is_written(node):
             found.add(node.name)
             exact.add(node.name)
     return frozenset(found)
