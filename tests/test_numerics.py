@@ -18,6 +18,7 @@ from torch_materialize.core.devices import CPU
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor.fx import decision
+from torch_materialize.inductor.fx.rounding import across, to_round
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import dry_run
@@ -258,6 +259,50 @@ def test_what_is_only_read_from_memory_is_not_rounded_twice():
     assert not found.rounded & found.store
     # The first is the input, widened and narrowed again.
     assert not found.rounded
+
+
+class WrittenOut(torch.nn.Module):
+    """Attention as operators, which Inductor's patterns replace: its inputs are views with metas of
+    their own there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (torch.nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, x, bias):
+        heads = (64, 32, 4, 16)
+        q, k, v = (one(x).view(heads).transpose(1, 2) for one in (self.q, self.k, self.v))
+        scores = (q @ k.transpose(-1, -2) / 4 + bias.unsqueeze(0)).softmax(-1)
+        active = (scores @ v).permute(0, 2, 1, 3).contiguous().view(64, 32, 64)
+        return x + self.out(active).relu()
+
+
+class Turned(torch.nn.Module):
+    """A product whose copy is computed before another product, and used behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 32)
+
+    def forward(self, x):
+        copy = self.first(x).transpose(0, 1).reshape(x.shape[0] * 64)
+        return copy * self.second(x).sum()
+
+
+@pytest.mark.parametrize(
+    "model, shapes",
+    [(WrittenOut, [(64, 32, 64), (4, 32, 32)]), (Turned, [(32, 64)])],
+    ids=["its view", "its copy"],
+)
+def test_what_an_extern_kernel_left_is_not_rounded_once_more(model, shapes):
+    """Rounding it would take a kernel of its own: in a CLAP's forward, for 10% more bytes."""
+    mode = capturing.fake_mode()
+    inputs = tuple(mode.from_tensor(torch.randn(shape, dtype=BF16)) for shape in shapes)
+    (graph,) = capturing.capture(model().to(BF16).eval(), inputs, {}, CPU, mode)
+    dag = dry_run(graph, STOCK, CPU).dag
+    crossing = across(graph.module, dag)
+    assert crossing and not any("permute" in name for name in crossing)  # no views: their roots
+    assert not to_round(graph.module, dag)
 
 
 class Searches:

@@ -9,6 +9,7 @@ import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -104,7 +105,18 @@ def _is_alias(node: torch.fx.Node) -> bool:
     """Whether a node is a pin or a view: what it returns is its first argument's memory."""
     if node.op != "call_function" or not node.all_input_nodes:
         return False
-    return is_pin(node) or not _storages(node).isdisjoint(_storages(node.all_input_nodes[0]))
+    if is_pin(node) or _is_view(node.target):
+        return True
+    return not _storages(node).isdisjoint(_storages(node.all_input_nodes[0]))
+
+
+def _is_view(target: Any) -> bool:
+    """Whether an operator never copies: its meta may say otherwise, where a pattern of Inductor's
+    (attention that was written out, say) put it into the graph and traced it by itself.
+    """
+    if not isinstance(target, torch._ops.OpOverload) or not target.is_view:
+        return False
+    return not target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
 
 
 def _storages(node: torch.fx.Node) -> frozenset[int]:
