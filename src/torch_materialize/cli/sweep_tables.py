@@ -151,8 +151,9 @@ def _rows(sweep: Sweep) -> Table:
             f"{max(row.seconds.values()):.1f} s",
         )
     table.caption = (
-        "Gap: of the last policy that has a bound, with the rule that refused a plan of fewer "
-        "bytes where that is most of it. Time: of the slowest policy."
+        "Gap: of the last policy that has a bound; where most of it is due to a rule that refused "
+        "a plan of fewer bytes, or to fusions that Inductor does not make, with that. Time: of the "
+        "slowest policy."
     )
     if kept:
         table.caption += (

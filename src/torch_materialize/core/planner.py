@@ -18,7 +18,7 @@ from .deadline import FOREVER, Deadline
 from .limits import Limits
 from .program import Program, Solved
 
-__all__ = ["Plan", "Together", "least_bytes", "misplaced", "plan"]
+__all__ = ["Plan", "Together", "least", "misplaced", "plan"]
 
 # Solves that may be spent on one lower bound.
 _BOUNDS = 6
@@ -151,9 +151,10 @@ class Together:
         return None if one is None or other is None else one == other
 
 
-def least_bytes(dag: Dag, limits: Limits) -> float:
-    """The least that a plan can move, knowing which fusions this very lowering refused.
+def least(dag: Dag, limits: Limits) -> Plan:
+    """The plan of the fewest bytes, knowing which fusions this very lowering refused.
 
+    No plan for these kernels moves fewer bytes than its :attr:`~Plan.bound`.
     A plan that materializes what this lowering did, but in other kernels, needs fusions
     that Inductor was just seen not to make.
     """
@@ -165,4 +166,4 @@ def least_bytes(dag: Dag, limits: Limits) -> float:
         if not refused:
             break
         banned |= refused
-    return planned.bound
+    return planned

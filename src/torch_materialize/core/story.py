@@ -9,6 +9,7 @@ from types import MappingProxyType
 from .dag import Dag, Kind
 
 __all__ = [
+    "FUSION",
     "OPEN",
     "RULES",
     "Group",
@@ -166,15 +167,21 @@ class Refusal:
         return reasons[self.rule]
 
 
-#: What no refused plan explains of a gap.
+#: What is left of a gap where the plan behind the bound was lowered, and fused otherwise.
+FUSION = "fusion"
+#: What neither a refused plan nor that explains of a gap.
 OPEN = "open"
 
 
-def gap_parts(moved: int, bound: float, refused: Sequence[Refusal]) -> dict[str, int]:
-    """Why a graph moves more than its certified least: rule or :data:`OPEN` -> bytes.
+def gap_parts(
+    moved: int, bound: float, refused: Sequence[Refusal], unfused: int = 0
+) -> dict[str, int]:
+    """Why a graph moves more than its certified least: rule, :data:`FUSION` or :data:`OPEN` ->
+    bytes.
 
     What the refused plan of the fewest bytes would have saved is its rule's; plans that save less
-    add nothing to that.
+    add nothing to that.  ``unfused`` are the bytes that the plan behind the bound moves more, when
+    it is lowered, than it foresaw.
     """
     gap, found = max(round(moved - bound), 0), {}
     known = [one for one in refused if one.instead]
@@ -183,11 +190,12 @@ def gap_parts(moved: int, bound: float, refused: Sequence[Refusal]) -> dict[str,
         best = min(known, key=lambda one: one.bytes / one.instead)
         saved = round(moved * (1 - best.bytes / best.instead))
         found[best.rule] = min(max(saved, 0), gap)
+    found[FUSION] = min(unfused, gap - sum(found.values()))
     found[OPEN] = gap - sum(found.values())
     return {why: size for why, size in found.items() if size}
 
 
-#: Rule of a refused plan, or :data:`OPEN` -> how a gap says it.
+#: Rule of a refused plan, :data:`FUSION` or :data:`OPEN` -> how a gap says it.
 _GAPS: Mapping[str, str] = MappingProxyType(
     {
         "time": "to a plan refused for its predicted time",
@@ -197,6 +205,7 @@ _GAPS: Mapping[str, str] = MappingProxyType(
         "launches": "to a plan refused for its further kernels",
         "sums": "to a plan that sums up in other kernels than stock",
         "templates": "to a plan that changes a kernel template",
+        FUSION: "to fusions that Inductor does not make",
         OPEN: "open",
     }
 )

@@ -161,6 +161,8 @@ class ExplainedGraph:
         decisions: one for each tensor, in program order; prices only where they were computed.
         groups: the open decisions, those alike together.
         refused: better plans that a rule kept from being taken.
+        unfused: bytes that the plan behind the priced policy's bound moves more, lowered, than it
+            foresaw.
         saves: policy -> FX node -> bytes that its decision saves in all calls against the first
             policy, of the nodes that the two decide otherwise (:mod:`..core.shares`).
         kept: policy that plans -> what the forward keeps for its backward; of forwards only.
@@ -176,6 +178,7 @@ class ExplainedGraph:
     groups: tuple[Group, ...] = ()
     left_out: int = 0
     refused: tuple[Refusal, ...] = ()
+    unfused: int = 0
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     caller: str = ""
     calls: int = 1
@@ -371,12 +374,13 @@ class Explanation:
         return sum(known) if known and len(known) == len(bounds) else None
 
     def gap(self) -> dict[str, int]:
-        """Why the priced policy moves more than its certified least: rule or ``open`` -> bytes."""
+        """Why the priced policy moves more than its certified least: see :func:`.gap_parts`."""
         found: dict[str, int] = {}
         for graph in self.graphs:
             side = graph.sides.get(self.priced)
             if side is not None and side.bound is not None:
-                for why, size in gap_parts(side.bytes, side.bound, graph.refused).items():
+                parts = gap_parts(side.bytes, side.bound, graph.refused, graph.unfused)
+                for why, size in parts.items():
                     found[why] = found.get(why, 0) + size * graph.calls
         return found
 

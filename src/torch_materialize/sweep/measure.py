@@ -187,8 +187,9 @@ def _measured(
             left[policy] = outcome.left_to_stock
         if outcome.bound is not None:
             bounds[policy] = outcome.bound * graph.calls
-            refused = outcome.found.refused if outcome.found is not None else ()
-            gaps[policy] = gap_parts(total.bytes, bounds[policy], refused)
+            found = outcome.found
+            why = (found.refused, found.unfused * graph.calls) if found is not None else ((), 0)
+            gaps[policy] = gap_parts(total.bytes, bounds[policy], *why)
         if settings.verify and outcome.found is not None:
             problem = verified(graph, chosen, device, outcome.found)
             problems += [f"{kind} graph {index} under {policy}: {problem}"] if problem else []

@@ -95,8 +95,8 @@ class GraphRow:
             the first policy also what a process pays once.
         peaks: policy -> most bytes alive at once, inputs and outputs counted.
         kept: of a forward, policy -> bytes that it keeps for its backward; empty where not known.
-        gaps: policy -> why it moves more than its bound, the rule of the best plan that was refused
-            or ``open`` -> bytes; empty in files of older versions.
+        gaps: policy -> why it moves more than its bound (:func:`.gap_parts`); empty in files of
+            older versions.
         left: policy -> why it has no plan for the graph and leaves it to stock.
     """
 

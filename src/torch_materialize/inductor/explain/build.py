@@ -66,6 +66,7 @@ def explained(
         groups=tuple(_groups(decisions, facts, prices[priced], outcomes[priced].dag)),
         left_out=left_out,
         refused=found.refused if found is not None else (),
+        unfused=found.unfused if found is not None else 0,
         saves=dict(_saves(outcomes, facts, graph.calls)),
         caller=graph.caller,
         calls=graph.calls,

@@ -55,6 +55,8 @@ class Found(Decision):
         stock_dag: the same of ``stock``.
         bound: certified lower bound in bytes, with the outcome's kernels, their order and
             their required outputs held fixed; None without ``certify``.
+        unfused: bytes that the plan behind ``bound`` moves more, lowered, than it foresaw, since
+            Inductor does not make all of its fusions.
         seconds: wall time of the search, without what ``certify`` added.
         rounds: trial lowerings made.
         left_out: nodes of repeated layers that were decided like their counterparts;
@@ -72,6 +74,7 @@ class Found(Decision):
     rounds: int
     left_out: int = 0
     refused: tuple[Refusal, ...] = ()
+    unfused: int = 0
     steps: tuple[Step, ...] = ()
 
 

@@ -28,6 +28,7 @@ What each of these gains is in ``docs/results/search.md``.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 from ...core.candidates import State
 from ...core.cost import computing
@@ -106,6 +107,13 @@ class Rounds:
         if limits.locally and trials.tried:
             self._look_further()
             self._begin_locally()
+
+    def reaching(self, dag: Dag, planned: Plan) -> Decision:
+        """What a plan for the kernels ``dag`` wants to be realized, not rounded yet."""
+        trials = self.trials
+        store = trials.short.expand(dag.nodes(planned.store) | trials.kept)
+        decision = trials.decision(store | self._needed(dag))
+        return replace(decision, casts=trials.short.expand(decision.casts))
 
     def settled(self) -> tuple[Decision, State]:
         """The best plan with its roundings, and its trial lowering; to be called last."""
@@ -260,7 +268,7 @@ class Rounds:
             if not banned and not self._promises(planned, dag, limits, failed):
                 break
             store = trials.short.spread(dag.nodes(planned.store)) | trials.kept
-            like = current.dag.with_homes(planned.homes)
+            like, lowerings = current.dag.with_homes(planned.homes), len(trials.steps)
             after = self._lowered("a plan", store, dag, like, planned.predicted)
             if after is None:
                 break
@@ -277,7 +285,8 @@ class Rounds:
                 if self._limits.node_bytes:  # each solve is dear, too: is the rest worth one?
                     self._left -= 1 - now / then
                 continue
-            failed += 1
+            # What was lowered before, on the way from another start, is learned from at no price.
+            failed += len(trials.steps) > lowerings
             wrong = misplaced(dag, planned.homes, Together(dag, after.dag))
             if wrong <= banned and not news:
                 break  # nothing was learned

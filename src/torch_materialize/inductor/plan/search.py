@@ -12,16 +12,17 @@ from dataclasses import replace
 from torch._inductor.graph import GraphLowering
 
 from ...core.candidates import State
+from ...core.dag import Dag
 from ...core.limits import Limits
-from ...core.planner import least_bytes
+from ...core.planner import Plan, least
 from ...core.policy import MEMORY, STOCK, Policy, parse, size_from
 from ...core.traffic import traffic
 from ...errors import MemoryBudgetError
 from ..fx.casts import folded, held_names
-from ..fx.decision import Decision
+from ..fx.decision import Decision, with_rounding
 from ..fx.layers import Shortened, shorten
 from ..fx.post_grad import PostGrad
-from ..lower.trial import lowered, trial
+from ..lower.trial import LoweringError, lowered, trial
 from ..read.kernels import read_scheduled
 from .drawn import Drawn
 from .outcome import Found, Step
@@ -91,15 +92,35 @@ def _certified(
     if found.store is None:
         starts.append(_start(graph, stock) if found.left_out else rounds.trials.start)
     forced = rounds.trials.short.expand(rounds.forced)
-    bound = min(least_bytes(one.dag.with_forced(forced), limits) for one in starts)
+    dags = [one.dag.with_forced(forced) for one in starts]
+    planned, dag = min(((least(one, limits), one) for one in dags), key=lambda two: two[0].bound)
+    unfused = 0
+    if traffic(after.graph).bytes > planned.bound * (1 + limits.worth):
+        unfused = _unfused(graph, rounds, planned, dag, traffic(after.graph).bytes)
     return replace(
         found,
         graph=after.graph,
         stock=stock.graph,
         dag=after.dag,
         stock_dag=stock.dag,
-        bound=bound,
+        bound=planned.bound,
+        unfused=unfused,
     )
+
+
+def _unfused(graph: PostGrad, rounds: Rounds, planned: Plan, dag: Dag, moved: int) -> int:
+    """Bytes that a plan for ``dag`` moves more than it foresees when it is lowered, up to what is
+    ``moved``; 0 where it cannot be lowered.
+    """
+    numerics = rounds.trials.numerics
+    decision = rounds.reaching(dag, planned)
+    if numerics == "stored":
+        decision = with_rounding(graph.module, decision, dag.with_homes(planned.homes))
+    try:
+        after, _ = trial(graph, decision, numerics=numerics)
+    except LoweringError:
+        return 0
+    return max(min(traffic(after).bytes, moved) - planned.predicted, 0)
 
 
 def _start(graph: PostGrad, stock: State) -> State:
