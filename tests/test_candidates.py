@@ -197,8 +197,13 @@ def test_a_gap_is_divided_by_what_refused_the_plan_of_the_fewest_bytes():
     assert gap_parts(3000, 2100.0, found) == {"time": 600, "open": 300}
     assert gap_parts(1000, 700.0, [Refusal("time", 800, 1000)]) == {"open": 300}
     assert gap_parts(1000, 1000.4, found) == {}
+    # What the plan behind the bound did not fuse explains no more than what is left.
+    assert gap_parts(1000, 700.0, found, 60) == {"time": 200, "fusion": 60, "open": 40}
+    assert gap_parts(1000, 700.0, found, 600) == {"time": 200, "fusion": 100}
     text = gap_text({"time": 200, "open": 100}, 700.0)
     assert text == "42.86%: 28.57% to a plan refused for its predicted time, 14.29% open"
+    text = gap_text({"fusion": 7}, 700.0)
+    assert text == "1.00%: 1.00% to fusions that Inductor does not make"
     assert gap_text({}, 700.0) == "0.00%"
 
 

@@ -19,7 +19,9 @@ from tiers import but
 from torch_materialize.core.dag import Kind
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import limits_for
+from torch_materialize.core.planner import least
 from torch_materialize.core.policy import parse
+from torch_materialize.core.story import gap_parts
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor.fx.decision import Decision
 from torch_materialize.inductor.fx.rounding import across, emulation
@@ -28,6 +30,7 @@ from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.offline.dry_run import hooks_for
 from torch_materialize.inductor.plan import rounds, settle
+from torch_materialize.inductor.plan import search as searching
 from torch_materialize.inductor.plan.search import search, unlike_claimed
 from torch_materialize.inductor.read.kernels import read_scheduled
 from torch_materialize.inductor.read.recording import Recording
@@ -340,6 +343,24 @@ def test_the_bound_counts_what_is_written_where_stock_s_choice_is_kept():
     assert found.store is None
     assert found.dag.measured < 0.75 * found.stock_dag.measured
     assert found.bound <= found.dag.measured + 1
+
+
+@pytest.mark.parametrize("share, unfused", [(1.0, 0), (0.8, 1)])
+def test_what_the_plan_behind_a_bound_moves_when_it_is_lowered_is_said(share, unfused, monkeypatch):
+    """A plan that promises what no lowering keeps: all of its gap is for fusions not made."""
+
+    def promising(*args):
+        found = least(*args)
+        return replace(found, bound=found.bound * share, predicted=int(found.predicted * share))
+
+    monkeypatch.setattr(searching, "least", promising)
+    (graph,) = graphs_of("concatenated", DEVICES["h200"], "plan")
+    with planned_device(DEVICES["h200"]), hooks_for(parse("plan")):
+        found = search(graph, limits_for(DEVICES["h200"]))
+    gap = found.dag.measured - round(found.bound)
+    parts = gap_parts(found.dag.measured, found.bound, found.refused, found.unfused)
+    assert parts.get("fusion", 0) == pytest.approx(gap * unfused, rel=1e-3)
+    assert bool(found.unfused) == bool(unfused)
 
 
 @pytest.mark.full
