@@ -96,7 +96,7 @@ def _above_bound(large: Sequence[tuple[str, GraphRow]]) -> Lines:
     yield ""
     yield (
         "Graphs further above their bound, of those whose files say why: the plan of the fewest "
-        "bytes that a rule refused, and what is open."
+        "bytes that a rule refused, fusions that Inductor does not make, and what is open."
     )
     yield ""
     yield from head("torch", "graph", "plan of stock", "gap", *rules, OPEN)

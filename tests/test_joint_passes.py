@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._inductor import config, custom_graph_pass
+from torch._inductor import config, custom_graph_pass, metrics
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import torch_materialize as tm
@@ -138,3 +138,38 @@ def test_passes_of_others_run(dynamo):
     with config.patch(joint_custom_pre_pass=passes), tm.policy("plan"):
         torch.compile(residuals)(*arguments())
     assert seen == (["one", "two"] if several else ["one"])
+
+
+class WithLoss(torch.nn.Module):
+    """A loss whose logits are far larger than what they are computed from."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(8, 512, bias=False)
+
+    def forward(self, x, y):
+        return torch.nn.functional.cross_entropy(self.head(x.tanh()), y)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("policy", ["plan", "plan:memory=0.9"])
+def test_a_loss_that_upstream_cuts_into_chunks_stays_cut(policy, dynamo):
+    """``auto_chunker`` changes the joint graph before it is partitioned."""
+    torch.manual_seed(0)
+    model, x, y = WithLoss(), torch.randn(128, 8), torch.randint(512, (128,))
+
+    def trained(**how):
+        torch._dynamo.reset()
+        metrics.reset()
+        model.zero_grad()
+        loss = torch.compile(model, **how)(x, y)
+        loss.backward()
+        return metrics.num_auto_chunking, loss.detach(), model.head.weight.grad.clone()
+
+    whole, *want = trained()
+    chunks = {"enable": True, "output_size_threshold": 1024, "amplify_ratio_threshold": 2}
+    with config.patch({f"auto_chunker.{key}": value for key, value in chunks.items()}):
+        cut, *got = trained(options=tm.options(policy))
+    assert (whole, cut) == (0, 1)
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other)

@@ -328,6 +328,30 @@ def test_a_search_ends_with_nothing_more_promised_from_what_ships(program, monke
         assert found.store is None or any(found.dag is dag for dag in climbed)
 
 
+@pytest.mark.full
+def test_what_another_start_has_lowered_is_no_failure_of_this_one(monkeypatch):
+    """A start gives up after so many trial lowerings without a gain: one that was made before costs
+    none.  A RegNet's backward and a VAE's decoder have better plans behind such a one.
+    """
+    failures, climb, misplaced = [], rounds.Rounds._climb, rounds.misplaced
+
+    def begun(self, *args):
+        failures.append(0)
+        climb(self, *args)
+
+    def missed(*args):
+        failures[-1] += 1
+        return misplaced(*args)
+
+    monkeypatch.setattr(rounds.Rounds, "_climb", begun)
+    monkeypatch.setattr(rounds, "misplaced", missed)
+    device, policy = DEVICES["h200"], parse("plan:limits=strong")
+    for graph in graphs_of("mixed, training", device, str(policy)):
+        with planned_device(device), hooks_for(policy):
+            search(graph, replace(limits_for(device), patience=1), policy, certify=False)
+    assert max(failures) > 1
+
+
 def test_the_bound_counts_what_is_written_where_stock_s_choice_is_kept():
     """Found by the fuzz: of stock's own kernels nothing could be saved, of those that ship 30%."""
     multiply, mode, policy = matmul(), capturing.fake_mode(), parse("plan")
