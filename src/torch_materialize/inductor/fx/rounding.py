@@ -159,9 +159,11 @@ def to_round(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
     wanted = _behind_exact_operators(module, candidates)
     found = set()
     for node in module.graph.nodes:
+        if node.name in exact:
+            continue  # what is wanted may be a copy of it
         if node.op == "placeholder" or _keeps_digits(node, exact):
             exact.add(node.name)
-        elif node.name in wanted - exact and is_narrow(node) and not is_written(node):
+        elif node.name in wanted and is_narrow(node) and not is_written(node):
             found.add(node.name)
             exact.add(node.name)
     return frozenset(found)

@@ -94,9 +94,9 @@ def _certified(
     forced = rounds.trials.short.expand(rounds.forced)
     dags = [one.dag.with_forced(forced) for one in starts]
     planned, dag = min(((least(one, limits), one) for one in dags), key=lambda two: two[0].bound)
-    unfused = 0
-    if traffic(after.graph).bytes > planned.bound * (1 + limits.worth):
-        unfused = _unfused(graph, rounds, planned, dag, traffic(after.graph).bytes)
+    moves, unfused = traffic(after.graph).bytes, 0
+    if moves > planned.bound * (1 + limits.worth):
+        unfused = _unfused(graph, rounds, planned, dag, moves)
     return replace(
         found,
         graph=after.graph,
