@@ -1,4 +1,7 @@
-"""Graphs of the corpus, captured for a device: what `ablation` and `search-cost` plan."""
+"""What `ablation` and `search-cost` plan: graphs captured for a device.
+
+They are of the corpus, whose models have two layers or a few, or of built-in models with all.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ def models(
     for name in chosen.names:
         for mode in chosen.mode or ["inference", "training"]:
             if (name, mode) not in done:
-                yield _rows(Job(name, "", mode, "corpus"), settings)
+                package = "" if chosen.built_in else "corpus"
+                yield _rows(Job(name, "", mode, package), settings)
 
 
 def _rows(job: Job, settings: Settings) -> Iterator[tuple[dict[str, Any], Any]]:

@@ -48,6 +48,10 @@ _MODELS: dict[str, dict[str, Any]] = {
     "names": {"nargs": "+", "help": "models of the corpus"},
     "--mode": {**_TEXTS, "choices": ["inference", "training"]},
     "--device": {"default": "h200"},
+    "--built-in": {
+        "action": "store_true",
+        "help": "names are of built-in models instead, with all of their layers",
+    },
 }
 #: Other commands: name -> the module whose ``main`` it is, its help, its arguments.
 _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {

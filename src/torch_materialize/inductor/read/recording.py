@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch._inductor.graph import GraphLowering
+from torch._inductor.sizevars import SizeVarAllocator
 
+from .static_sizes import StaticSizes, is_static
 from .storage import buffer_name, storage_of
 
 __all__ = ["ROUNDED_AS", "Recording", "rounded_as"]
@@ -24,10 +26,15 @@ def rounded_as(node: torch.fx.Node) -> str:
 class Recording(GraphLowering):
     """A lowering that remembers what every FX node became, and which were buffers at once."""
 
+    sizevars: SizeVarAllocator
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.results: dict[torch.fx.Node, Any] = {}
         self.early: set[torch.fx.Node] = set()
         super().__init__(*args, **kwargs)
+        shape_env = self.sizevars.shape_env
+        if is_static(shape_env):
+            self.sizevars = StaticSizes(shape_env)
 
     def run_node(self, n: torch.fx.Node) -> object:
         """Lowers one node as upstream does, and keeps the result."""
