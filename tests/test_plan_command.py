@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import textwrap
 from dataclasses import replace
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+import torch_materialize as tm
 from torch_materialize.cli.main import main
 from torch_materialize.jobs import plan as job
 from torch_materialize.results.plan_claims import (
@@ -124,6 +128,52 @@ def test_a_wrong_word_is_refused_before_torch_is_loaded(run, words, said):
 # Claims, without a compile.
 
 
+REGION = """
+    import torch
+    from torch.compiler import nested_compile_region
+
+    @nested_compile_region
+    def layer(x, a):
+        first = x + a
+        second = first.softmax(-1) + first + a.tanh()
+        return second.softmax(-1) * second.mean(-1, keepdim=True) + (first * second).sum(0)
+
+    def stack(x, a):
+        for _ in range({layers}):
+            x = layer(x, a)
+        return x
+
+    def model():
+        return stack, tuple(torch.empty(4, 8) for _ in range(2))
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("dynamo")
+def test_a_region_is_named_used_and_counted_in_each_call(run, tmp_path, caplog):
+    run.write(REGION.format(layers=3))
+    said = run("model.py:model", *STRONG, "-o", "plans")
+    assert "inference body of" in said
+    assert "invoke_subgraph (3 calls)" in said
+    spaces = {}
+    exec(textwrap.dedent(REGION.format(layers=5)), spaces)
+    with caplog.at_level(logging.INFO, "torch_materialize"), torch.no_grad():
+        options = tm.options("plan:limits=strong", plans=tmp_path / "plans")
+        torch.compile(spaces["stack"], options=options)(torch.ones(4, 8), torch.ones(4, 8))
+    # The body is the same graph, however often it is called.
+    assert re.search(r"the body of invoke_subgraph, called 5 times, .* as plan file", caplog.text)
+    run("model.py:model", *STRONG, "--check", "plans")
+    run.write(REGION.format(layers=4))
+    said = run("model.py:model", *STRONG, "--check", "plans", status=1)
+    assert "inference body of invoke_subgraph (4 calls): moves" in said
+    assert "model.py:" in said
+    run("model.py:model", *STRONG, "-o", "more")
+    run.write(REGION.format(layers=3).replace("first.softmax(-1)", "first.sin()"))
+    run("model.py:model", *STRONG, "-o", "others")
+    assert "decide alike" in run("--diff", "plans", "more")
+    assert "inference body of invoke_subgraph" in run("--diff", "plans", "others")
+
+
 def claims(**lines: int) -> Claims:
     found = tuple(
         LineBytes(f"m.py:{n}", text, size) for n, (text, size) in enumerate(lines.items())
@@ -148,7 +198,26 @@ def test_a_new_graph_is_all_growth():
     more = claims(a=10)
     second = replace(more.graphs[0], index=1)
     (one,) = growths(more, replace(more, graphs=(*more.graphs, second)))
-    assert (one.index, one.claimed, one.moved) == (1, 0, 10)
+    assert (one.graph.index, one.claimed, one.moved) == (1, 0, 10)
+
+
+def test_a_body_counts_in_each_call():
+    def called(times, claim):
+        (graph,) = claim.graphs
+        return replace(claim, graphs=(replace(graph, caller="invoke_subgraph", calls=times),))
+
+    before = called(3, claims(a=10, b=5))
+    assert not list(growths(before, called(3, claims(a=10, b=5))))
+    assert not list(growths(before, called(2, claims(a=12, b=8))))
+    (one,) = growths(before, called(4, claims(a=9, b=5)))
+    assert (one.claimed, one.moved) == (45, 56)
+    assert [(line.text, line.bytes) for line in one.lines] == [("a", 6), ("b", 5)]
+    # The graph around it is another one, whatever moves in both.
+    one, other = growths(claims(a=1), replace(before, graphs=claims(a=2).graphs + before.graphs))
+    assert [(x.graph.caller, x.claimed, x.moved) for x in (one, other)] == [
+        ("", 1, 2),
+        ("invoke_subgraph", 0, 45),
+    ]
 
 
 def test_names_of_claims_are_for_people(tmp_path):

@@ -75,7 +75,7 @@ def plan_command(
         print_growths(grown, target, check, Console())
         click.get_current_context().exit(1 if grown else 0)
     planned = _planned(target, policy, device, how)
-    print_planned(planned.plans, Console())
+    print_planned(planned.plans, planned.claims.graphs, Console())
     if output is not None:
         with saving(output):
             job.write(planned, output)

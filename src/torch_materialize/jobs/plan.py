@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +107,7 @@ def plan_target(
         compiler=built.compiler,
     )
     plans, claims = [], []
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for number, graph in enumerate(graphs):
         step(f"planning graph {number + 1} of {len(graphs)}", 2 + number, 2 + len(graphs))
         plan, claim = _planned(graph, policy, place, known, counts)
@@ -131,7 +131,11 @@ def plan_target(
 
 
 def _planned(
-    graph: PostGrad, policy: Policy, device: Device, known: Plans | None, counts: Counter[str]
+    graph: PostGrad,
+    policy: Policy,
+    device: Device,
+    known: Plans | None,
+    counts: Counter[tuple[str, str]],
 ) -> tuple[PlanFile, GraphClaim]:
     from ..inductor.offline.plan_making import claimed, plan_of
 
@@ -144,9 +148,10 @@ def _planned(
             f"Inductor could not lower a graph of {graph.nodes} nodes for {device.name} under "
             f"{policy}: {brief(error)}."
         ) from error
-    index = counts[plan.kind]
-    counts[plan.kind] += 1
-    return plan, claimed(plan, kernels, index)
+    claim = claimed(graph, plan, kernels)
+    index = counts[claim.place]
+    counts[claim.place] += 1
+    return plan, replace(claim, index=index)
 
 
 def write(planned: Planned, folder: Path) -> list[Path]:

@@ -9,24 +9,26 @@ from rich.console import Console
 
 from ..results.headline import plural, short_source, size_text
 from ..results.plan_changes import Changed
-from ..results.plan_claims import Growth
+from ..results.plan_claims import GraphClaim, Growth
 from ..results.plan_file import PlanFile
 from .tables import figures, plain_table, say, show, words
 
 __all__ = ["print_changes", "print_growths", "print_planned"]
 
 
-def print_planned(plans: Sequence[PlanFile], console: Console) -> None:
-    """Prints a row for each plan."""
+def print_planned(
+    plans: Sequence[PlanFile], claims: Sequence[GraphClaim], console: Console
+) -> None:
+    """Prints a row for each plan; ``claims`` has the graph of each."""
     table = plain_table("Plans")
     words(table, "graph", "key")
     figures(table, "nodes", "stock", "plan", "of stock", "kernels", "decided")
-    for plan in plans:
+    for plan, claim in zip(plans, claims, strict=True):
         if plan.stock is None or plan.plan is None:
             continue
         share = plan.plan.bytes / plan.stock.bytes if plan.stock.bytes else 1.0
         table.add_row(
-            plan.kind,
+            claim.title,
             plan.key[:8],
             str(plan.nodes),
             size_text(plan.stock.bytes),
@@ -57,7 +59,7 @@ def print_growths(grown: Sequence[Growth], target: str, folder: Path, console: C
         say(console, f"{target} moves no more bytes than {folder} claims.")
         return
     for one in grown:
-        name = f"{one.kind} graph {one.index + 1}" if one.index else one.kind
+        name = f"{one.graph.title} {one.graph.index + 1}" if one.graph.index else one.graph.title
         claim = size_text(one.claimed) if one.claimed else "none: it is new"
         say(
             console,

@@ -144,6 +144,13 @@ class Side:
         return found
 
 
+def graph_title(kind: str, caller: str, calls: int) -> str:
+    """The ``kind`` of graph; of the body of an operator also whose it is, and how many calls."""
+    if not caller:
+        return kind
+    return f"{kind} body of {caller} ({calls} {'calls' if calls > 1 else 'call'})"
+
+
 @dataclass(frozen=True)
 class ExplainedGraph:
     """One post-grad graph under each policy.
@@ -188,10 +195,7 @@ class ExplainedGraph:
     @property
     def title(self) -> str:
         """The kind of graph; of a body also whose it is, and how many calls it has."""
-        if not self.caller:
-            return self.kind
-        times = f"{self.calls} calls" if self.calls > 1 else "1 call"
-        return f"{self.kind} body of {self.caller} ({times})"
+        return graph_title(self.kind, self.caller, self.calls)
 
     @property
     def refusals(self) -> list[str]:

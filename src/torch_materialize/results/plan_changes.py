@@ -83,7 +83,8 @@ def _places(folder: Path) -> dict[str, str]:
     for path in sorted(folder.glob("*.claims.json")):
         claims = CLAIMS.load(path)
         for graph in claims.graphs:
-            name = f"{claims.target} on {claims.device}, {graph.kind}"
+            kind = " body of ".join(filter(None, graph.place))
+            name = f"{claims.target} on {claims.device}, {kind}"
             found[f"{name} {graph.index + 1}" if graph.index else name] = graph.key
     return found
 

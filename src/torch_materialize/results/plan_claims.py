@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import RecordError
 from .base import Schema
+from .explanation import graph_title
 from .plan_file import Moved
 
 __all__ = ["CLAIMS", "Claims", "GraphClaim", "Growth", "LineBytes", "claims_path", "growths"]
@@ -44,13 +45,42 @@ class LineBytes:
 
 @dataclass(frozen=True)
 class GraphClaim:
-    """One graph of a target: the one of this ``kind`` with this ``index``, by order of capture."""
+    """One graph of a target: of those of its ``place`` the one with this ``index``, as captured.
+
+    Attributes:
+        key: of its plan file.
+        moved: what it moves; of a body in one call.
+        lines: the model's lines that move it.
+        caller: of the body of a higher-order operator that operator, else "".
+        calls: how many calls of it the whole graph has.
+    """
 
     kind: str
     index: int
     key: str
     moved: Moved
     lines: tuple[LineBytes, ...] = ()
+    caller: str = ""
+    calls: int = 1
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What kind of graph it is, and whose body."""
+        return self.kind, self.caller
+
+    @property
+    def title(self) -> str:
+        """The kind of graph; of a body also whose it is, and how many calls it has."""
+        return graph_title(self.kind, self.caller, self.calls)
+
+    @property
+    def bytes(self) -> int:
+        """What it moves in all calls."""
+        return self.moved.bytes * self.calls
+
+    def moved_by_lines(self) -> tuple[LineBytes, ...]:
+        """:attr:`lines`, with what they move in all calls."""
+        return tuple(replace(line, bytes=line.bytes * self.calls) for line in self.lines)
 
 
 @dataclass(frozen=True)
@@ -78,14 +108,17 @@ CLAIMS = Schema(Claims, "plan-claims", 1)
 class Growth:
     """A graph that moves more bytes than was claimed; ``lines`` that move more, most first.
 
-    ``claimed`` is 0 for a graph that was not there.
+    Of a body it is what all calls move.  ``claimed`` is 0 for a graph that was not there.
     """
 
-    kind: str
-    index: int
+    graph: GraphClaim
     claimed: int
-    moved: int
     lines: tuple[LineBytes, ...]
+
+    @property
+    def moved(self) -> int:
+        """Bytes that it moves now."""
+        return self.graph.bytes
 
 
 def claims_path(folder: Path, target: str, device: str, *, training: bool) -> Path:
@@ -112,13 +145,12 @@ def growths(before: Claims, now: Claims) -> Iterator[Growth]:
             f"the claims are of something else ({'; '.join(differing)}). Check with the options "
             "that they were written with, or write them anew."
         )
-    known = {(one.kind, one.index): one for one in before.graphs}
+    known = {(one.place, one.index): one for one in before.graphs}
     for graph in now.graphs:
-        claim = known.get((graph.kind, graph.index))
-        claimed = claim.moved.bytes if claim is not None else 0
-        if graph.moved.bytes > claimed:
-            lines = tuple(_more(claim.lines if claim is not None else (), graph.lines))
-            yield Growth(graph.kind, graph.index, claimed, graph.moved.bytes, lines)
+        claim = known.get((graph.place, graph.index))
+        claimed, lines = (claim.bytes, claim.moved_by_lines()) if claim is not None else (0, ())
+        if graph.bytes > claimed:
+            yield Growth(graph, claimed, tuple(_more(lines, graph.moved_by_lines())))
 
 
 def _more(before: tuple[LineBytes, ...], now: tuple[LineBytes, ...]) -> list[LineBytes]:

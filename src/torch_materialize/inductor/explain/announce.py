@@ -148,10 +148,9 @@ def _log(graph: PostGrad, found: Found, make: Callable[[], Explanation]) -> None
     before, after = traffic(found.stock), traffic(found.graph)
     bound = "not computed" if found.bound is None else f"{found.bound:.0f}"
     log.info(
-        "plan: %s%d nodes, of them %d in layers that repeat; %s: %d bytes in %d kernels (stock: %d "
+        "plan: %s, of them %d in layers that repeat; %s: %d bytes in %d kernels (stock: %d "
         "in %d; certified least: %s), %d trial lowerings in %.2f s",
-        f"the body of {graph.caller}, called {graph.calls} times, of " if graph.is_body else "",
-        graph.nodes,
+        graph.described,
         found.left_out,
         _choice(found),
         after.bytes,

@@ -54,6 +54,12 @@ class PostGrad:
         """Number of FX nodes."""
         return len(self.module.graph.nodes)
 
+    @property
+    def described(self) -> str:
+        """What a log calls it: its nodes, and of a body whose it is."""
+        of = f"the body of {self.caller}, called {self.calls} times, of " if self.is_body else ""
+        return f"{of}{self.nodes} nodes"
+
 
 def copy_graph(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """A copy with graphs of its own, subgraphs included; weights and constants are shared.

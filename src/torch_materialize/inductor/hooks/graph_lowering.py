@@ -180,9 +180,7 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
             return chosen
     usual = policy.limits == "usual" and policy.peak is None and not has_readers()
     if usual and nothing_to_gain(graph, limits, policy.numerics):
-        log.info(
-            "plan: %d nodes: stock kept without a trial lowering: nothing to gain", graph.nodes
-        )
+        log.info("plan: %s: stock kept without a trial lowering: nothing to gain", graph.described)
         return NO_CHANGE
     # The bound is only for people to read; without a reader it is not worth its solve, and
     # of repeated layers, not its trial lowerings.

@@ -83,10 +83,10 @@ def from_file(graph: PostGrad, policy: Policy) -> Decision | None:
     try:
         plan = plans.find(key)
     except RecordError as error:
-        log.warning("plan: %d nodes: searched: %s", graph.nodes, in_one_line(error))
+        log.warning("plan: %s: searched: %s", graph.described, in_one_line(error))
         return None
     if plan is None:
-        log.info("plan: %d nodes: searched: no plan file %s in %s", graph.nodes, key, plans.where)
+        log.info("plan: %s: searched: no plan file %s in %s", graph.described, key, plans.where)
         return None
     decision = decision_of(plan, form)
     problem = (
@@ -95,12 +95,12 @@ def from_file(graph: PostGrad, policy: Policy) -> Decision | None:
         else _unlike(graph, plan, policy)
     )
     if decision is None or problem:
-        log.warning("plan: %d nodes: searched anew: plan file %s: %s", graph.nodes, key, problem)
+        log.warning("plan: %s: searched anew: plan file %s: %s", graph.described, key, problem)
         return None
     count(acted=decision.changes)
     log.info(
-        "plan: %d nodes: as plan file %s decides, in %.2f s: %s",
-        graph.nodes,
+        "plan: %s: as plan file %s decides, in %.2f s: %s",
+        graph.described,
         key,
         time.monotonic() - started,
         f"{len(plan.decisions)} nodes" if decision.changes else "left to stock",

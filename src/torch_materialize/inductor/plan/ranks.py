@@ -57,7 +57,7 @@ def agreed(graph: PostGrad, policy: Policy, decide: Callable[[bool], Decision]) 
     if published:
         theirs = _read(published, graph)
         if theirs is not None:
-            log.info("%s: %d nodes: as a rank of this group decided before", policy, graph.nodes)
+            log.info("%s: %s: as a rank of this group decided before", policy, graph.described)
             return theirs
     mine = decide(True)
     text = _written(mine)
@@ -71,7 +71,7 @@ def agreed(graph: PostGrad, policy: Policy, decide: Callable[[bool], Decision]) 
         return decide(False) if policy.name == "tune" else mine
     if _written(theirs) == text:
         return mine
-    log.info("%s: %d nodes: another rank of this group decided first", policy, graph.nodes)
+    log.info("%s: %s: another rank of this group decided first", policy, graph.described)
     return theirs
 
 

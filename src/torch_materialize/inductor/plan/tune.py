@@ -79,7 +79,7 @@ def tuned(graph: PostGrad, limits: Limits, policy: Policy) -> Decision | None:
     if known is not None and known.measured is not None and known.measured.key == key:
         decision = decision_of(known, form)
         if decision is not None:
-            log.info("tune: %d nodes: %s, as remembered", graph.nodes, known.measured.choice)
+            log.info("tune: %s: %s, as remembered", graph.described, known.measured.choice)
             return decision
     try:
         chosen = _timed(graph, dict(_candidates(graph, limits, policy)), policy.numerics)
@@ -228,8 +228,8 @@ def _rounds(runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
 def _report(graph: PostGrad, chosen: _Chosen) -> None:
     milliseconds = ", ".join(f"{n} {1e3 * s:.3f} ms" for n, s in chosen.seconds.items())
     log.info(
-        "tune: %d nodes: %s kept; %s (noise %.1f%%)",
-        graph.nodes,
+        "tune: %s: %s kept; %s (noise %.1f%%)",
+        graph.described,
         chosen.name,
         milliseconds or "no plan differs from stock",
         100 * chosen.noise,
