@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import torch_materialize as tm
+from tiers import but
 from torch_materialize.core.devices import DEVICES
 from torch_materialize.core.policy import STOCK, parse
 from torch_materialize.inductor.offline import capture as capturing
@@ -171,3 +172,59 @@ def test_what_a_step_uses_and_cannot_be_copied_is_named():
     model = Sealed(8, 8)
     with pytest.raises(tm.CaptureError, match="a Sealed that could not be copied"):
         tm.explain(lambda x: model(x).sum().backward(), torch.randn(4, 8), device="cpu")
+
+
+def _soft(x):
+    return (x.softmax(-1) + x).softmax(-1)
+
+
+def _broken(x):
+    torch._dynamo.graph_break()
+    return x.sin()
+
+
+_MARKS = {
+    "unmarked": lambda f: f,
+    "region": torch.compiler.nested_compile_region,
+    "disabled": torch.compiler.disable,
+    "disabled itself": functools.partial(torch.compiler.disable, recursive=False),
+    "constant": lambda f: torch.compiler.assume_constant_result(lambda: 3),
+    "compiled": torch.compile,
+    "opaque": lambda f: torch.compiler.allow_in_graph(_broken),
+    "wrapped": lambda f: functools.wraps(f)(torch.compiler.disable(f)),
+}
+
+
+@pytest.mark.parametrize("mark", but(["region", "disabled"], _MARKS))
+@pytest.mark.parametrize("reaches_a_model", [False, True])
+def test_marks_of_functions_that_a_function_reaches_are_kept(mark, reaches_a_model, dynamo):
+    """Where it is a model that calls them nothing is copied: so its graphs are right."""
+    linear = nn.Linear(64, 64)
+    inner = _MARKS[mark]((lambda x: _soft(linear(x))) if reaches_a_model else _soft)
+
+    def function(x):
+        if mark == "constant":
+            return (x + 1) * inner()
+        x = inner(x + 1) * 2
+        return inner(x + 1) * 2
+
+    class Module(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    @torch.no_grad()
+    def graphs(called):
+        torch._dynamo.reset()
+        found = tm.explain(called, torch.randn(16, 64), device="cpu", policies=["stock"])
+        return [(g.title, g.sides["stock"].bytes) for g in found.explanation.graphs]
+
+    class Holder:
+        run = staticmethod(function)
+
+        def step(self, x):
+            return self.run(x)
+
+    expected = graphs(Module())
+    assert len(expected) == {"region": 2, "disabled": 3, "wrapped": 3}.get(mark, len(expected))
+    assert graphs(function) == expected
+    assert graphs(Holder().step) == expected

@@ -14,6 +14,38 @@ _CALLABLE = "the code that calls it goes"
 
 OFFLINE_SEAMS: tuple[Seam, ...] = (
     Seam(
+        "torch._dynamo.trace_rules:is_callable_allowed",
+        Use.CALLED,
+        "functions that a program calls and that Dynamo knows by their identity are not copied",
+        _CALLABLE,
+        _COMPARE,
+        {"c5cb67f1a63089e1": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._dynamo.trace_rules:is_callable_disallowed",
+        Use.CALLED,
+        "functions that a program calls and that Dynamo knows by their identity are not copied",
+        _CALLABLE,
+        _COMPARE,
+        {"c5cb67f1a63089e1": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._dynamo.trace_rules:is_leaf_function",
+        Use.CALLED,
+        "functions that a program calls and that Dynamo knows by their identity are not copied",
+        _CALLABLE,
+        _COMPARE,
+        {"c5cb67f1a63089e1": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._dynamo.trace_rules:is_nonstrict_trace_callable",
+        Use.CALLED,
+        "functions that a program calls and that Dynamo knows by their identity are not copied",
+        _CALLABLE,
+        _COMPARE,
+        {"c5cb67f1a63089e1": "2.11 to 2.15"},
+    ),
+    Seam(
         "torch._inductor.compile_fx:_recursive_post_grad_passes",
         Use.CALLED,
         "from a captured graph to the post-grad graph",

@@ -15,6 +15,7 @@ from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch._dynamo import trace_rules
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -24,6 +25,8 @@ from ...errors import CaptureError, brief
 
 __all__ = ["Copies"]
 
+# What Dynamo's wrapper of a function has as long as it is no copy.
+_OWN_ID = "_torchdynamo_wrapper_id"
 _RUN_BY_A_STEP = torch.nn.Module | Optimizer | LRScheduler | GradScaler
 
 
@@ -46,18 +49,22 @@ class Copies:
         Raises:
             CaptureError: a model or optimizer that it reaches cannot be copied.
         """
-        original: Any = getattr(function, "_torchdynamo_orig_callable", function)
+        original: Any = function
+        if not getattr(function, "_torchdynamo_disable", False):
+            original = getattr(function, "_torchdynamo_orig_callable", function)
         if isinstance(original, MethodType):
             return MethodType(self._function(original.__func__), self._object(original.__self__))
         return self._function(original) if isinstance(original, FunctionType) else original
 
     def _function(self, function: Any) -> Any:
-        if not isinstance(function, FunctionType):
+        if not isinstance(function, FunctionType) or _known_by_identity(function):
             return function
         if id(function) in self._made:
             return self._made[id(function)]
         home = function.__globals__
-        reached = self._globals.setdefault(id(home), dict(home))
+        # What torch wraps around a user's function reaches torch's own by its globals.
+        is_torchs = home.get("__name__", "").partition(".")[0] == "torch"
+        reached = home if is_torchs else self._globals.setdefault(id(home), dict(home))
         cells = tuple(CellType() for _ in function.__closure__ or ())
         made = FunctionType(
             function.__code__, reached, function.__name__, function.__defaults__, cells
@@ -68,8 +75,12 @@ class Copies:
         for cell, original in zip(cells, function.__closure__ or (), strict=True):
             if original != CellType():
                 cell.cell_contents = self._value(original.cell_contents)
+        # Among them is what Dynamo goes by: that it is disabled, or a region of its own.
+        vars(made).update({name: self._value(held) for name, held in vars(function).items()})
+        if hasattr(made, _OWN_ID):
+            setattr(made, _OWN_ID, id(made))
         for name in _names(function.__code__):
-            if name not in home:
+            if is_torchs or name not in home:
                 continue  # a builtin, or an attribute
             value = home[name]
             # A function of another module is a library's: it is given what it works on.
@@ -115,6 +126,17 @@ class Copies:
                 f"{brief(error)}. Tracing would run it on the original; let a function of a file "
                 "build it for `torch-materialize explain FILE.py:FUNCTION`."
             ) from error
+
+
+def _known_by_identity(function: Any) -> bool:
+    """Whether Dynamo has a function in a list, where a copy of it would not be."""
+    lists = (
+        trace_rules.is_callable_allowed,
+        trace_rules.is_callable_disallowed,
+        trace_rules.is_leaf_function,
+        trace_rules.is_nonstrict_trace_callable,
+    )
+    return any(lists_it(function) for lists_it in lists)
 
 
 def _names(code: CodeType) -> Iterator[str]:
