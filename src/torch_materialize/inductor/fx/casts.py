@@ -32,7 +32,6 @@ __all__ = [
     "hold",
     "is_cast",
     "release",
-    "with_casts",
 ]
 
 _HELD = "torch_materialize_held_cast"
@@ -145,11 +144,3 @@ def _floats(*values: Any) -> bool:
 def is_cast(node: torch.fx.Node) -> bool:
     """Whether a node gives a tensor another dtype."""
     return node.target is _CAST
-
-
-def with_casts(module: torch.fx.GraphModule, names: Set[str]) -> frozenset[str]:
-    """``names``, and the nodes that they are casts of or are cast to."""
-    casts = module.graph.find_nodes(op="call_function", target=_CAST)
-    pairs = [(node.name, node.all_input_nodes[0].name) for node in casts]
-    found = (set(pair) for pair in pairs if names & set(pair))
-    return frozenset(names).union(*found)

@@ -20,7 +20,7 @@ from torch._inductor.virtualized import V
 
 from ...core import local
 from ...events import log, surprise
-from ..fx.policy_mark import governing_policy, written_by_local_rule
+from ..fx.policy_mark import governing_policy
 from ..read.pin_nodes import INLINE, is_pin
 
 __all__ = ["patch_should_realize_on_reuse"]
@@ -65,12 +65,6 @@ def patch_should_realize_on_reuse(upstream: _Upstream) -> _Upstream:
             policy = governing_policy()
             if policy is not None and policy.name == "traffic":
                 return _by_rule(self, users, upstream, **kwargs)
-            written = written_by_local_rule()
-            if policy is None and written is not None:
-                answer = upstream(self, users, **kwargs)
-                if not answer and _by_rule(self, users, upstream, **kwargs):
-                    written.add(str(self.data.get_origin_node() or V.current_node))
-                return answer
         except Exception as error:  # noqa: BLE001 - whatever it is, the compile must go on
             surprise("torch._inductor.ir:StorageBox.should_realize_on_reuse", error)
         return upstream(self, users, **kwargs)

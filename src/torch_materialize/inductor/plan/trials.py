@@ -16,10 +16,9 @@ from ...core.limits import Limits
 from ...core.policy import STOCK, Policy
 from ...core.traffic import traffic
 from ...events import log
-from ..fx.casts import held_names, with_casts
+from ..fx.casts import held_names
 from ..fx.decision import Decision, with_rounding
 from ..fx.layers import Shortened
-from ..fx.policy_mark import local_rule_compared
 from ..fx.rounding import across, exact_casts, rounds
 from ..lower.trial import LoweringError, trial
 from .outcome import Step
@@ -55,8 +54,7 @@ class Trials:
         self._made: dict[Decision, State | None] = {}
         module = short.graph.module
         casts = held_names(short.graph)
-        with local_rule_compared() as self._by_local_rule:
-            self.stock = self.lowered("stock", Decision(), numerics="", most_pairs=limits.pairs)
+        self.stock = self.lowered("stock", Decision(), numerics="", most_pairs=limits.pairs)
         self.start = self.stock
         if casts:
             self.start = self.lowered("stock, with held casts", Decision(casts=casts))
@@ -127,12 +125,6 @@ class Trials:
         """What the local rule makes of the graph."""
         decision = Decision(casts=self.written)
         return self.lowered("the local rule", decision, Policy("traffic")).dag
-
-    @property
-    def local_writes_more(self) -> bool:
-        """Whether the local rule would write what the best has not in memory, at any width."""
-        module, dag = self.short.graph.module, self.best.dag
-        return not self._by_local_rule <= with_casts(module, dag.nodes(dag.homes()))
 
     def unplanned(self, state: State) -> frozenset[str]:
         """What Inductor realizes on its own in a trial lowering that follows a plan."""
