@@ -105,7 +105,7 @@ def test_the_log_names_decisions_and_refusals(caplog):
     outcome.marked, outcome.refused = frozenset({"sum_3"}), (refusal,)
     with caplog.at_level(logging.DEBUG, "torch_materialize"):
         announce._log(
-            SimpleNamespace(nodes=1, is_body=False, calls=1),
+            SimpleNamespace(nodes=1, described="1 node", calls=1),
             outcome,
             lambda: replace(found, graphs=(graph,)),
         )
