@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import functools
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -228,3 +230,108 @@ def test_marks_of_functions_that_a_function_reaches_are_kept(mark, reaches_a_mod
     assert len(expected) == {"region": 2, "disabled": 3, "wrapped": 3}.get(mark, len(expected))
     assert graphs(function) == expected
     assert graphs(Holder().step) == expected
+
+
+def _step(model, opt, x):
+    opt.zero_grad()
+    loss = model(x).square().mean()
+    loss.backward()
+    opt.step()
+    return loss
+
+
+class _Holder:
+    def __init__(self, model, opt):
+        self.parts = {"model": model, "opts": [opt]}
+        self.losses = []
+
+    def __call__(self, x):
+        loss = _step(self.parts["model"], self.parts["opts"][0], x)
+        self.losses.append(loss)
+        return loss
+
+
+class _Outer:
+    def __init__(self, *held):
+        self.inner = _Holder(*held)
+
+    def run(self, x):
+        return self.inner(x)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    model: nn.Module
+    opt: torch.optim.Optimizer
+
+    def run(self, x):
+        return _step(self.model, self.opt, x)
+
+
+_Pair = collections.namedtuple("_Pair", "model opt")
+
+
+class _Parts(dict):
+    def run(self, x):
+        return _step(self["model"], self["opt"], x)
+
+
+def _of_class(model, opt):
+    class Step:
+        held = (model, opt)
+
+        def run(self, x):
+            return _step(*self.held, x)
+
+    return Step().run
+
+
+def _by_default(model, opt):
+    def step(x, model=model, *, opt=opt):
+        return _step(model, opt, x)
+
+    return step
+
+
+def _calling(made):
+    def step(x):
+        return made(x)
+
+    return step
+
+
+def _unpacking(pair):
+    return lambda x: _step(*pair, x)
+
+
+_HELD = {
+    "given": None,
+    "partial": lambda *held: functools.partial(_step, *held),
+    "callable": _Holder,
+    "in a callable": lambda *held: _calling(_Holder(*held)),
+    "in a partial": lambda *held: _calling(functools.partial(_step, *held)),
+    "two deep": lambda *held: _Outer(*held).run,
+    "slots": lambda *held: _Slots(*held).run,
+    "named tuple": lambda *held: _unpacking(_Pair(*held)),
+    "a kind of dict": lambda model, opt: _Parts(model=model, opt=opt).run,
+    "class": _of_class,
+    "defaults": _by_default,
+    "compiled": lambda *held: torch.compile(_calling(functools.partial(_step, *held))),
+}
+
+
+@pytest.mark.parametrize("how", but(["given"], _HELD))
+def test_a_step_leaves_a_model_alone_wherever_it_is_held(dynamo, how):
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    opt = torch.optim.AdamW(model.parameters())
+    before = [w.detach().clone() for w in model.parameters()]
+    weights, x = list(model.parameters()), torch.randn(4, 8)
+    make = _HELD[how]
+    step, given = (make(model, opt), (x,)) if make else (_step, (model, opt, x))
+    report = tm.explain(step, *given, device="cpu", policies=["stock"])
+    assert [g.kind for g in report.explanation.graphs] == ["forward", "backward", "inference"]
+    assert all(one is other for one, other in zip(weights, model.parameters(), strict=True))
+    assert all(map(torch.equal, before, weights))
+    assert not opt.state
+    assert all(w.grad is None for w in weights)
+    assert not getattr(step, "losses", ())

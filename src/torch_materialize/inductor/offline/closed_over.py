@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import CellType, CodeType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch._dynamo import trace_rules
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.amp import GradScaler
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ...errors import CaptureError, brief
+from .reached import attributes, global_names, is_object, is_run_by_a_step, is_torchs, reaches
 
 __all__ = ["Copies"]
 
 # What Dynamo's wrapper of a function has as long as it is no copy.
 _OWN_ID = "_torchdynamo_wrapper_id"
-_RUN_BY_A_STEP = torch.nn.Module | Optimizer | LRScheduler | GradScaler
 
 
 @dataclass
@@ -44,17 +44,40 @@ class Copies:
     _globals: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function or method on copies of what it reaches; any other callable as it is.
+        """The callable on copies of what it reaches.
 
         Raises:
-            CaptureError: a model or optimizer that it reaches cannot be copied.
+            CaptureError: a model, an optimizer or what holds one cannot be copied.
         """
         original: Any = function
         if not getattr(function, "_torchdynamo_disable", False):
             original = getattr(function, "_torchdynamo_orig_callable", function)
         if isinstance(original, MethodType):
             return MethodType(self._function(original.__func__), self._object(original.__self__))
-        return self._function(original) if isinstance(original, FunctionType) else original
+        if isinstance(original, FunctionType):
+            return self._function(original)
+        if type(original) is functools.partial:
+            func, named = self.value(original.func), self.value(original.keywords)
+            return functools.partial(func, *self.value(original.args), **named)
+        return self._object(original) if reaches(original) else original
+
+    def value(self, value: Any) -> Any:
+        """A value, or a copy of it with copies of the models and optimizers that it holds.
+
+        Containers are always copied: a step may leave what it computed there.
+
+        Raises:
+            CaptureError: one of them, or what holds it, cannot be copied.
+        """
+        if isinstance(value, torch.nn.Module):
+            value = getattr(value, "_orig_mod", value)
+        if is_run_by_a_step(value):
+            return self._run_by_a_step(value)
+        if isinstance(value, FunctionType | MethodType | functools.partial):
+            return self.of(value)
+        if type(value) in (list, tuple, set, dict) or reaches(value):
+            return self._object(value)
+        return value
 
     def _function(self, function: Any) -> Any:
         if not isinstance(function, FunctionType) or _known_by_identity(function):
@@ -62,53 +85,65 @@ class Copies:
         if id(function) in self._made:
             return self._made[id(function)]
         home = function.__globals__
-        # What torch wraps around a user's function reaches torch's own by its globals.
-        is_torchs = home.get("__name__", "").partition(".")[0] == "torch"
-        reached = home if is_torchs else self._globals.setdefault(id(home), dict(home))
+        reached = home
+        if not is_torchs(function):
+            reached = self._globals.setdefault(id(home), dict(home))
         cells = tuple(CellType() for _ in function.__closure__ or ())
-        made = FunctionType(
-            function.__code__, reached, function.__name__, function.__defaults__, cells
-        )
-        made.__kwdefaults__ = function.__kwdefaults__
-        made.__qualname__ = function.__qualname__
+        made = FunctionType(function.__code__, reached, function.__name__, None, cells)
         self._made[id(function)] = made
+        made.__qualname__ = function.__qualname__
+        made.__defaults__ = self.value(function.__defaults__)
+        made.__kwdefaults__ = self.value(function.__kwdefaults__)
         for cell, original in zip(cells, function.__closure__ or (), strict=True):
             if original != CellType():
-                cell.cell_contents = self._value(original.cell_contents)
+                cell.cell_contents = self.value(original.cell_contents)
         # Among them is what Dynamo goes by: that it is disabled, or a region of its own.
-        vars(made).update({name: self._value(held) for name, held in vars(function).items()})
+        vars(made).update(self.value(vars(function)))
         if hasattr(made, _OWN_ID):
             setattr(made, _OWN_ID, id(made))
-        for name in _names(function.__code__):
-            if is_torchs or name not in home:
-                continue  # a builtin, or an attribute
+        for name in global_names(function):
             value = home[name]
             # A function of another module is a library's: it is given what it works on.
             if not isinstance(value, FunctionType) or value.__globals__ is home:
-                reached[name] = self._value(value)
+                reached[name] = self.value(value)
         return made
 
     def _object(self, value: Any) -> Any:
-        """An object with copies of the models that are its attributes."""
-        if isinstance(value, torch.nn.Module) or not hasattr(value, "__dict__"):
-            return self._value(value)
+        """A container or an object, with copies of what it holds."""
+        if is_run_by_a_step(value):
+            return self.value(value)
+        if isinstance(value, tuple):
+            held = map(self.value, value)
+            return type(value)._make(held) if hasattr(value, "_make") else type(value)(held)
         if id(value) not in self._made:
-            self._made[id(value)] = made = copy.copy(value)
-            vars(made).update({name: self._value(held) for name, held in vars(value).items()})
+            self._fill(value, self._copied(value))
         return self._made[id(value)]
 
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, torch.nn.Module):
-            value = getattr(value, "_orig_mod", value)
-        if isinstance(value, FunctionType | MethodType):
-            return self.of(value)
-        if type(value) in (list, tuple):
-            return type(value)(map(self._value, value))
-        if type(value) is dict:
-            return {key: self._value(held) for key, held in value.items()}
-        is_leaf = isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf
-        if not is_leaf and not isinstance(value, _RUN_BY_A_STEP):
-            return value
+    def _copied(self, value: Any) -> Any:
+        """A copy that still holds the same."""
+        try:
+            made = copy.copy(value)
+        except Exception as error:
+            raise _not_copied(value, error) from error
+        self._made[id(value)] = made
+        return made
+
+    def _fill(self, value: Any, made: Any) -> None:
+        if made is value:
+            return  # a class, a name, a lock: there is only one
+        if isinstance(value, dict):
+            made.update({key: self.value(held) for key, held in value.items()})
+        elif isinstance(value, list):
+            made[:] = map(self.value, value)
+        elif isinstance(value, set):
+            made.clear()
+            made.update(map(self.value, value))
+        for name, held in attributes(value).items() if is_object(value) else ():
+            copied = self.value(held)
+            if copied is not held:
+                object.__setattr__(made, name, copied)
+
+    def _run_by_a_step(self, value: Any) -> Any:
         for tensor in _tensors(value):
             if id(tensor) not in self._memo:
                 fake = self.faked(tensor.detach())
@@ -121,11 +156,15 @@ class Copies:
             with contextlib.nullcontext() if isinstance(value, GradScaler) else self.mode:
                 return copy.deepcopy(value, self._memo)
         except Exception as error:
-            raise CaptureError(
-                f"the function uses a {type(value).__name__} that could not be copied: "
-                f"{brief(error)}. Tracing would run it on the original; let a function of a file "
-                "build it for `torch-materialize explain FILE.py:FUNCTION`."
-            ) from error
+            raise _not_copied(value, error) from error
+
+
+def _not_copied(value: Any, error: Exception) -> CaptureError:
+    return CaptureError(
+        f"the function uses a {type(value).__name__} that could not be copied: "
+        f"{brief(error)}. Tracing would run it on the original; let a function of a file "
+        "build it for `torch-materialize explain FILE.py:FUNCTION`."
+    )
 
 
 def _known_by_identity(function: Any) -> bool:
@@ -137,14 +176,6 @@ def _known_by_identity(function: Any) -> bool:
         trace_rules.is_nonstrict_trace_callable,
     )
     return any(lists_it(function) for lists_it in lists)
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """The global names of a function, and of those inside it."""
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            yield from _names(inner)
 
 
 def _tensors(value: Any) -> Iterable[torch.Tensor]:

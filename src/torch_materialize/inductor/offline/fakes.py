@@ -37,14 +37,19 @@ def fake_copy(
                 value.size(), value.stride(), dtype=value.dtype, device="cpu"
             ).requires_grad_(value.requires_grad)
 
-    inputs, named = pytree.tree_map_only(torch.Tensor, faked, (tuple(args), dict(kwargs)))
+    copies = Copies(mode, faked)
+
+    def given(value: Any) -> Any:
+        return faked(value) if isinstance(value, torch.Tensor) else copies.value(value)
+
+    inputs, named = pytree.tree_map(given, (tuple(args), dict(kwargs)))
     if isinstance(original, torch.nn.Module):
         with mode:
             # Under the mode, the clones that a deep copy makes have no memory.
             original = copy.deepcopy(original)
         _to_cpu(original, faked)
     else:
-        original = Copies(mode, faked).of(original)
+        original = copies.of(original)
     return original, inputs, named
 
 
