@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,10 +148,10 @@ def _planned(
             f"Inductor could not lower a graph of {graph.nodes} nodes for {device.name} under "
             f"{policy}: {brief(error)}."
         ) from error
-    claim = claimed(graph, plan, kernels)
-    index = counts[claim.place]
-    counts[claim.place] += 1
-    return plan, replace(claim, index=index)
+    place = graph.kind, graph.caller
+    index = counts[place]
+    counts[place] += 1
+    return plan, claimed(graph, plan, kernels, index)
 
 
 def write(planned: Planned, folder: Path) -> list[Path]:

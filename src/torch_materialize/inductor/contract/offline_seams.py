@@ -13,37 +13,21 @@ _COMPARE = ("compare",)
 _CALLABLE = "the code that calls it goes"
 
 OFFLINE_SEAMS: tuple[Seam, ...] = (
-    Seam(
-        "torch._dynamo.trace_rules:is_callable_allowed",
-        Use.CALLED,
-        "functions that a program calls and that Dynamo knows by their identity are not copied",
-        _CALLABLE,
-        _COMPARE,
-        {"c5cb67f1a63089e1": "2.11 to 2.15"},
-    ),
-    Seam(
-        "torch._dynamo.trace_rules:is_callable_disallowed",
-        Use.CALLED,
-        "functions that a program calls and that Dynamo knows by their identity are not copied",
-        _CALLABLE,
-        _COMPARE,
-        {"c5cb67f1a63089e1": "2.11 to 2.15"},
-    ),
-    Seam(
-        "torch._dynamo.trace_rules:is_leaf_function",
-        Use.CALLED,
-        "functions that a program calls and that Dynamo knows by their identity are not copied",
-        _CALLABLE,
-        _COMPARE,
-        {"c5cb67f1a63089e1": "2.11 to 2.15"},
-    ),
-    Seam(
-        "torch._dynamo.trace_rules:is_nonstrict_trace_callable",
-        Use.CALLED,
-        "functions that a program calls and that Dynamo knows by their identity are not copied",
-        _CALLABLE,
-        _COMPARE,
-        {"c5cb67f1a63089e1": "2.11 to 2.15"},
+    *(
+        Seam(
+            f"torch._dynamo.trace_rules:{name}",
+            Use.CALLED,
+            "functions that a program calls and that Dynamo knows by their identity are not copied",
+            _CALLABLE,
+            _COMPARE,
+            {"c5cb67f1a63089e1": "2.11 to 2.15"},
+        )
+        for name in (
+            "is_callable_allowed",
+            "is_callable_disallowed",
+            "is_leaf_function",
+            "is_nonstrict_trace_callable",
+        )
     ),
     Seam(
         "torch._inductor.compile_fx:_recursive_post_grad_passes",

@@ -22,7 +22,7 @@ from torch.amp import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
 
 from ...errors import CaptureError, brief
-from .reached import attributes, global_names, is_object, is_run_by_a_step, is_torchs, reaches
+from .reached import attributes, global_values, is_object, is_run_by_a_step, is_torchs, reaches
 
 __all__ = ["Copies"]
 
@@ -101,11 +101,8 @@ class Copies:
         vars(made).update(self.value(vars(function)))
         if hasattr(made, _OWN_ID):
             setattr(made, _OWN_ID, id(made))
-        for name in global_names(function):
-            value = home[name]
-            # A function of another module is a library's: it is given what it works on.
-            if not isinstance(value, FunctionType) or value.__globals__ is home:
-                reached[name] = self.value(value)
+        for name, value in global_values(function):
+            reached[name] = self.value(value)
         return made
 
     def _object(self, value: Any) -> Any:

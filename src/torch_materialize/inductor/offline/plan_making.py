@@ -99,12 +99,10 @@ def _known(
     return (plan, lowered) if moved(lowered) == plan.plan else None
 
 
-def claimed(graph: PostGrad, plan: PlanFile, kernels: Graph) -> GraphClaim:
-    """What a graph moves as planned, and which of the model's lines move it; of index 0."""
-    lines = _lines(kernels)
-    return GraphClaim(
-        plan.kind, 0, plan.key, moved(kernels), lines, caller=graph.caller, calls=graph.calls
-    )
+def claimed(graph: PostGrad, plan: PlanFile, kernels: Graph, index: int) -> GraphClaim:
+    """What a graph moves as planned, and which of the model's lines move it."""
+    lines, now = _lines(kernels), moved(kernels)
+    return GraphClaim(plan.kind, index, plan.key, now, lines, graph.caller, graph.calls)
 
 
 def _lines(graph: Graph) -> tuple[LineBytes, ...]:

@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["attributes", "global_names", "is_object", "is_run_by_a_step", "is_torchs", "reaches"]
+__all__ = ["attributes", "global_values", "is_object", "is_run_by_a_step", "is_torchs", "reaches"]
 
 _RUN_BY_A_STEP = torch.nn.Module | Optimizer | LRScheduler | GradScaler
 # A container of more is data; nobody keeps so many models.
@@ -63,11 +63,16 @@ def attributes(value: Any) -> dict[str, Any]:
     return of_class | own | vars(value)
 
 
-def global_names(function: FunctionType) -> Iterator[str]:
-    """The names by which a function, or one inside it, finds what its module has."""
+def global_values(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function, or one inside it, finds in its module, by name."""
     home = function.__globals__
-    if not is_torchs(function):
-        yield from (name for name in _names(function.__code__) if name in home)
+    if is_torchs(function):
+        return
+    for name in _names(function.__code__):
+        value = home.get(name)
+        # A function of another module is a library's: it is given what it works on.
+        if name in home and (not isinstance(value, FunctionType) or value.__globals__ is home):
+            yield name, value
 
 
 def is_torchs(function: FunctionType) -> bool:
@@ -83,11 +88,7 @@ def _held(value: Any) -> Iterator[Any]:
         yield from value.__defaults__ or ()
         yield from (value.__kwdefaults__ or {}).values()
         yield from vars(value).values()
-        for name in global_names(value):
-            held = value.__globals__[name]
-            # A function of another module is a library's: it is given what it works on.
-            if not isinstance(held, FunctionType) or held.__globals__ is value.__globals__:
-                yield held
+        yield from (held for _, held in global_values(value))
     elif isinstance(value, MethodType):
         yield from (value.__func__, value.__self__)
     elif isinstance(value, functools.partial):
