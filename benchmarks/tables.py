@@ -25,6 +25,7 @@ from torch_materialize.sweep.file import SWEEP
 from torch_materialize.sweep.rows import GraphRow
 from torch_materialize.sweep.run import Sweep
 from torch_materialize.sweep.spec import KINDS
+from torch_materialize.sweep.verdict import verdict_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -121,6 +122,19 @@ def _of_policies(torch: str, name: str, own: Sequence[Sweep], kinds: Container[s
             ratios = [f"x{x:.3f}" for x in (found.geomean, found.best, found.worst)]
             yield line([torch, graphs, str(policy), *ratios, str(found.worse), _gaps(rows, policy)])
             torch = graphs = ""
+    if "backward" in kinds and "inference" not in kinds:
+        yield from _of_steps(own[0], some, policies[1:])
+
+
+def _of_steps(sweep: Sweep, some: Sequence[GraphRow], policies: Sequence[str]) -> Lines:
+    """Forwards and backwards together: a model counts once."""
+    title = f"training steps, {len({row.name for row in some})}"
+    for policy in policies:
+        found = verdict_of(replace(sweep, graphs=_last(some, policy)), policy)
+        if found.models:
+            ratios = [f"x{x:.3f}" for x in (found.geomean, found.best[1], found.worst[1])]
+            yield line(["", title, str(policy), *ratios, str(found.worse), ""])
+            title = ""
 
 
 def _last(rows: Iterable[GraphRow], policy: Any) -> tuple[GraphRow, ...]:

@@ -161,7 +161,7 @@ def least(dag: Dag, limits: Limits) -> Plan:
     banned: set[tuple[int, int]] = set()
     together = Together(dag, dag)
     for _ in range(_BOUNDS):
-        planned = plan(dag, limits.widest, banned)
+        planned = plan(dag, limits.certifying, banned)
         refused = misplaced(dag, planned.homes, together) - banned
         if not refused:
             break
