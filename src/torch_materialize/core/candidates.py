@@ -115,6 +115,12 @@ class Candidates:
             return False
         return self._refusal(new) is None
 
+    def pays(self, moved: int, kernels: int) -> bool:
+        """Whether so many bytes are worth so many kernels, where stock's have to be improved on."""
+        stock = traffic(self._stock.graph)
+        more = max(kernels - stock.kernels, 0)
+        return not self._stock_fits or stock.bytes - moved >= more * self._limits.launch_bytes
+
     @property
     def least_peak(self) -> int:
         """The most bytes alive at once of the trial lowering of the fewest, taken or refused."""
@@ -194,8 +200,8 @@ class Candidates:
         """The first rule that refuses a plan: launches worth it, arguments and peak as allowed."""
         ours, stock, saved = traffic(new.graph), traffic(self._stock.graph), self._saved(new)
         refused = Refusal("launches", ours.bytes, stock.bytes, found=saved)
-        launches = max(ours.kernels - stock.kernels, 0)
-        if self._stock_fits and saved < launches * self._limits.launch_bytes:
+        if not self.pays(ours.bytes, ours.kernels):
+            launches = max(ours.kernels - stock.kernels, 0)
             return replace(refused, limit=launches * self._limits.launch_bytes, stock=launches)
         if self._bitwise and delicate(new.dag) != delicate(self._stock.dag):
             return replace(refused, rule="sums", found=0)

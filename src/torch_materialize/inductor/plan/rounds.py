@@ -192,6 +192,8 @@ class Rounds:
         local = trials.local
         if local.measured >= trials.best.dag.measured * (1 - _PROGRESS):
             return
+        if not trials.candidates.pays(local.measured, len(local.kernels)):
+            return
         store = trials.short.spread(local.nodes(local.chosen()) - trials.as_stock) | trials.kept
         why = "the local rule's choice"
         self._climb_if(self._lowered(why, store, local, local, local.measured, again=True))
@@ -360,7 +362,9 @@ class Rounds:
             self._left = 0.0  # only views, or kernels that no plan changes
             return False
         self._left = 1 - self._promised(planned, dag, limits)
-        return self._left >= limits.worth and self._is_worth_trying(failed)
+        # In as many kernels as those that it was made for.
+        paid = self.trials.candidates.pays(planned.predicted, len(dag.kernels))
+        return paid and self._left >= limits.worth and self._is_worth_trying(failed)
 
     def _promised(self, planned: Plan, dag: Dag, limits: Limits) -> float:
         """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
