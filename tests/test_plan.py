@@ -16,6 +16,7 @@ from torch._inductor.utils import run_and_get_code
 import torch_materialize as tm
 from test_compile import Block, decides_nothing, mutation, softmax_and_norms, views_and_slices
 from tiers import but
+from torch_materialize.core.candidates import Candidates
 from torch_materialize.core.cost import KINDS, Load, Rates, seconds_of
 from torch_materialize.core.dag import moved
 from torch_materialize.core.devices import CPU, DEVICES
@@ -102,6 +103,24 @@ def chained(decoder):
 
 # Operations are so dear here that every chain would be written: more than stock moves.
 DEAR = Rates(dict.fromkeys(KINDS, Load(read=1e-12, write=1e-12, operations=1e-9)), cache=0)
+
+
+def test_a_plan_that_does_not_pay_for_the_kernels_it_is_made_for_is_not_lowered(monkeypatch):
+    """A DiT's backward: 5 kernels more than stock's, which no plan for them saves enough for."""
+    graph, limits = decoder_graph(), Limits(least_bytes=0, launch_bytes=0)
+    asked = []
+
+    def pays(_candidates, moved, kernels):
+        asked.append((moved, kernels))
+        return False
+
+    with hooks_for(PLAN):
+        found = search(graph, limits, certify=False)
+        monkeypatch.setattr(Candidates, "pays", pays)
+        unpaid = search(graph, limits, certify=False)
+    assert "a plan" in [step.why for step in found.steps]
+    assert "a plan" not in [step.why for step in unpaid.steps]
+    assert asked[0] == (found.dag.measured, traffic(found.stock).kernels)
 
 
 @pytest.mark.full

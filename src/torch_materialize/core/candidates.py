@@ -118,8 +118,10 @@ class Candidates:
     def pays(self, moved: int, kernels: int) -> bool:
         """Whether so many bytes are worth so many kernels, where stock's have to be improved on."""
         stock = traffic(self._stock.graph)
-        more = max(kernels - stock.kernels, 0)
-        return not self._stock_fits or stock.bytes - moved >= more * self._limits.launch_bytes
+        more = kernels - stock.kernels
+        if more <= 0 or not self._stock_fits:
+            return True
+        return stock.bytes - moved >= more * self._limits.launch_bytes
 
     @property
     def least_peak(self) -> int:
@@ -201,7 +203,7 @@ class Candidates:
         ours, stock, saved = traffic(new.graph), traffic(self._stock.graph), self._saved(new)
         refused = Refusal("launches", ours.bytes, stock.bytes, found=saved)
         if not self.pays(ours.bytes, ours.kernels):
-            launches = max(ours.kernels - stock.kernels, 0)
+            launches = ours.kernels - stock.kernels
             return replace(refused, limit=launches * self._limits.launch_bytes, stock=launches)
         if self._bitwise and delicate(new.dag) != delicate(self._stock.dag):
             return replace(refused, rule="sums", found=0)
