@@ -10,6 +10,8 @@ import pytest
 import tables
 from texts import PAGES, name_of
 from torch_materialize.results.base import read_json
+from torch_materialize.sweep.file import SWEEP
+from torch_materialize.sweep.verdict import verdict_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,7 +79,7 @@ def test_the_range_on_a_cpu_is_that_of_the_file():
 
 
 def test_the_bytes_of_many_graphs_are_those_of_the_files():
-    row = _row("222 graphs")
+    row = _row("223 graphs")
     files = [ROOT / path for path in re.findall(r"\((results/[^)]+)\)", row[3])]
     assert files
     graphs = {}
@@ -85,12 +87,15 @@ def test_the_bytes_of_many_graphs_are_those_of_the_files():
         for graph in read_json(file)["graphs"]:
             key = graph["name"], graph["kind"], graph["index"]
             graphs[key] = graph["bytes"]["plan"] / graph["bytes"]["stock"]
-    assert len(graphs) == 222
+    assert len(graphs) == 223
     product = 1.0
     for share in graphs.values():
         product *= share
     assert row[2] == f"x{product ** (1 / len(graphs)):.3f}, none more"
     assert max(graphs.values()) < 1.001
+    steps = verdict_of(SWEEP.load(files[-1]))
+    assert _row("of these the training steps of 54 models")[2] == f"x{steps.geomean:.3f}"
+    assert (steps.models, steps.worse) == (54, 0)
 
 
 def _number(cell: str) -> float:
