@@ -217,8 +217,12 @@ def searched(numerics="stored", limits=None, program=stream):
     )
     with config.patch(emulation(policy)), hooks_for(policy):
         found = search(graph, limits or limits_for(CPU), policy, certify=False)
-    free = {v.node for v in found.dag.values if v.kind is Kind.POINTWISE}
-    return found, across(graph.module, found.dag) & free
+    return found, crossing_in(graph, found.dag)
+
+
+def crossing_in(graph, dag):
+    """What could be inlined, and is used behind an opaque operator."""
+    return across(graph.module, dag) & {v.node for v in dag.values if v.kind is Kind.POINTWISE}
 
 
 @pytest.mark.full
@@ -245,6 +249,33 @@ def test_what_is_cheaper_to_recompute_is_not_written_where_it_crosses(numerics):
     assert crossing <= every.decision.marked
     assert some.decision.marked & crossing == written
     assert found.dag.measured < found.stock_dag.measured
+
+
+@pytest.fixture
+def layers_of_operators():
+    """Without its fast path a layer of an encoder is no operator of its own."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.usefixtures("layers_of_operators")
+def test_what_inductor_writes_of_what_crosses_stays_written_once_the_rest_is():
+    """Of an encoder's residuals it writes those with many readers: fewer read, it would not."""
+    layer = nn.TransformerEncoderLayer(64, 2, 128, batch_first=True, norm_first=True)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    mode, policy = capturing.fake_mode(), parse("plan")
+    with mode:
+        x = torch.empty(2, 64, 64)
+    (graph,) = capturing.capture(model, [x], {}, CPU, mode, policy=policy)
+    with config.patch(emulation(policy)), hooks_for(policy):
+        found = search(graph, limits_for(CPU), policy, certify=False)
+    crossing, before = crossing_in(graph, found.dag), found.stock_dag
+    assert crossing & before.nodes(before.homes())  # written before, too
+    assert crossing <= found.dag.nodes(found.dag.homes())
+    assert found.dag.measured <= before.measured
+    assert [step.why for step in found.steps].count("written where it crosses") == 1
 
 
 @pytest.mark.full
