@@ -12,12 +12,12 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
-   or when too little seems to be left.
+   when too little seems to be left, or when that is not worth the launches of so many kernels.
 3. A plan that a rule refuses for its predicted time alone is lowered once more with some of what
    stock writes written, where its kernels compute for longer than they move bytes.
 4. Where much seems to be left, 1 and 2 again from everything inlined.  On a GPU 1 and 2 also with
    kernels that compute more on the side, and where these leave anything open, from the local rule's
-   choice if it moves fewer bytes than the best plan.
+   choice if it moves fewer bytes than the best plan and may be taken.
 5. Where the best needs other roundings than it was lowered with, it is lowered with those, and 1
    and 2 go on from there, until nothing changes.  For inference on a CPU what crosses an opaque
    operator is written in the end where that costs no bytes (:mod:`.settle`).
@@ -362,7 +362,7 @@ class Rounds:
             self._left = 0.0  # only views, or kernels that no plan changes
             return False
         self._left = 1 - self._promised(planned, dag, limits)
-        # In as many kernels as those that it was made for.
+        # In as many kernels as it was made for: a T5's backward took 14 trial lowerings, not 7.
         paid = self.trials.candidates.pays(planned.predicted, len(dag.kernels))
         return paid and self._left >= limits.worth and self._is_worth_trying(failed)
 
