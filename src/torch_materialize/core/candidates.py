@@ -116,7 +116,7 @@ class Candidates:
         return self._refusal(new) is None
 
     def pays(self, moved: int, kernels: int) -> bool:
-        """Whether a plan of so many bytes would save enough for its launches, as against stock's."""
+        """Whether a plan of so many bytes saves enough for its launches, next to stock's."""
         stock = traffic(self._stock.graph)
         more = kernels - stock.kernels
         if more <= 0 or not self._stock_fits:

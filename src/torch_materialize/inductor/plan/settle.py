@@ -107,9 +107,7 @@ def as_cut(
     return (final, shipped) if shipped is not None and fits(shipped) else (decision, settled)
 
 
-def _crossing(
-    module: torch.fx.GraphModule, dag: Dag
-) -> tuple[frozenset[str], frozenset[str]]:
+def _crossing(module: torch.fx.GraphModule, dag: Dag) -> tuple[frozenset[str], frozenset[str]]:
     """What crosses an opaque operator and may be written, and what of it is not.
 
     All of it is to be marked: what Inductor wrote on its own account (there were many readers, say)
