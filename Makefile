@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 TARGET ?= llama-3.1-8b --layers 8
 ARGS ?=
 
-.PHONY: compare test test-full contract lint bench docs vllm-test clean
+.PHONY: compare test test-full contract lint bench docs vllm-test environment vllm-environment clean
 
 compare: $(VENV)/.ready
 	$(BIN)/torch-materialize compare $(TARGET) --device h200 $(ARGS)
@@ -59,6 +59,10 @@ $(VENV)/.ready: pyproject.toml dev/venv.sh
 $(VENV)/.docs-ready: $(VENV)/.ready
 	PIP_CONSTRAINT=/dev/null $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	touch "$@"
+
+# The environments alone: make environment TORCH=2.15.0
+environment: $(VENV)/.ready
+vllm-environment: $(VENVS)/vllm-$(VLLM)/.ready
 
 clean:
 	rm -rf "$(VENV)"

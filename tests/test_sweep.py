@@ -69,15 +69,17 @@ def test_files_of_one_torch_are_added_up(tmp_path, monkeypatch):
     from tables import tables
 
     first = _sweep(_row("a", plan=2000, bound=500.0), _row("b", plan=500, bound=500.0))
-    again = _sweep(_row("a", plan=500, bound=400.0), _row("b", plan=500, kind="backward"))
+    halves = _row("b", plan=1000, kind="forward"), _row("b", plan=500, kind="backward")
+    again = _sweep(_row("a", plan=500, bound=400.0), *halves)
     paths = [tmp_path / "first.json", tmp_path / "again.json"]
     for path, sweep in zip(paths, (first, again), strict=True):
         file.SWEEP.save(sweep, path)
     _, _, *rows = list(tables(paths))[:-1]
     assert rows == [
         "| 2.13.0 | inference, 2 | plan | x0.500 | x0.500 | x0.500 | 0 | on 1 of 2 (50.0%) |",
-        "| 2.13.0 | training, 1 | plan | x0.500 | x0.500 | x0.500 | 0 |  |",
-        "| 2.13.0 | all, 3 | plan | x0.500 | x0.500 | x0.500 | 0 | on 1 of 2 (50.0%) |",
+        "| 2.13.0 | training, 2 | plan | x0.707 | x0.500 | x1.000 | 0 |  |",
+        "|  | training steps, 1 | plan | x0.750 | x0.750 | x0.750 | 0 |  |",
+        "| 2.13.0 | all, 4 | plan | x0.595 | x0.500 | x1.000 | 0 | on 1 of 2 (50.0%) |",
     ]
 
 
