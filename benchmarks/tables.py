@@ -119,10 +119,10 @@ def _of_policies(torch: str, name: str, own: Sequence[Sweep], kinds: Container[s
         rows = _last(some, policy)
         found = replace(own[0], graphs=rows).summary(policy) if rows else None
         if found is not None:
-            ratios = [f"x{x:.3f}" for x in (found.geomean, found.best, found.worst)]
-            yield line([torch, graphs, str(policy), *ratios, str(found.worse), _gaps(rows, policy)])
+            shares = _shares(found.geomean, found.best, found.worst)
+            yield line([torch, graphs, str(policy), *shares, str(found.worse), _gaps(rows, policy)])
             torch = graphs = ""
-    if "backward" in kinds and "inference" not in kinds:
+    if name == "training":
         yield from _of_steps(own[0], some, policies[1:])
 
 
@@ -132,9 +132,13 @@ def _of_steps(sweep: Sweep, some: Sequence[GraphRow], policies: Sequence[str]) -
     for policy in policies:
         found = verdict_of(replace(sweep, graphs=_last(some, policy)), policy)
         if found.models:
-            ratios = [f"x{x:.3f}" for x in (found.geomean, found.best[1], found.worst[1])]
-            yield line(["", title, str(policy), *ratios, str(found.worse), ""])
+            shares = _shares(found.geomean, found.best[1], found.worst[1])
+            yield line(["", title, str(policy), *shares, str(found.worse), ""])
             title = ""
+
+
+def _shares(*ratios: float) -> list[str]:
+    return [f"x{ratio:.3f}" for ratio in ratios]
 
 
 def _last(rows: Iterable[GraphRow], policy: Any) -> tuple[GraphRow, ...]:

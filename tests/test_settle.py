@@ -215,9 +215,13 @@ def searched(numerics="stored", limits=None, program=stream):
     (graph,) = capturing.capture(
         lambda *x: program(*x, multiply), inputs, {}, CPU, mode, policy=policy
     )
-    with config.patch(emulation(policy)), hooks_for(policy):
-        found = search(graph, limits or limits_for(CPU), policy, certify=False)
+    found = searched_on_cpu(graph, policy, limits)
     return found, crossing_in(graph, found.dag)
+
+
+def searched_on_cpu(graph, policy, limits=None):
+    with config.patch(emulation(policy)), hooks_for(policy):
+        return search(graph, limits or limits_for(CPU), policy, certify=False)
 
 
 def crossing_in(graph, dag):
@@ -269,8 +273,7 @@ def test_what_inductor_writes_of_what_crosses_stays_written_once_the_rest_is():
     with mode:
         x = torch.empty(2, 64, 64)
     (graph,) = capturing.capture(model, [x], {}, CPU, mode, policy=policy)
-    with config.patch(emulation(policy)), hooks_for(policy):
-        found = search(graph, limits_for(CPU), policy, certify=False)
+    found = searched_on_cpu(graph, policy)
     crossing, before = crossing_in(graph, found.dag), found.stock_dag
     assert crossing & before.nodes(before.homes())  # written before, too
     assert crossing <= found.dag.nodes(found.dag.homes())
@@ -289,8 +292,7 @@ def test_in_a_training_step_nothing_is_written_only_since_it_crosses():
         lambda *x: stream(*x, torch.matmul), inputs, {}, CPU, mode, policy=policy, training=True
     )
     for graph in graphs:
-        with config.patch(emulation(policy)), hooks_for(policy):
-            found = search(graph, limits_for(CPU), policy, certify=False)
+        found = searched_on_cpu(graph, policy)
         assert across(graph.module, found.stock_dag) - found.dag.nodes(found.dag.homes())
         assert "written where it crosses" not in {step.why for step in found.steps}
 

@@ -362,9 +362,10 @@ class Rounds:
             self._left = 0.0  # only views, or kernels that no plan changes
             return False
         self._left = 1 - self._promised(planned, dag, limits)
+        if self._left < limits.worth or not self._is_worth_trying(failed):
+            return False
         # In as many kernels as it was made for: a T5's backward took 14 trial lowerings, not 7.
-        paid = self.trials.candidates.pays(planned.predicted, len(dag.kernels))
-        return paid and self._left >= limits.worth and self._is_worth_trying(failed)
+        return self.trials.candidates.pays(planned.predicted, len(dag.kernels))
 
     def _promised(self, planned: Plan, dag: Dag, limits: Limits) -> float:
         """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""

@@ -90,8 +90,8 @@ def as_cut(
         is_good = _costs(settled, after) if better else not _costs(after, settled)
         return is_good and candidates.allow(after)
 
-    crossing, missing = _crossing(module, settled.dag)
-    if not missing:
+    crossing = _crossing(module, settled.dag)
+    if crossing <= settled.dag.nodes(settled.dag.homes()):
         return decision, settled
     final = written(crossing)
     after = attempt(final)
@@ -107,16 +107,15 @@ def as_cut(
     return (final, shipped) if shipped is not None and fits(shipped) else (decision, settled)
 
 
-def _crossing(module: torch.fx.GraphModule, dag: Dag) -> tuple[frozenset[str], frozenset[str]]:
-    """What crosses an opaque operator and may be written, and what of it is not.
+def _crossing(module: torch.fx.GraphModule, dag: Dag) -> frozenset[str]:
+    """What crosses an opaque operator and may be written, what is written already with it.
 
-    All of it is to be marked: what Inductor wrote on its own account (there were many readers, say)
-    it may leave out once others are written.
+    What Inductor wrote on its own account (there were many readers, say) it may leave out once
+    others are marked.
     """
     free = dag.nodes(v.index for v in dag.values if v.kind is Kind.POINTWISE)
     pinned = {node.name for node in module.graph.nodes if is_written(node)}
-    names = (free & across(module, dag)) - dag.nodes(dag.never) - copied_over(module) - pinned
-    return names, names - dag.nodes(dag.homes())
+    return (free & across(module, dag)) - dag.nodes(dag.never) - copied_over(module) - pinned
 
 
 def _cheapest(
