@@ -2,8 +2,9 @@
 
 ``python benchmarks/run.py fuzz compiled --examples 200 --minutes 10`` compiles programs (on a CPU,
 or ``--device cuda``) and compares them with eager, with stock and with exact results.  A plan acts
-wherever it saves a byte there, or what is stored is drawn (``--limits``).  ``python
-benchmarks/run.py fuzz planner --examples 20000`` plans random graphs without a compile.
+wherever it saves a byte there, or what is stored is drawn (``--limits``).  With ``--device h200``
+they are compiled for a GPU that is not there, and its Triton code is interpreted on the CPU.
+``python benchmarks/run.py fuzz planner --examples 20000`` plans random graphs without a compile.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ def main(chosen: Any) -> int:
 
         one, strategy = problem_fails, problems()
     else:
+        from fuzzing.programs import HERE, programs
+
+        if chosen.device not in HERE:
+            os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
         from fuzzing.compiled import POLICIES, program_fails
-        from fuzzing.programs import programs
 
         how = {"device": chosen.device, "limits": chosen.limits}
         one = partial(program_fails, **how, policies=chosen.policy or POLICIES)

@@ -96,7 +96,10 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
             "--seed": {"type": int, "default": 0},
             "--minutes": {"type": float, "default": float("inf")},
             "--lines": {"type": int, "default": 14, "help": "most lines of a program"},
-            "--device": {"default": "cpu", "help": "that programs run on"},
+            "--device": {
+                "default": "cpu",
+                "help": "cpu or cuda; for a planned GPU (h200) code is interpreted",
+            },
             "--limits": {
                 "choices": ["mixed", "strong", "random", "usual"],
                 "default": "mixed",

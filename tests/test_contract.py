@@ -12,7 +12,8 @@ from torch_materialize.inductor.contract.seams import SEAMS, Use
 
 pytestmark = pytest.mark.contract
 
-FEATURES = {"policy", "compare", "pins", "ranks", "tune", "uncached", "vllm", "mode", "backend"}
+FEATURES = {"policy", "compare", "pins", "ranks", "tune", "uncached", "vllm", "mode"}
+FEATURES |= {"backend", "interpret"}
 
 
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.path)

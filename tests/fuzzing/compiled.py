@@ -19,14 +19,16 @@ import torch_materialize as tm
 from torch_materialize.core.policy import Policy, parse
 from torch_materialize.core.traffic import traffic
 from torch_materialize.inductor.hooks import graph_lowering, partitioner
+from torch_materialize.inductor.offline import dry_run as planned
 from torch_materialize.inductor.plan import search
 from torch_materialize.inductor.plan.drawn import Drawn
 from torch_materialize.inductor.plan.outcome import Found
+from torch_materialize.inductor.read.at_hand import device_named
 from torch_materialize.inductor.read.kernels import read_scheduled
 
 from .bounds import Bounded, bounded
 from .hunt import Tally
-from .programs import Program
+from .programs import HERE, Program
 
 __all__ = ["LIMITS", "POLICIES", "Report", "Skipped", "check", "program_fails"]
 
@@ -103,7 +105,7 @@ def check(
     """
     report = Report()
     try:
-        eager = _tensors(_joint(program, program.function())(*program.arguments(device)))
+        eager = _tensors(_joint(program, program.function())(*program.arguments(_place(device))))
     except RuntimeError as error:
         raise Skipped(f"eager: {str(error)[:60]}") from error
     try:
@@ -119,7 +121,7 @@ def check(
     if wrong:
         text = f"the bound is wrong: eager is outside of it: {next(iter(wrong.values()))}"
         # The bounds know how far a CPU's functions err.
-        (report.failures if device == "cpu" else report.upstream).append(text)
+        (report.upstream if device == "cuda" else report.failures).append(text)
         return report
     report.seen["results"] += len(eager)
     report.seen["results whose bound says nothing"] += sum(map(_says_nothing, bounds))
@@ -207,17 +209,24 @@ def _check_bytes(policy: Policy, program: Program, stock: _Run, ours: _Run, repo
 def _compiled(program: Program, policy: str | Policy, device: str) -> _Run:
     torch._dynamo.reset()
     run = _Run([])
+    how = {"dynamic": program.dynamic, "fullgraph": True}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_watched(run, program))
         stack.enter_context(config.patch({"cpp.simdlen": None if program.vectors else 1}))
-        function = torch.compile(
-            program.function(),
-            options=tm.options(policy),
-            dynamic=program.dynamic,
-            fullgraph=True,
-        )
-        run.results = _tensors(_joint(program, function)(*program.arguments(device)))
+        if device in HERE:
+            function = torch.compile(program.function(), options=tm.options(policy), **how)
+        else:
+            from torch_materialize.inductor.offline.planned_backend import planned_backend
+
+            backend = planned_backend(parse(policy), device_named(device))
+            function = torch.compile(program.function(), backend=backend, **how)
+        run.results = _tensors(_joint(program, function)(*program.arguments(_place(device))))
     return run
+
+
+def _place(device: str) -> str:
+    """Where tensors are; those of a planned GPU are on a CPU (:mod:`.planned_backend`)."""
+    return device if device in HERE else "cpu"
 
 
 @contextlib.contextmanager
@@ -242,7 +251,8 @@ def _watched(run: _Run, program: Program) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(Scheduler, "codegen", codegen))
         stack.enter_context(mock.patch.object(partitioner, "search", counted))
-        stack.enter_context(mock.patch.object(graph_lowering, "search", with_bound))
+        for caller in (graph_lowering, planned):
+            stack.enter_context(mock.patch.object(caller, "search", with_bound))
         if program.at_random:
             stack.enter_context(mock.patch.object(search, "Rounds", Drawn))
             stack.enter_context(mock.patch.object(Drawn, "run", lambda _search: None))

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-__all__ = ["FLOATS", "Input", "Program", "program", "programs"]
+__all__ = ["FLOATS", "HERE", "Input", "Program", "program", "programs"]
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 _INTS = ("int64", "int32", "uint8")
+#: Devices that programs run on; the code for any other is interpreted.
+HERE = ("cpu", "cuda")
 
 
 @torch.library.custom_op("torch_materialize_fuzz::opaque", mutates_args=())

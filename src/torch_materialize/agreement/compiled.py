@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,26 @@ import torch._dynamo
 from torch import fx
 from torch._dynamo import lookup_backend
 
+from ..core.devices import Device
+from ..core.policy import parse
 from ..inductor.fx.post_grad import copy_graph
 from .ranges import Part, cut_places, part
 
-__all__ = ["Pieces", "Recorded", "Recorder", "compiled_part", "fresh", "options_of"]
+__all__ = [
+    "Backend",
+    "Pieces",
+    "Recorded",
+    "Recorder",
+    "backend_of",
+    "compiled_part",
+    "fresh",
+    "options_of",
+]
 
 #: From operators in a row to what runs them, compiled.
 Run = Callable[..., tuple[Any, ...]]
+#: What Dynamo calls to have a graph compiled.
+Backend = Callable[[fx.GraphModule, Sequence[Any]], Callable[..., Any]]
 
 
 def options_of(policy: str) -> dict[str, Any]:
@@ -27,16 +41,24 @@ def options_of(policy: str) -> dict[str, Any]:
     return {**options(policy), "fallback_random": True}
 
 
-def compiled_part(module: fx.GraphModule, policy: str) -> Run:
-    """A graph that Inductor compiles when it is called first."""
-    compiled: list[Callable[..., Any]] = []
+def backend_of(policy: str, planned: Device | None) -> Backend:
+    """What compiles a graph under a policy: Inductor, for a GPU that is planned if there is one."""
+    if planned is not None:
+        from ..inductor.offline.planned_backend import planned_backend
+
+        return planned_backend(parse(policy), planned)
     inductor: Any = lookup_backend("inductor")
+    return partial(inductor, config_patches=options_of(policy))
+
+
+def compiled_part(module: fx.GraphModule, backend: Backend) -> Run:
+    """A graph that is compiled when it is called first."""
+    compiled: list[Callable[..., Any]] = []
 
     def run(*inputs: Any) -> tuple[Any, ...]:
         if not compiled:
             # Upstream's passes write into what they are given.
-            copied = copy_graph(module)
-            compiled.append(inductor(copied, list(inputs), config_patches=options_of(policy)))
+            compiled.append(backend(copy_graph(module), list(inputs)))
         return tuple(compiled[0](*inputs))
 
     return run
@@ -49,7 +71,7 @@ class Pieces:
         compiled: how many of them Inductor compiles.
     """
 
-    def __init__(self, module: fx.GraphModule, policy: str, how: str) -> None:
+    def __init__(self, module: fx.GraphModule, backend: Backend, how: str) -> None:
         self._names = [node.name for node in module.graph.find_nodes(op="placeholder")]
         self._result = next(iter(module.graph.find_nodes(op="output"))).args[0]
         self._steps: list[tuple[Part, Run]] = []
@@ -58,7 +80,7 @@ class Pieces:
             piece = part(module, start, stop)
             run: Run = piece.module
             if is_compiled and any(n.op.startswith("call") for n in piece.module.graph.nodes):
-                run = compiled_part(piece.module, policy)
+                run = compiled_part(piece.module, backend)
                 self.compiled += 1
             self._steps.append((piece, run))
         kept: set[str] = set()

@@ -24,7 +24,7 @@ from ..events import log
 from ..inductor.read.module_of import module_of
 from ..inductor.read.pin_nodes import source_line
 from ..results.agreement import Arises
-from .compiled import Pieces, Recorded, compiled_part, fresh
+from .compiled import Backend, Pieces, Recorded, compiled_part, fresh
 from .ranges import Part, operators, part, places, target_name
 from .values import bits, worst
 
@@ -35,26 +35,26 @@ Compile = Callable[[fx.GraphModule], Callable[..., Any]]
 
 
 def first_forward(
-    graphs: Sequence[Recorded], policy: str, cut: str, *, training: bool
+    graphs: Sequence[Recorded], backend: Backend, cut: str, *, training: bool
 ) -> Arises | None:
     """The first operator after which a value is not eager's; None where no prefix shows one.
 
     ``cut`` is how the graphs are cut, "" for whole ones.
     """
-    return _first(graphs, lambda graph: _Forward(graph, _compiler(policy, cut), training))
+    return _first(graphs, lambda graph: _Forward(graph, _compiler(backend, cut), training))
 
 
-def first_backward(graphs: Sequence[Recorded], policy: str, cut: str) -> Arises | None:
+def first_backward(graphs: Sequence[Recorded], backend: Backend, cut: str) -> Arises | None:
     """The last operator before which a gradient is not eager's, as the backward runs."""
     return _first(
-        list(reversed(graphs)), lambda graph: _Backward(graph, _compiler(policy, cut), True)
+        list(reversed(graphs)), lambda graph: _Backward(graph, _compiler(backend, cut), True)
     )
 
 
-def _compiler(policy: str, cut: str) -> Compile:
+def _compiler(backend: Backend, cut: str) -> Compile:
     if cut:
-        return lambda module: Pieces(module, policy, cut)
-    return lambda module: compiled_part(module, policy)
+        return lambda module: Pieces(module, backend, cut)
+    return lambda module: compiled_part(module, backend)
 
 
 def _first(graphs: Sequence[Recorded], search: Callable[[Recorded], _Search]) -> Arises | None:

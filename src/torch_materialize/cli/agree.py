@@ -22,7 +22,8 @@ __all__ = ["agree_command"]
     "--device",
     default=RUNS_ON[0],
     show_default=True,
-    help=f"Where it runs: {RUNS_ON[0]}, or {RUNS_ON[1]}: this machine's GPU.",
+    help=f"Where it runs: {RUNS_ON[0]}, or {RUNS_ON[1]}: this machine's GPU. A planned GPU (h200, "
+    "say): the Triton code for it is interpreted on the CPU.",
 )
 @click.option("--training", is_flag=True, help="Also the backward: compares gradients, too.")
 @click.option(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.devices import HERE
+from ..core.devices import HERE, find
 from ..core.paired import interleaved, median_interval, noise, ratios
 from ..core.policy import STOCK, PolicyLike
 from ..core.ways import AGREEING, ANY, CUTS, PIECES, RUNS_ON, WHOLE
@@ -21,7 +21,8 @@ from ..versions import installed_versions
 from .explain import Step, beside_stock
 
 if TYPE_CHECKING:
-    from ..agreement.compiled import Recorded
+    from ..agreement.compiled import Backend, Recorded
+    from ..core.devices import Device
 
 __all__ = ["agree_target", "check_agree_words"]
 
@@ -47,7 +48,8 @@ def agree_target(
 ) -> Agreement:
     """Runs a target in every way and holds its answers against eager's, bit for bit.
 
-    ``device`` is ``cpu`` or ``here``, this machine's GPU; ``training`` runs backwards, too.
+    ``device`` is ``cpu`` or ``here``, this machine's GPU; or a planned GPU, whose generated code
+    runs on the CPU in Triton's interpreter, and is not timed.  ``training`` runs backwards, too.
     ``cut`` says where pieces end (:data:`.core.ways.CUT_NAMES`).  A built-in model is run small:
     ``tokens``, ``batch`` and ``layers`` (2 if None) size it.  Timing takes ``rounds`` rounds, none
     for 0, and about ``seconds`` at most; ``where`` looks for the operator where a difference
@@ -62,11 +64,12 @@ def agree_target(
     size = Size(tokens, batch, layers)
     check_agree_words(target, policies, device)
     chosen = tuple(map(str, beside_stock(policies)))
+    planned = _planned(device)
     from ..inductor.contract import seams
 
     seams.require("policy")
     step(f"building {target}", 0, 0)
-    agreeing = _Agreeing(target, chosen, device, training, cut, where, step)
+    agreeing = _Agreeing(target, chosen, device, planned, training, cut, where, step)
     found = agreeing.run(size, rounds, seconds)
     if ":" in target:
         return found
@@ -85,10 +88,25 @@ def check_agree_words(target: str, policies: Sequence[PolicyLike], device: str) 
     check_runnable(target, [model.name for model in CORPUS])
     beside_stock(policies)
     if device not in RUNS_ON:
-        raise TargetError(
-            f"device {device!r}: expected one that the model can run on: {', '.join(RUNS_ON)}. "
-            "What a planned device would do, `compare` shows."
-        )
+        find(device)
+
+
+def _planned(name: str) -> Device | None:
+    """The GPU whose code is to be interpreted; None where the model runs on what is here.
+
+    Raises:
+        TargetError: there is no such device, or nothing that interprets its code.
+        UnsupportedTorchError: this torch is not one that we checked.
+    """
+    if name in RUNS_ON:
+        return None
+    from ..inductor.offline.interpreting import interpret_triton
+
+    interpret_triton()
+    from ..inductor.contract import seams
+
+    seams.require("interpret")
+    return find(name)
 
 
 @dataclass
@@ -98,6 +116,7 @@ class _Agreeing:
     target: str
     policies: tuple[str, ...]
     device_name: str
+    planned: Device | None
     training: bool
     cut: str
     where: bool
@@ -129,7 +148,7 @@ class _Agreeing:
         again = self._eager()
         return Agreement(
             target=self.target,
-            device=device_text((torch.empty(0, device=device),)),
+            device=self._device_text(device_text((torch.empty(0, device=device),))),
             training=self.training,
             cut=self.cut,
             ways=tuple(replace(way, **timed.get((way.policy, way.how), {})) for way in ways),
@@ -154,6 +173,9 @@ class _Agreeing:
             device_named(self.device_name)  # raises where there is none
             return torch.device("cuda")
         return torch.device("cpu")
+
+    def _device_text(self, here: str) -> str:
+        return f"{self.planned.title}, its code interpreted on {here}" if self.planned else here
 
     def _say(self, text: str) -> None:
         self.report_step(text, 0, 0)
@@ -226,16 +248,24 @@ class _Agreeing:
     def _compiled(self, policy: str, how: str) -> Callable[..., Any]:
         from ..agreement.compiled import Pieces, options_of
 
-        if how == WHOLE:
+        if how == WHOLE and self.planned is None:
             return self._dynamo(options=options_of(policy))
+        compiles = self._backend(policy)
+        if how == WHOLE:
+            return self._dynamo(backend=compiles)
         self.pieces[policy] = []
 
         def backend(module: Any, _inputs: Sequence[Any]) -> Callable[..., Any]:
-            self.pieces[policy].append(Pieces(module, policy, self.cut))
+            self.pieces[policy].append(Pieces(module, compiles, self.cut))
             one: Callable[..., Any] = self.pieces[policy][-1]
             return one
 
         return self._dynamo(backend=backend)
+
+    def _backend(self, policy: str) -> Backend:
+        from ..agreement.compiled import backend_of
+
+        return backend_of(policy, self.planned)
 
     def _dynamo(self, **how: Any) -> Callable[..., Any]:
         import torch
@@ -260,20 +290,23 @@ class _Agreeing:
         from ..agreement.first import first_backward, first_forward
 
         found: list[Arises | None] = []
-        cut = self.cut if way.how == PIECES else ""
+        backend, cut = self._backend(way.policy), self.cut if way.how == PIECES else ""
         if not way.outputs.is_same:
             self._say(f"looking for the first difference under {way.policy}, {way.how}")
             with self._named("compile a prefix of"):
-                found.append(first_forward(graphs, way.policy, cut, training=self.training))
+                found.append(first_forward(graphs, backend, cut, training=self.training))
         if way.gradients is not None and not way.gradients.is_same:
             self._say(f"looking for the first gradient under {way.policy}, {way.how}")
             with self._named("compile a suffix of"):
-                found.append(first_backward(graphs, way.policy, cut))
+                found.append(first_backward(graphs, backend, cut))
         return replace(way, arises=tuple(one for one in found if one is not None))
 
     def _timed(self, rounds: int, seconds: float) -> dict[Any, dict[str, Any]]:
-        """What a step takes in every way, in turns; empty without rounds."""
-        if not rounds:
+        """What a step takes in every way, in turns; empty without rounds.
+
+        What is interpreted takes no time that means anything.
+        """
+        if not rounds or self.planned is not None:
             return {}
         self._say("timing it")
         models = {(_EAGER, ""): self.model, **self.models}

@@ -10,6 +10,7 @@ from .seam import Seam, Use
 __all__ = ["OFFLINE_SEAMS"]
 
 _COMPARE = ("compare",)
+_INTERPRET = ("interpret",)
 _CALLABLE = "the code that calls it goes"
 
 OFFLINE_SEAMS: tuple[Seam, ...] = (
@@ -137,5 +138,64 @@ OFFLINE_SEAMS: tuple[Seam, ...] = (
         "bytes for a GPU where no Triton is installed",
         "a GPU can be scheduled for without Triton",
         _COMPARE,
+    ),
+    Seam(
+        "torch._inductor.runtime.triton_heuristics:cached_autotune",
+        Use.CALLED,
+        "a kernel's configurations, of which the first is interpreted, in place of an autotuner",
+        "kernels can be configured without a driver",
+        _INTERPRET,
+        {"22f5f844b5001990": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.runtime.triton_heuristics:GridExpr.from_meta",
+        Use.CALLED,
+        "the grid of a kernel that is interpreted",
+        _CALLABLE,
+        _INTERPRET,
+        {"b2634d10d8afa2b9": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.runtime.triton_heuristics:GridExpr.eval_slow",
+        Use.CALLED,
+        "the grid of a kernel that is interpreted",
+        _CALLABLE,
+        _INTERPRET,
+        {"779d379cd2e6ebd7": "2.11 to 2.15"},
+    ),
+    Seam(
+        "torch._inductor.async_compile:AsyncCompile.triton",
+        Use.CALLED,
+        "kernels of a generated module are interpreted instead of compiled",
+        "a generated module can be loaded without a driver",
+        _INTERPRET,
+        {"444558c4310e5433": "2.11 to 2.15"},
+    ),
+    *(
+        Seam(
+            f"torch._inductor.runtime.triton_helpers:{name}",
+            Use.ANSWERED,
+            "kernels are interpreted on a CPU, their mathematical functions torch's",
+            "Triton's interpreter knows a GPU's library of functions",
+            _INTERPRET,
+        )
+        for name in ("libdevice", "set_driver_to_gpu")
+    ),
+    *(
+        Seam(
+            f"triton.runtime.interpreter:{name}",
+            Use.ANSWERED,
+            "numbers that are interpreted are rounded and computed as torch does",
+            "Triton's interpreter rounds to bf16 and fp8 as a GPU does",
+            _INTERPRET,
+            optional=True,
+        )
+        for name in (
+            "InterpreterBuilder.cast_impl",
+            "InterpreterBuilder.create_fp_to_fp",
+            "InterpreterBuilder.create_exp",
+            "TensorHandle",
+            "_get_np_dtype",
+        )
     ),
 )

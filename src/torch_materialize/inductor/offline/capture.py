@@ -11,7 +11,7 @@ flash operator, a few decompositions), and joint-graph passes that act on GPU te
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ from .fake_mode import fake_mode
 from .isolation import isolated
 from .placing import move, on_device
 
-__all__ = ["capture", "capture_for", "fake_mode"]
+__all__ = ["capture", "capture_for", "fake_mode", "planned_graph", "traced_for"]
 
 # What autograd says where a backward is wanted and gradients are off.
 _NO_GRADIENTS = "does not require grad"
@@ -130,9 +130,10 @@ def _traced(
     with_curve: bool,
 ) -> list[PostGrad]:
     """The graphs with gradients on or off."""
-    with mode, torch.set_grad_enabled(training), config.patch(emulation(policy)):
+    with mode, torch.set_grad_enabled(training):
         if tracing == "make_fx":
-            return _trace_make_fx(model, args, kwargs, device)
+            with config.patch(emulation(policy)):
+                return _trace_make_fx(model, args, kwargs, device)
         if training and not isinstance(model, torch.nn.Module):
             # The state that an optimizer makes in its first step; a step is one of many.
             with isolated():
@@ -229,7 +230,7 @@ def _trace_dynamo(
         # Dynamo also hands over graphs without any operator (shape arithmetic between breaks).
         if any(n.op == "call_function" for n in module.graph.nodes):
             with unset_fake_temporarily():
-                graphs.append(_kept(module, inputs, how, device))
+                graphs.append(planned_graph(module, inputs, how, device))
         return make_boxed_func(module.forward)
 
     def backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -239,6 +240,15 @@ def _trace_dynamo(
             _compile_piece(piece, compiler.settings, keep)
         return module.forward
 
+    scope = contextlib.nullcontext() if compiler is None else compiler.scope()
+    with isolated(), traced_for(policy, device, with_curve), scope:
+        torch.compile(model, backend=backend, dynamic=dynamic)(*args, **kwargs)
+    return graphs
+
+
+@contextlib.contextmanager
+def traced_for(policy: Policy, device: Device, with_curve: bool = False) -> Iterator[None]:
+    """Inside the block graphs reach Inductor as they do under ``policy`` on ``device``."""
     # Casts that a plan could use are kept in; every other policy folds them as upstream does.
     current = partial(getattr, config)
     held = hold_options(policy, "capture", current)
@@ -247,10 +257,9 @@ def _trace_dynamo(
     held |= partitioner_options(policy, "capture", current, place, with_curve)
     # Backwards are compiled with their forwards: whether a .backward() follows, or none.
     aot = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
-    scope = contextlib.nullcontext() if compiler is None else compiler.scope()
-    with isolated(), functorch_config.patch(aot), config.patch(held), scope:
-        torch.compile(model, backend=backend, dynamic=dynamic)(*args, **kwargs)
-    return graphs
+    settings = {**emulation(policy), **held}
+    with functorch_config.patch(aot), config.patch(settings):
+        yield
 
 
 def _compile_piece(
@@ -266,10 +275,13 @@ def _compile_piece(
         )
 
 
-def _kept(
-    module: torch.fx.GraphModule, inputs: Sequence[Any], how: dict[str, Any], device: Device
+def planned_graph(
+    module: torch.fx.GraphModule, inputs: Sequence[Any], how: Mapping[str, Any], device: Device
 ) -> PostGrad:
-    """The post-grad graph of what Inductor is to compile; the module itself still runs."""
+    """The post-grad graph on ``device`` of what Inductor is to compile; the module still runs.
+
+    ``how`` is what upstream hands an ``inner_compile`` besides.
+    """
     is_inference, is_backward = how.get("is_inference", False), how.get("is_backward", False)
     given = PostGrad(module, tuple(inputs), _mode_of(module), is_inference, is_backward)
     graph = on_device(to_compile(given), device)

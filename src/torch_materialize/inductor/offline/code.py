@@ -26,7 +26,7 @@ from ..lower.virtual_gpu import planned_device
 from ..plan.outcome import Outcome
 from .dry_run import hooks_for
 
-__all__ = ["code_of", "split"]
+__all__ = ["code_of", "source_of", "split"]
 
 _DEFINED = re.compile(
     r"^(?P<name>\w+) = async_compile\.\w+\([^\n]*?r?(?P<quote>'''|\"\"\")(?P<source>.*?)(?P=quote)",
@@ -45,6 +45,16 @@ def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -
     Raises:
         Exception: whatever Inductor raises while lowering or generating code.
     """
+    source = source_of(graph, policy, outcome, device)
+    return split(source, sum(1 for _ in outcome.graph.fused()))
+
+
+def source_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -> str:
+    """The whole module that ``policy`` has generated for ``graph``: kernels and who calls them.
+
+    Raises:
+        Exception: as for :func:`code_of`.
+    """
     found = outcome.found
     numerics = policy.numerics if policy.plans else ""
     governing = STOCK if found is not None or outcome.left_to_stock else policy
@@ -62,7 +72,7 @@ def code_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device) -
         if rounds_casts(found or NO_CHANGE, numerics):
             keep_casts(lowering)
         code, _ = lowering.codegen()
-    return split(str(getattr(code, "value", code)), sum(1 for _ in outcome.graph.fused()))
+    return str(getattr(code, "value", code))
 
 
 def split(source: str, fused: int) -> Code:

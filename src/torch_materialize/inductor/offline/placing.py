@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._inductor import lowering
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
@@ -19,6 +20,11 @@ from ..lower.virtual_gpu import planned_device, torch_device
 from ..partition.measured import post_grad
 
 __all__ = ["constants_to_inputs", "move", "on_device"]
+
+_aten = torch.ops.aten
+# What is looked up in a constant is looked up in memory; a copy of it is the constant.
+_SEARCHES = (_aten.bucketize.Tensor, _aten.searchsorted.Tensor)
+_COPIES = (_aten.lift_fresh_copy.default, _aten.clone.default, _aten._to_copy.default)
 
 
 def on_device(graph: PostGrad, device: Device) -> PostGrad:
@@ -83,7 +89,10 @@ def move(graph: PostGrad, device: torch.device) -> PostGrad:
 
 
 def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
-    """Turns large tensor constants into inputs: the same traffic, and they can be fake."""
+    """Turns tensor constants that are read into inputs: the same traffic, and they can be fake.
+
+    Small ones stay, whose numbers Inductor writes into the code.
+    """
     for node in module.graph.find_nodes(op="get_attr"):
         value = module
         for part in str(node.target).split("."):
@@ -91,7 +100,7 @@ def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> N
         if not isinstance(value, torch.Tensor):
             continue
         is_fake = isinstance(value, torch._subclasses.FakeTensor)
-        if value.numel() <= INLINED_CONSTANT and not is_fake:
+        if value.numel() <= INLINED_CONSTANT and not is_fake and not _is_read(node):
             continue
         first = next(iter(module.graph.nodes))
         with module.graph.inserting_before(first):
@@ -99,3 +108,16 @@ def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> N
         placeholder.meta["val"] = value if is_fake else mode.from_tensor(value)
         node.replace_all_uses_with(placeholder)
         module.graph.erase_node(node)
+
+
+def _is_read(constant: torch.fx.Node) -> bool:
+    """Whether a small constant is read from the device's memory, too."""
+    for user in constant.users:
+        if user.target in _COPIES:
+            if _is_read(user):
+                return True
+        elif user.op == "call_function" and isinstance(user.target, torch._ops.OpOverload):
+            is_extern = user.target in lowering.fallbacks or user.target not in lowering.lowerings
+            if is_extern or user.target in _SEARCHES:
+                return True
+    return False
