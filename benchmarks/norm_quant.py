@@ -109,6 +109,36 @@ def inputs(rows: int = ROWS, width: int = WIDTH) -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(shape).to(torch.bfloat16) for shape in shapes)
 
 
+def _built(case: Callable[..., Any]) -> Any:
+    """A target of ``agree``: a case and its inputs, few enough to be interpreted."""
+    torch.manual_seed(0)
+    return case, inputs(16, 1024)
+
+
+def fp8_static_built() -> Any:
+    return _built(fp8_static)
+
+
+def fp8_token_built() -> Any:
+    return _built(fp8_token)
+
+
+def fp8_group_built() -> Any:
+    return _built(fp8_group)
+
+
+def int8_token_built() -> Any:
+    return _built(int8_token)
+
+
+def mxfp8_built() -> Any:
+    return _built(mxfp8)
+
+
+def nvfp4_built() -> Any:
+    return _built(nvfp4)
+
+
 def least(case: Callable[..., Any], args: tuple[torch.Tensor, ...]) -> int:
     """Bytes of the inputs and the outputs."""
     with torch._subclasses.FakeTensorMode() as mode:

@@ -77,6 +77,16 @@ _COMMANDS: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
             "--budget": {"type": float, "default": 0.7},
         },
     ),
+    "agree": (
+        "agreeing",
+        "what of a planned GPU's code agrees with eager, its Triton interpreted on a CPU",
+        {
+            "names": {"nargs": "*", "help": "targets; default: all"},
+            "--device": _MODELS["--device"],
+            "--tokens": {"type": int, "default": 16},
+            "--layers": {"type": int, "default": 2},
+        },
+    ),
     "trained": (
         "trained",
         "a real training run on a CPU: losses, what is kept and alive, beside stock and estimate",

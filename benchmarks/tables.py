@@ -374,16 +374,19 @@ def kept(files: Files) -> Lines:
     yield from head("model", *(f"{way}: kept, moved" for way in ways))
     for row in first["models"]:
         yield line([row["name"], *(_kept_cell(_kept_share(row, way)) for way in ways)])
+    of_torch: dict[str, list[Any]] = {}
     for data in files.values():
+        of_torch.setdefault(short(data["torch"]), []).extend(data["models"])
+    for torch, models in of_torch.items():
         means = []
         for way in ways:
-            shares = filter(None, (_kept_share(row, way) for row in data["models"]))
+            shares = filter(None, (_kept_share(row, way) for row in models))
             means.append([geomean(list(column)) for column in zip(*shares, strict=True)])
-        label = f"torch {short(data['torch'])}: geometric mean of {len(data['models'])}"
+        label = f"torch {torch}: geometric mean of {len(models)}"
         yield line([label, *map(_kept_cell, means)])
     yield ""
-    for data in files.values():
-        yield from _beside_upstream(data)
+    for torch, models in of_torch.items():
+        yield from _beside_upstream(torch, models, first["budget"])
 
 
 def _kept_share(row: Mapping[str, Any], way: str) -> tuple[float, float] | None:
@@ -396,16 +399,16 @@ def _kept_cell(share: Sequence[float] | None) -> str:
     return "x{:.3f}, x{:.3f}".format(*share) if share else "-"
 
 
-def _beside_upstream(data: Mapping[str, Any]) -> Lines:
+def _beside_upstream(torch: str, models: Sequence[Mapping[str, Any]], budget: float) -> Lines:
     """What ours moves of what upstream's budget does, where it keeps as little."""
-    ours, theirs = "plan, as much as upstream", f"upstream at {data['budget']:g}"
-    rows = [row["ways"] for row in data["models"] if ours in row["ways"]]
+    ours, theirs = "plan, as much as upstream", f"upstream at {budget:g}"
+    rows = [row["ways"] for row in models if ours in row["ways"]]
     if rows:
         shares = [ways[ours]["bytes"] / ways[theirs]["bytes"] for ways in rows]
         yield (
             f"Keeping no more than {theirs} does, ours moves x{geomean(shares):.3f} of its bytes "
             f"in the geometric mean of {len(shares)} models, at most x{max(shares):.3f} "
-            f"(torch {short(data['torch'])})."
+            f"(torch {torch})."
         )
 
 
@@ -519,6 +522,27 @@ def answers(files: Files) -> Lines:
             yield line(["bits of eager's", *shares, "", ""])
 
 
+def agreements(files: Files) -> Lines:
+    """Of each target the elements that have eager's bits, whole and in pieces; = where alike."""
+    first = next(iter(files.values()))["agreements"][0]
+    policies = list(dict.fromkeys(way["policy"] for way in first["ways"]))
+    yield from head("torch", "target", "of", *policies)
+    for data in files.values():
+        for row in data["agreements"]:
+            for what in ("outputs", "gradients"):
+                ways = [way for way in row["ways"] if what in way]
+                cells = [_agreement([w for w in ways if w["policy"] == p], what) for p in policies]
+                if ways:
+                    yield line([short(data["torch"]), row["name"].partition(":")[0], what, *cells])
+
+
+def _agreement(ways: Sequence[Mapping[str, Any]], what: str) -> str:
+    shares = [way[what]["equal"] / way[what]["elements"] for way in ways]
+    # Never 100% where something differs.
+    text = "; ".join("all" if one == 1 else f"{math.floor(one * 1e4) / 100:.2f}%" for one in shares)
+    return f"{text} =" if any(way["as_whole"] for way in ways) else text
+
+
 def roundings(files: Files) -> Lines:
     """Activations moved, share of the results that equal eager's bits, time of stock's."""
     yield from head("torch", "way", *next(iter(files.values()))["results"])
@@ -598,6 +622,7 @@ KINDS_OF_FILES: dict[str, tuple[Callable[..., Lines], Callable[[Any], bool]]] = 
     "sweeps": (sweeps, lambda data: data.get("schema") == "torch-materialize/sweep"),
     "ablations": (ablations, lambda data: "found" in _first(data, "rows")),
     "searches": (searches, lambda data: "searches" in data),
+    "agreements": (agreements, lambda data: "agreements" in data),
     "trained": (trained, lambda data: "trained" in data),
     "kept": (kept, lambda data: "budget" in data),
     "vllm bytes": (vllm_bytes, lambda data: "cut" in _first(data, "models", "rows")),

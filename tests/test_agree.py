@@ -70,6 +70,15 @@ def test_bits_tell_apart_what_numbers_do_not():
     assert not compared({"x": zero.double()}, {"x": zero}).equal
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bool, torch.int8, torch.complex64])
+def test_numbers_of_every_type_are_compared(dtype):
+    want = torch.tensor([[1.0, 0.0], [-128.0, 0.0]]).to(dtype)
+    assert compared({"x": want.clone()}, {"x": want}).is_same
+    found = compared({"x": torch.zeros(2, 2).to(dtype)}, {"x": want})
+    size = 1.0 if dtype == torch.bool else 128.0
+    assert (found.equal, found.largest, found.scale) == (2, size, size)
+
+
 def test_steps_are_representable_numbers_between_two():
     def steps(a, b, dtype=BF16):
         return worst(torch.tensor([a], dtype=dtype), torch.tensor([b], dtype=dtype)).steps

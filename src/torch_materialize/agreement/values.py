@@ -71,13 +71,13 @@ def compared(ours: Mapping[str, torch.Tensor], eager: Mapping[str, torch.Tensor]
         count = int(same.sum())
         equal += count
         if want.numel():
-            scale = max(scale, _finite(want.abs().max()))
+            scale = max(scale, _finite(_wide(want).abs().max()))
         if count < want.numel():
             apart = _finite(_distance(got, want, same).max())
             differing[name] = Differing(want.numel(), count, apart)
             largest = max(largest, apart)
         if not rows and want.is_floating_point() and want.dim() > 1 and want.shape[-1] > 1:
-            ahead = got.argmax(-1) == want.argmax(-1)
+            ahead = _wide(got).argmax(-1) == _wide(want).argmax(-1)
             rows, rows_equal = ahead.numel(), int(ahead.sum())
     return Compared(elements, equal, largest, scale, rows, rows_equal, differing)
 
@@ -112,9 +112,13 @@ def worst(got: torch.Tensor, want: torch.Tensor) -> Element:
 
 def _distance(got: torch.Tensor, want: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
     """Absolute differences; infinite where one of the two is no number, 0 where bits agree."""
-    wide = torch.complex128 if want.is_complex() else torch.float64
-    apart = (got.detach().to(wide) - want.detach().to(wide)).abs()
+    apart = (_wide(got) - _wide(want)).abs()
     return apart.masked_fill(same, 0.0).nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers in fp64: of fp8 and booleans nothing else is known, and of -128 no int8."""
+    return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _finite(value: torch.Tensor) -> float:

@@ -194,6 +194,8 @@ OFFLINE_SEAMS: tuple[Seam, ...] = (
             "InterpreterBuilder.cast_impl",
             "InterpreterBuilder.create_fp_to_fp",
             "InterpreterBuilder.create_exp",
+            "InterpreterBuilder.create_atomic_rmw",
+            "ReduceOps.generic_reduce",
             "TensorHandle",
             "_get_np_dtype",
         )
