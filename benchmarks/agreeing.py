@@ -1,8 +1,8 @@
 """What of a planned GPU's code agrees with eager, its Triton interpreted on a CPU.
 
 ``python benchmarks/run.py agree --json FILE [TARGET...]`` runs each target eagerly and as stock,
-``plan`` and ``plan:numerics=eager`` compile it for the device, whole and in pieces, and adds rows to
-the file; a target that it has is not run again.  ``TARGET:training`` compares gradients, too.
+``plan`` and ``plan:numerics=eager`` compile it for the device, whole and in pieces, and adds rows
+to the file; a target that it has is not run again.  ``TARGET:training`` compares gradients, too.
 """
 
 from __future__ import annotations

@@ -11,10 +11,12 @@ import textwrap
 
 import pytest
 from click.testing import CliRunner
+from torch._inductor import config
 
 from fresh import INDUCTOR, Fresh
 from tiers import but
 from torch_materialize.cli.main import main
+from torch_materialize.inductor.fx.decision import NESTED_REDUCTIONS as NESTED
 
 pytestmark = pytest.mark.e2e
 
@@ -101,6 +103,31 @@ def test_a_quantizing_norm_rounds_as_eager_where_that_is_promised(run, case):
     # Some codes in a hundred, where stock goes on with digits that eager rounds away.
     assert stock > 8 and plan > 8
     assert eager <= 1  # a scale is a quotient here and a product there
+
+
+@pytest.mark.full
+@pytest.mark.skipif(NESTED not in config._config, reason="this torch has no nested reductions")
+def test_nested_reductions_compute_the_same(run):
+    """Off by default on torch 2.13 and 2.14, where `tune` tries them."""
+    kernels, apart, *wrong = run(
+        """
+        sys.path.insert(0, sys.argv[1])
+        import norm_quant as nq
+        from torch._inductor import config
+
+        name = sys.argv[2]
+        case, args, sources, results = nq.fp8_group, nq.inputs(8, 256), [], []
+        for nested in (True, False):
+            with config.patch({name: nested}):
+                function = compiled(case, "plan:numerics=eager", lambda _, s: sources.append(s))
+                results.append(function(*args))
+        counts = [source.count("async_compile.triton(") for source in sources]
+        print(json.dumps([*counts, *map(unequal, *results)]))
+        """,
+        BENCHMARKS,
+        NESTED,
+    )
+    assert (kernels, apart) == (1, 2) and not any(wrong)
 
 
 @pytest.mark.full

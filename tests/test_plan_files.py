@@ -21,7 +21,7 @@ import torch_materialize as tm
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor.fx.canonical import canonical
-from torch_materialize.inductor.fx.decision import Decision, names_of
+from torch_materialize.inductor.fx.decision import NESTED_REDUCTIONS, Decision, names_of
 from torch_materialize.inductor.fx.post_grad import PostGrad, copy_graph
 from torch_materialize.inductor.hooks import graph_lowering
 from torch_materialize.inductor.hooks.policy_pass import PolicyPass
@@ -232,6 +232,12 @@ def test_a_decision_is_the_same_after_it_was_written_down():
     )
     read = PLAN_FILE.from_json(json.loads(json.dumps(PLAN_FILE.to_json(plan))))
     assert plan_files.decision_of(read, form) == given
+    if NESTED_REDUCTIONS in torch._inductor.config._config:
+        switched = replace(read, settings=(NESTED_REDUCTIONS,))
+        switched = PLAN_FILE.from_json(json.loads(json.dumps(PLAN_FILE.to_json(switched))))
+        found = plan_files.decision_of(switched, form)
+        assert found == replace(given, settings=frozenset({NESTED_REDUCTIONS}))
+        assert plan_files.without_findings(found) == found
     # In another order and under other names it is about the same nodes.
     other = canonical(otherwise(module, 1))
     moved = plan_files.decision_of(read, other)
@@ -242,6 +248,7 @@ def test_a_decision_is_the_same_after_it_was_written_down():
         replace(read, decisions=(replace(read.decisions[0], operator="aten.tan.default"),)),
         replace(read, decisions=(replace(read.decisions[0], decided=("unheard of",)),)),
         replace(read, planned=False),
+        replace(read, settings=("max_autotune",)),
     ):
         assert plan_files.decision_of(wrong, form) is None
 

@@ -14,15 +14,21 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
+from torch._inductor import config
+from torch._inductor.scheduler import Scheduler
 from torch._inductor.utils import run_and_get_code
 
+import norm_quant as nq
 import torch_materialize as tm
 from torch_materialize.cli.main import main
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.policy import parse
 from torch_materialize.inductor.fx.canonical import canonical
+from torch_materialize.inductor.fx.decision import NESTED_REDUCTIONS as NESTED
 from torch_materialize.inductor.fx.decision import Decision, of_names
 from torch_materialize.inductor.hooks import graph_lowering
+from torch_materialize.inductor.lower.trial import trial
+from torch_materialize.inductor.lower.virtual_gpu import planned_device
 from torch_materialize.inductor.offline import capture as capturing
 from torch_materialize.inductor.plan import neutral_settings, timed, tune
 from torch_materialize.models.decoder import Decoder
@@ -38,6 +44,7 @@ from torch_materialize.results.plan_file import (
 
 pytestmark = pytest.mark.usefixtures("dynamo")
 e2e = pytest.mark.e2e
+LIMITS = graph_lowering.limits_for(CPU)
 
 
 @pytest.fixture(autouse=True)
@@ -216,11 +223,64 @@ def test_a_gpu_is_also_tuned_for_the_least_time():
     assert "plan, fewest bytes" not in tune.variants(limits, parse("tune"))
 
 
-def graph_of(function, *inputs):
+def graph_of(function, *inputs, device=CPU):
     mode = capturing.fake_mode()
     with mode:
         fake = [torch.empty(x) if isinstance(x, tuple) else x for x in inputs]
-    return capturing.capture(function, fake, {}, CPU, mode)[0]
+    return capturing.capture(function, fake, {}, device, mode)[0]
+
+
+@e2e
+@pytest.mark.full
+def test_nested_reductions_are_a_variant_where_upstream_has_them_and_leaves_them_off(clocks):
+    """A norm with a scale for each group: two kernels, of which the second reads all again."""
+    gpu, policy = DEVICES["h200"], parse("tune:numerics=eager")
+    fakes = [(64, 1024), (64, 1024), (1024,)]
+    graph = graph_of(nq.fp8_group, *fakes, device=gpu)
+    with planned_device(gpu):
+        found = dict(tune._candidates(graph, graph_lowering.limits_for(gpu), policy))
+        there = [name for name in found if "nested" in name]
+        assert bool(there) == (torch.__version__[:4] in ("2.13", "2.14"))
+        if not there:
+            return
+        with config.patch({NESTED: True}):  # somebody has them on
+            assert there[0] not in dict(tune._candidates(graph, LIMITS, policy))
+        decision = found[there[0]]
+        assert decision.settings == {NESTED}
+        kernels, apart = (
+            sum(1 for _ in trial(graph, one, numerics="eager")[0].fused())
+            for one in (decision, replace(decision, settings=frozenset()))
+        )
+        assert (kernels, apart) == (1, 2)
+        assert not getattr(config, NESTED)
+    cpu = graph_of(nq.fp8_group, *fakes)
+    assert "nested" not in str(list(dict(tune._candidates(cpu, LIMITS, policy))))
+
+
+@e2e
+@pytest.mark.skipif(NESTED not in config._config, reason="this torch has no such setting")
+def test_what_a_decision_switches_on_is_on_for_its_graph_alone(monkeypatch):
+    seen = []
+
+    def noting(upstream):
+        def noted(self, *args, **kwargs):
+            seen.append(getattr(config, NESTED))
+            return upstream(self, *args, **kwargs)
+
+        return noted
+
+    for name in ("__init__", "codegen"):
+        monkeypatch.setattr(Scheduler, name, noting(getattr(Scheduler, name)))
+    switched = Decision(settings=frozenset({NESTED}))
+    monkeypatch.setattr(graph_lowering, "_decided", lambda *_args: switched)
+    x = torch.randn(16, 16)
+    with config.patch({NESTED: False, "fx_graph_cache": False}):
+        got = torch.compile(lambda x: x.softmax(-1) + 1, options=tm.options("plan"))(x)
+        assert seen == [True, True]
+        assert not getattr(config, NESTED)
+        torch.compile(lambda x: x.softmax(-1) + 2)(x)
+    assert seen == [True, True, False, False]
+    torch.testing.assert_close(got, x.softmax(-1) + 1)
 
 
 @e2e
@@ -422,12 +482,15 @@ def test_what_was_not_measured_is_no_choice(folder):
 @e2e
 def test_names_of_another_graph_are_no_decision():
     graph = graph_of(lambda x: (x.sin() + 1).sum(), (8, 8))
-    names = {"store": ["add"], "rounded": [], "marked": ["add"], "casts": []}
+    names = {"store": ["add"], "rounded": [], "marked": ["add"], "casts": [], "settings": []}
     assert of_names({**names, "store": ["elsewhere"]}, graph.module) is None
     there = next(n.name for n in graph.module.graph.nodes if n.op == "call_function")
     found = of_names({**names, "store": [there], "marked": [there]}, graph.module)
     assert found.store == {there}
     assert of_names({**names, "rounded": None}, graph.module) is None
+    switched = of_names({**names, "store": None, "marked": [], "settings": [NESTED]}, graph.module)
+    assert switched == Decision(settings=frozenset({NESTED})) and switched.changes
+    assert of_names({**names, "settings": ["max_autotune"]}, graph.module) is None
 
 
 @e2e

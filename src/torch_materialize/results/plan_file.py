@@ -125,6 +125,7 @@ class PlanFile:
         bound: certified least in bytes; None where nothing was certified.
         planned: False: everything that no node below says is left to stock.
         decisions: the nodes that something was decided about, in canonical order.
+        settings: Inductor's settings that are on for this graph, and off by default.
         measured: the timing behind it; None where bytes decided.
     """
 
@@ -141,6 +142,7 @@ class PlanFile:
     planned: bool = False
     decisions: tuple[PlannedNode, ...] = ()
     measured: Measured | None = None
+    settings: tuple[str, ...] = ()
 
 
 PLAN_FILE = Schema(PlanFile, "plan", 1)

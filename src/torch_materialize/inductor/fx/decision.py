@@ -17,7 +17,9 @@ from .rounding import apply_rounding, skip_exact_casts, to_round, undo_rounding
 
 __all__ = [
     "GIVEN_UP",
+    "NESTED_REDUCTIONS",
     "NO_CHANGE",
+    "SWITCHES",
     "Decision",
     "give_back",
     "names_of",
@@ -26,6 +28,12 @@ __all__ = [
     "rounds_casts",
     "with_rounding",
 ]
+
+
+#: One kernel for a reduction of rows and one of groups in them: off by default before torch 2.15.
+NESTED_REDUCTIONS = "triton.nested_reduction"
+#: Inductor's settings that a decision may switch on for one graph.
+SWITCHES = frozenset({NESTED_REDUCTIONS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +47,21 @@ class Decision:
         marked: nodes to be marked as materialized: ``store``, of what is ``rounded`` what is
             written, and what is written since it crosses an opaque operator (:mod:`..plan.settle`).
         casts: held narrowing casts that are not to be folded (:mod:`.casts`).
+        settings: of :data:`SWITCHES` those that are on while the graph is scheduled and its code
+            generated.
     """
 
     store: frozenset[str] | None = None
     rounded: frozenset[str] = frozenset()
     marked: frozenset[str] = frozenset()
     casts: frozenset[str] = frozenset()
+    settings: frozenset[str] = frozenset()
 
     @property
     def changes(self) -> bool:
         """Whether Inductor is to lower anything else than stock's graph, or to choose otherwise."""
-        return self.store is not None or bool(self.rounded or self.marked or self.casts)
+        sets = self.rounded, self.marked, self.casts, self.settings
+        return self.store is not None or any(sets)
 
 
 #: What Inductor decides by itself is what is lowered.
@@ -87,6 +99,7 @@ def of_names(names: Mapping[str, Any], module: torch.fx.GraphModule) -> Decision
     if set(names) != {field.name for field in fields(Decision)}:
         return None
     sets = {field: None if own is None else frozenset(own) for field, own in names.items()}
+    there |= SWITCHES
     known = all(own is None or own <= there for own in sets.values())
     # Only `store` may be absent.
     filled = all(own is not None for field, own in sets.items() if field != "store")

@@ -37,6 +37,7 @@ from ..lower.cpp_casts import keep_casts
 from ..lower.outer_loops import keep_outer_loops_apart
 from ..lower.pins import failures
 from ..lower.realize import as_stock, realizing, undecided
+from ..lower.switched import keep_switched
 from ..lower.trial import LoweringError
 from ..plan.nothing_to_gain import nothing_to_gain
 from ..plan.outcome import Found
@@ -81,6 +82,7 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
             keep_outer_loops_apart(self)
         if rounds_casts(found, policy.numerics):
             keep_casts(self)
+        keep_switched(self, found.settings)
         if found is GIVEN_UP:
             uncached(_outermost(self))
 

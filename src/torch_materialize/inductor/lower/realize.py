@@ -22,6 +22,7 @@ from torch._inductor.graph import GraphLowering
 from ..fx.decision import Decision
 from ..fx.marks import REALIZE_KEY
 from .settings import patched
+from .switched import switched
 
 __all__ = ["as_stock", "choosing", "realizing", "undecided"]
 
@@ -83,6 +84,12 @@ def realizing(lowering: GraphLowering) -> Iterator[None]:
         del lowering.call_function
 
 
-def choosing(decision: Decision) -> contextlib.AbstractContextManager[Any]:
-    """Inside the block Inductor materializes what is marked, and chooses itself without a plan."""
-    return contextlib.nullcontext() if decision.store is None else undecided()
+@contextlib.contextmanager
+def choosing(decision: Decision) -> Iterator[None]:
+    """Inside the block Inductor materializes what is marked, and chooses itself without a plan.
+
+    What the decision switches on is on.
+    """
+    plan = contextlib.nullcontext() if decision.store is None else undecided()
+    with plan, switched(decision.settings):
+        yield

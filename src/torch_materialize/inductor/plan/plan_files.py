@@ -16,10 +16,11 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
+from torch._inductor import config
 from torch.utils import _pytree as pytree
 
 from ...core.dag import Dag
@@ -41,7 +42,7 @@ from ...results.source_text import relative_source
 from ...versions import installed_versions
 from ..fx.canonical import Canonical, canonical
 from ..fx.casts import folded, is_cast
-from ..fx.decision import NO_CHANGE, Decision
+from ..fx.decision import NO_CHANGE, SWITCHES, Decision
 from ..fx.layers import Shortened, shorten
 from ..fx.post_grad import PostGrad
 from ..fx.rounding import to_round
@@ -90,7 +91,7 @@ def from_file(graph: PostGrad, policy: Policy) -> Decision | None:
         return None
     decision = decision_of(plan, form)
     problem = (
-        "it names nodes that the graph has not"
+        "it names nodes that the graph has not, or a setting that this torch has not"
         if decision is None
         else _unlike(graph, plan, policy)
     )
@@ -210,21 +211,24 @@ def _planned_node(place: int, node: torch.fx.Node, decided: tuple[str, ...]) -> 
 def decision_of(plan: PlanFile, form: Canonical) -> Decision | None:
     """The decision of a plan file, for the graph of this form; None if it is not one about it."""
     sets: dict[str, set[str]] = {name: set() for name in _WORDS}
-    fields = {word: name for name, word in _WORDS.items()}
+    meant = {word: name for name, word in _WORDS.items()}
     if plan.nodes != len(form.nodes):
         return None
     for one in plan.decisions:
-        if not 0 <= one.place < len(form.nodes) or not set(one.decided) <= fields.keys():
+        if not 0 <= one.place < len(form.nodes) or not set(one.decided) <= meant.keys():
             return None
         node = form.nodes[one.place]
         if one.operator != (str(node.target) if node.op == "call_function" else node.op):
             return None
         for word in one.decided:
-            sets[fields[word]].add(node.name)
+            sets[meant[word]].add(node.name)
     if sets["store"] and not plan.planned:
         return None
-    frozen = {name: frozenset(names) for name, names in sets.items()}
-    return _sets({**frozen, "store": frozen["store"] if plan.planned else None})
+    if not all(name in SWITCHES and name in config._config for name in plan.settings):
+        return None
+    frozen: dict[str, Any] = {name: frozenset(names) for name, names in sets.items()}
+    frozen["settings"] = frozenset(plan.settings)
+    return Decision(**{**frozen, "store": frozen["store"] if plan.planned else None})
 
 
 # Checks.
@@ -295,7 +299,7 @@ def _shortened(graph: PostGrad, policy: Policy) -> Shortened:
 
 def without_findings(found: Decision) -> Decision:
     """The decision alone, whatever a search found besides."""
-    return _sets({name: getattr(found, name) for name in _WORDS})
+    return Decision(**{one.name: getattr(found, one.name) for one in fields(Decision)})
 
 
 def _as_decided(short: Shortened, decision: Decision, policy: Policy) -> tuple[Graph, Dag]:
@@ -306,8 +310,5 @@ def _as_decided(short: Shortened, decision: Decision, policy: Policy) -> tuple[G
 def _restricted(decision: Decision, names: frozenset[str]) -> Decision:
     """A decision without what it says of other nodes than the named ones."""
     sets = {name: getattr(decision, name) for name in _WORDS}
-    return _sets({name: None if own is None else own & names for name, own in sets.items()})
-
-
-def _sets(sets: Mapping[str, Any]) -> Decision:
-    return Decision(**sets)
+    left: dict[str, Any] = {n: None if own is None else own & names for n, own in sets.items()}
+    return replace(without_findings(decision), **left)

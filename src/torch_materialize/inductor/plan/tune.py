@@ -33,12 +33,13 @@ from ...results import tuned as store
 from ...results.plan_file import FOLDER_VARIABLE, Measured, PlanFile, folder_of
 from ...versions import implementation, installed_versions
 from ..fx.canonical import Canonical, canonical
-from ..fx.decision import NO_CHANGE, Decision
+from ..fx.decision import NESTED_REDUCTIONS, NO_CHANGE, Decision
 from ..fx.post_grad import PostGrad
+from ..lower.switched import is_off_by_default, switched
 from ..lower.trial import trial
 from ..read.at_hand import device_of, device_text
 from .neutral_settings import decides
-from .plan_files import checked, decision_of, nodes_of
+from .plan_files import checked, decision_of, nodes_of, without_findings
 from .plan_key import plan_key
 from .search import search
 from .timed import clock, compiled, made_up, outside, sizes, why_not
@@ -46,6 +47,7 @@ from .timed import clock, compiled, made_up, outside, sizes, why_not
 __all__ = ["graph_key", "tuned", "variants"]
 
 STOCK, AGAIN = "stock", "stock again"
+_NESTED = "plan, nested reductions"
 
 # Rounds of timing: a sign test needs some, and a graph of seconds should not take minutes.
 _MOST_ROUNDS, _LEAST_ROUNDS, _WARM = 41, 11, 3
@@ -140,6 +142,9 @@ def _candidates(graph: PostGrad, limits: Limits, policy: Policy) -> Iterator[tup
     ways: dict[str, Callable[[], Decision]] = {
         name: partial(_planned, graph, *how) for name, how in variants(limits, policy).items()
     }
+    if _may_nest(graph):
+        plan = parse("plan", policy.settings)
+        ways[_NESTED] = partial(_planned, graph, limits, plan, frozenset({NESTED_REDUCTIONS}))
     if policy.numerics == "stored":
         ways["traffic"] = partial(_by_traffic, graph)
     for name, decide in ways.items():
@@ -156,11 +161,21 @@ def _candidates(graph: PostGrad, limits: Limits, policy: Policy) -> Iterator[tup
             yield name, decision
 
 
-def _planned(graph: PostGrad, limits: Limits, policy: Policy) -> Decision:
-    found = search(graph, limits, policy, certify=False)
-    return Decision(
-        store=found.store, rounded=found.rounded, marked=found.marked, casts=found.casts
-    )
+def _may_nest(graph: PostGrad) -> bool:
+    """Whether upstream can make one kernel of a reduction of rows and one of groups in them.
+
+    It does from torch 2.15 on, by itself; on 2.13 and 2.14 it can and does not.
+    """
+    on_gpu = any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in graph.inputs)
+    return on_gpu and is_off_by_default(NESTED_REDUCTIONS)
+
+
+def _planned(
+    graph: PostGrad, limits: Limits, policy: Policy, settings: frozenset[str] = frozenset()
+) -> Decision:
+    with switched(settings):
+        found = search(graph, limits, policy, certify=False)
+    return replace(without_findings(found), settings=settings)
 
 
 def _by_traffic(graph: PostGrad) -> Decision:
@@ -256,6 +271,7 @@ def _remember(
         planned=decision.store is not None,
         decisions=nodes_of(form, decision),
         measured=measured,
+        settings=tuple(sorted(decision.settings)),
     )
     named = folder_of(policy)
     try:
