@@ -29,7 +29,6 @@ TARGETS = (
     "t5-base",
     "gpt2",
     "bert-base",
-    f"language{_TRAINING}",
     f"llama-3.1-8b{_TRAINING}",
 )
 

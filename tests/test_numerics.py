@@ -106,6 +106,20 @@ def test_eager_rounds_a_product_before_it_adds():
     assert ours == moved_many(block, inputs, "plan") + 3 * residual.nbytes
 
 
+@torch.no_grad()
+def test_eager_rounds_the_square_in_a_power():
+    """GPT-2's GELU has a cube, which Inductor multiplies in fp32."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 64, dtype=BF16)
+
+    def powers(x):
+        return (x**3 + 0.5) * x, torch.pow(x, 3.0), x**-2, x**2, x.half() ** 3
+
+    want = powers(x)
+    assert not torch.equal(answer_of(powers, "stock", x)[1], want[1])
+    assert all(map(torch.equal, answer_of(powers, "plan:numerics=eager", x), want))
+
+
 # numerics="stock"
 
 

@@ -145,8 +145,9 @@ class _Libdevice:
     """CUDA's mathematical functions, which are torch's here."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        own = _LIBDEVICE.get(name) or getattr(torch, name, None)
-        function = own or getattr(torch.special, name)
+        plain = name.removesuffix("_rn")  # rounded to the nearest, as torch does
+        own = _LIBDEVICE.get(name) or getattr(torch, plain, None)
+        function = own or getattr(torch.special, plain)
 
         def call(*arguments: Any) -> Any:
             like = next(x for x in arguments if isinstance(x, tl.tensor))
