@@ -120,6 +120,30 @@ def test_eager_rounds_the_square_in_a_power():
     assert all(map(torch.equal, answer_of(powers, "plan:numerics=eager", x), want))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [BF16, torch.float16])
+def test_eager_takes_numbers_with_the_digits_that_eager_takes(dtype):
+    """On a CPU a sum's number is rounded, and a product's is not."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 64).to(dtype)
+
+    def numbers(x):
+        chain = ((x + 0.1) * 0.3 - 0.7) / 1.7
+        return (
+            chain,
+            1.1 - x,
+            x.abs() ** 1.7,
+            x % 0.3,
+            (x > 0.3) | (x <= -0.7),
+            x + 2,
+            x.float() + 0.1,
+        )
+
+    want = numbers(x)
+    assert not all(map(torch.equal, answer_of(numbers, "stock", x), want))
+    assert all(map(torch.equal, answer_of(numbers, "plan:numerics=eager", x), want))
+
+
 # numerics="stock"
 
 

@@ -311,4 +311,11 @@ POLICY_SEAMS: tuple[Seam, ...] = (
         _POLICY,
         optional=True,
     ),
+    Seam(
+        "torch._inductor.lowering:promote_constants",
+        Use.SETTING,
+        "numerics=eager: its parameters say whether upstream rounds numbers to bf16",
+        "`emulate_precision_casts` leaves the numbers of products as they are",
+        _POLICY,
+    ),
 )

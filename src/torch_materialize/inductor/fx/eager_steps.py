@@ -1,4 +1,4 @@
-"""Operators that Inductor computes in one step where eager rounds between two.
+"""What eager rounds within an operator and Inductor does not.
 
 *Additions*: Inductor makes ``addmm`` of ``a @ b + c``.  Eager rounds the product to bf16 and then
 adds; the one kernel adds to the product in fp32.  Where a program wrote ``addmm`` itself, as a
@@ -8,17 +8,29 @@ linear layer with a bias does, eager runs the same kernel.
 where a product of two bf16 or fp16 numbers is rounded to one; Inductor multiplies in fp32
 (``pow_tensor_scalar_optimized_kernel`` in ATen; GPT-2's GELU has a cube).  For fp16 on a CPU eager
 multiplies in fp32, too.
+
+*Numbers*: a remainder by 0.1 or a comparison with it is one with what bf16 makes of 0.1, and on a
+CPU a sum, a difference and a power are, too (measured on torch 2.11 to 2.15; from 2.15 on upstream
+does so for all but the power and ``fmod``).  Products and quotients take all digits, and so do sums
+on a GPU.  Upstream's emulation rounds those from 2.15 on, so that they are written as what they
+are: in fp32, and then rounded.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+from functools import partial
 from typing import Any
 
 import torch
+from torch._inductor import lowering
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.utils import _pytree as pytree
 
 from .program_order import has_place
 
-__all__ = ["take_steps_apart"]
+__all__ = ["round_within"]
 
 _aten = torch.ops.aten
 _ADDMM = _aten.addmm.default
@@ -31,11 +43,20 @@ _POWERS: dict[Any, tuple[torch._ops.OpOverload, bool]] = {
     3: (_MUL, True),
     -2: (_aten.reciprocal.default, False),
 }
+_NARROW = frozenset({torch.bfloat16, torch.float16})
+# Where eager's kernels round a number to the type of the tensors: on any device, and on a CPU.
+_ROUNDS = frozenset(
+    getattr(_aten, name) for name in ("fmod", "remainder", "gt", "ge", "lt", "le", "eq", "ne")
+)
+_ROUNDS_ON_CPU = frozenset({_aten.add, _aten.sub, _aten.pow})
+# Where they do not.
+_TAKES_ALL = frozenset({_aten.mul, _aten.div})
+_CAST = torch.ops.prims.convert_element_type.default
 
 
-def take_steps_apart(graph: torch.fx.Graph) -> int:
-    """Makes two nodes of each operator that eager computes in two steps; of how many it did."""
-    return _additions(graph) + _powers(graph)
+def round_within(graph: torch.fx.Graph) -> int:
+    """Has a graph round within operators as eager does; of how many it changed."""
+    return _additions(graph) + _powers(graph) + sum(map(_numbers, list(graph.nodes)))
 
 
 def _additions(graph: torch.fx.Graph) -> int:
@@ -66,6 +87,64 @@ def _powers(graph: torch.fx.Graph) -> int:
     return len(powers)
 
 
+def _numbers(node: torch.fx.Node) -> bool:
+    """Has an operator take its numbers as eager's kernel does; whether that changed it."""
+    operator = getattr(node.target, "overloadpacket", None)
+    if operator not in _ROUNDS | _ROUNDS_ON_CPU | _TAKES_ALL:
+        return False
+    values = [one.meta.get("val") for one in node.all_input_nodes]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    dtypes = {value.dtype for value in tensors}
+    if len(tensors) < len(values) or len(dtypes) != 1 or not dtypes <= _NARROW:
+        return False
+    (dtype,) = dtypes
+    given = node.args, node.kwargs
+    on_cpu = all(value.is_cpu for value in tensors)
+    if operator in _ROUNDS or (operator in _ROUNDS_ON_CPU and on_cpu):
+        node.args, node.kwargs = pytree.tree_map(partial(_rounded, dtype), given)
+        return given != (node.args, node.kwargs)
+    numbers = [float(x) for x in pytree.tree_leaves(given) if isinstance(x, int | float)]
+    if operator is _aten.div:  # a quotient is a product with the reciprocal
+        numbers += [1 / x for x in numbers if x]
+    is_rounded = any(_rounded(dtype, x) != x for x in numbers)
+    if not is_rounded or not _rounds_all_numbers() or node.meta["val"].dtype != dtype:
+        return False
+    _widen(node, dtype)
+    return True
+
+
+@functools.cache
+def _rounds_all_numbers() -> bool:
+    """Whether upstream's emulation of casts rounds numbers, too."""
+    return "round_scalar_constants" in inspect.signature(lowering.promote_constants).parameters
+
+
+def _rounded(dtype: torch.dtype, one: Any) -> Any:
+    """A Python number as a tensor of this type holds it; anything else as it is."""
+    with unset_fake_temporarily():
+        return torch.tensor(one, dtype=dtype).item() if isinstance(one, float) else one
+
+
+def _widen(node: torch.fx.Node, dtype: torch.dtype) -> None:
+    """Computes an operator in fp32, and rounds what comes of it."""
+    graph, wide = node.graph, {}
+    with graph.inserting_before(node):
+        for operand in node.all_input_nodes:
+            wide[operand] = graph.call_function(_CAST, (operand, torch.float32))
+            wide[operand].meta = {**node.meta, "val": _value(_CAST, operand, torch.float32)}
+    narrow = node.meta["val"]
+    for operand, cast in wide.items():
+        node.replace_input_with(operand, cast)
+    with narrow.fake_mode:
+        node.meta["val"] = narrow.to(torch.float32)
+    for changed in (node, *wide.values()):
+        changed.meta.pop("tensor_meta", None)
+    with graph.inserting_after(node):
+        last = graph.call_function(_CAST, (node, dtype))
+    last.meta = {**node.meta, "val": narrow}
+    node.replace_all_uses_with(last, delete_user_cb=lambda user: user is not last)
+
+
 def _apart(node: torch.fx.Node, first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
     """Puts two operators in the place of a node; the first's result is the second's first operand.
 
@@ -90,12 +169,11 @@ def _multiplies_narrow(value: object) -> bool:
     """Whether eager's products of two such numbers are rounded to their own type."""
     if not isinstance(value, torch.Tensor):
         return False
-    on_gpu = value.device.type != "cpu"
-    return value.dtype == torch.bfloat16 or (value.dtype == torch.float16 and on_gpu)
+    return value.dtype in _NARROW and not (value.dtype == torch.float16 and value.is_cpu)
 
 
-def _value(operator: torch._ops.OpOverload, *operands: torch.fx.Node) -> torch.Tensor:
-    values = [one.meta["val"] for one in operands]
+def _value(operator: torch._ops.OpOverload, *operands: Any) -> torch.Tensor:
+    values = [one.meta["val"] if isinstance(one, torch.fx.Node) else one for one in operands]
     with values[0].fake_mode:
         value: torch.Tensor = operator(*values)
     return value

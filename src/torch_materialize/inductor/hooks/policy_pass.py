@@ -16,7 +16,7 @@ from ...core.policy import STOCK, Policy
 from ...events import surprise
 from ...versions import implementation
 from ..fx.decision import give_back
-from ..fx.eager_steps import take_steps_apart
+from ..fx.eager_steps import round_within
 from ..fx.policy_mark import POLICY_KEY
 from ..plan.plan_files import plans_for
 from ..plan.process_group import group_key
@@ -43,7 +43,7 @@ class PolicyPass(ChainedPass):
 
         A graph that is given up to stock (:mod:`.fallback`) gets none.
         """
-        self._take_steps_apart(graph)
+        self._round_within(graph)
         self.run_chained(graph, is_inference=is_inference)
         try:
             if activation.is_given_up():
@@ -54,12 +54,12 @@ class PolicyPass(ChainedPass):
             surprise("config.post_grad_custom_post_pass", error)
             give_back(graph.owning_module)
 
-    def _take_steps_apart(self, graph: torch.fx.Graph) -> None:
+    def _round_within(self, graph: torch.fx.Graph) -> None:
         """Before a program's own passes, which then see what the program wrote."""
         if self.policy.numerics != "eager" or activation.is_given_up():
             return
         try:
-            if take_steps_apart(graph):
+            if round_within(graph):
                 graph.owning_module.recompile()
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.post_grad_custom_post_pass", error)

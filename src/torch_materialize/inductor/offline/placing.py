@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ...core.devices import CPU, Device
 from ...events import log
-from ..fx.eager_steps import take_steps_apart
+from ..fx.eager_steps import round_within
 from ..fx.post_grad import INLINED_CONSTANT, PostGrad, copy_graph
 from ..hooks.cast_passes import rounds_as_eager
 from ..lower.virtual_gpu import planned_device, torch_device
@@ -47,7 +47,7 @@ def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     """Runs Inductor's post-grad passes, and those that a program set in its config."""
     with planned_device(device):
         found = post_grad(graph)
-    if rounds_as_eager() and take_steps_apart(found.module.graph):
+    if rounds_as_eager() and round_within(found.module.graph):
         found.module.recompile()
     return found
 
