@@ -90,7 +90,7 @@ def _powers(graph: torch.fx.Graph) -> int:
 def _numbers(node: torch.fx.Node) -> bool:
     """Has an operator take its numbers as eager's kernel does; whether that changed it."""
     operator = getattr(node.target, "overloadpacket", None)
-    if operator not in _ROUNDS | _ROUNDS_ON_CPU | _TAKES_ALL:
+    if operator not in _ROUNDS | _ROUNDS_ON_CPU | _TAKES_ALL or "rounding_mode" in node.kwargs:
         return False
     values = [one.meta.get("val") for one in node.all_input_nodes]
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
