@@ -45,14 +45,16 @@ def main(chosen: Any) -> int:
         found = _agreement(name, chosen)
         seconds = round(time.perf_counter() - began)
         row = {"name": name, "seconds": seconds, "ways": _ways(found)}
-        data = {
+        made = {
             "torch": found.versions["torch"],
             "triton": found.versions.get("triton", ""),
             "device": found.device,
             "tokens": chosen.tokens,
             "layers": chosen.layers,
-            "agreements": [*data.get("agreements", ()), row],
         }
+        if data and made != {key: data[key] for key in made}:
+            raise SystemExit(f"{chosen.json} has rows that were made otherwise: name another file")
+        data = {**made, "agreements": [*data.get("agreements", ()), row]}
         write_json(chosen.json, data)
         sys.stdout.write(f"{_line(row)}\n")
         sys.stdout.flush()

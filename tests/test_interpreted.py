@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -73,13 +75,14 @@ def test_numbers_are_converted_as_torch_does(run):
         types = torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2
 
         def narrow(x):
-            wide = (x.bfloat16() * 1).float(), (x > 1).float()
-            return *((x * 1).to(one) for one in types), *wide
+            whole = x.bfloat16().int(), x.int().half(), x.int().bfloat16() + 1
+            wide = (x.bfloat16() * 1).float(), (x > 1).float(), (x > 1).bfloat16() * 3
+            return *((x * 1).to(one) for one in types), *wide, *whole
 
         want, got = narrow(x), compiled(narrow, "plan:numerics=eager")(x)
         print(json.dumps([unequal(a, b) for a, b in zip(want, got)]))
     """)
-    assert found == [0] * 6
+    assert found == [0] * 10
 
 
 def test_numbers_have_the_digits_that_a_gpus_kernels_take(run):
@@ -118,6 +121,21 @@ def test_a_quantizing_norm_rounds_as_eager_where_that_is_promised(run, case):
     # Some codes in a hundred, where stock goes on with digits that eager rounds away.
     assert stock > 8 and plan > 8
     assert eager <= 1  # a scale is a quotient here and a product there
+
+
+@pytest.mark.full
+def test_what_eager_computes_in_one_kernel_is_not_rounded_within(run):
+    """A dropout's gradient becomes two products, of which the program wrote neither."""
+    wrong = run("""
+        gradient, mask = torch.randn(16, 64).bfloat16(), torch.rand(16, 64) > 0.1
+
+        def dropped(gradient, mask):
+            return torch.ops.aten.native_dropout_backward(gradient, mask, 1 / 0.9)
+
+        got = compiled(dropped, "plan:numerics=eager")(gradient, mask)
+        print(json.dumps(unequal(dropped(gradient, mask), got)))
+    """)
+    assert wrong == 0
 
 
 @pytest.mark.full
@@ -243,14 +261,16 @@ MODEL = """
 
 
 @pytest.mark.full
-def test_agree_says_what_a_gpu_that_is_not_there_would_round(interpreting, tmp_path):
+def test_agree_says_what_a_gpu_that_is_not_there_would_round(tmp_path):
+    """In a process that nobody prepared."""
     (tmp_path / "gated.py").write_text(textwrap.dedent(MODEL), encoding="utf-8")
-    command = ["agree", f"{tmp_path}/gated.py:build", "--device", "h200", "--json"]
-    done = interpreting.run(
-        "import sys\nfrom torch_materialize.cli.main import main\n"
-        "main(sys.argv[1:], standalone_mode=False)",
-        *command,
-        str(tmp_path / "agreement.json"),
+    command = [sys.executable, "-m", "torch_materialize", "agree", f"{tmp_path}/gated.py:build"]
+    done = subprocess.run(
+        [*command, "--device", "h200", "--json", str(tmp_path / "agreement.json")],
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert not done.returncode, done.stderr
     text = " ".join(done.stdout.split())

@@ -135,7 +135,11 @@ def test_eager_takes_numbers_with_the_digits_that_eager_takes(dtype):
             x.abs() ** 1.7,
             x % 0.3,
             (x > 0.3) | (x <= -0.7),
+            x / 3,
             x + 2,
+            x + 257,
+            x % 1001,
+            x - 2049,
             x.float() + 0.1,
         )
 

@@ -96,6 +96,9 @@ def _changed(name: str, one: PlanFile | None, other: PlanFile | None) -> Iterato
     if one.planned != other.planned:
         words = ("planned" if x.planned else "left to stock" for x in (one, other))
         yield Changed(name, "", "", *words)
+    if one.settings != other.settings:
+        settings = (", ".join(x.settings) or "no setting is on" for x in (one, other))
+        yield Changed(name, "", "", *settings)
     before, after = _by_line(one), _by_line(other)
     for line in sorted({**before, **after}):
         texts = [_decided(side.get(line, [])) for side in (before, after)]

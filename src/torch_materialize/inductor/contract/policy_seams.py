@@ -312,10 +312,11 @@ POLICY_SEAMS: tuple[Seam, ...] = (
         optional=True,
     ),
     Seam(
-        "torch._inductor.lowering:promote_constants",
-        Use.SETTING,
-        "numerics=eager: its parameters say whether upstream rounds numbers to bf16",
+        "torch._inductor.index_propagation:SymPyOps.to_dtype",
+        Use.CALLED,
+        "numerics=eager: its answer says whether upstream rounds the numbers of products",
         "`emulate_precision_casts` leaves the numbers of products as they are",
         _POLICY,
+        {"00a3a175eab10943": "2.11 to 2.14", "3e6677cff4c58669": "2.15"},
     ),
 )

@@ -99,8 +99,8 @@ def of_names(names: Mapping[str, Any], module: torch.fx.GraphModule) -> Decision
     if set(names) != {field.name for field in fields(Decision)}:
         return None
     sets = {field: None if own is None else frozenset(own) for field, own in names.items()}
-    there |= SWITCHES
-    known = all(own is None or own <= there for own in sets.values())
+    may = {field: SWITCHES if field == "settings" else there for field in sets}
+    known = all(own is None or own <= may[field] for field, own in sets.items())
     # Only `store` may be absent.
     filled = all(own is not None for field, own in sets.items() if field != "store")
     return Decision(**sets) if known and filled else None  # type: ignore[arg-type]

@@ -26,9 +26,11 @@ def interpret_triton() -> None:
         )
     if "triton" not in sys.modules:
         os.environ[_SWITCH] = "1"
-    from triton import knobs
+    from triton.language import standard
+    from triton.runtime.interpreter import InterpretedFunction
 
-    if not knobs.runtime.interpret:
+    # A function of Triton's own says how it was imported, whatever the variable is now.
+    if not isinstance(standard.sigmoid, InterpretedFunction):
         raise TargetError(
             f"a planned GPU's code is run by Triton's interpreter: expected {_SWITCH}=1 when "
             f"triton is imported; it was imported without. Set {_SWITCH}=1 and start a new process."

@@ -22,6 +22,7 @@ from ..partition.measured import post_grad
 __all__ = ["constants_to_inputs", "move", "on_device"]
 
 _aten = torch.ops.aten
+_CPU = torch.device("cpu")
 # What is looked up in a constant is looked up in memory; a copy of it is the constant.
 _SEARCHES = (_aten.bucketize.Tensor, _aten.searchsorted.Tensor)
 _COPIES = (_aten.lift_fresh_copy.default, _aten.clone.default, _aten._to_copy.default)
@@ -35,21 +36,22 @@ def on_device(graph: PostGrad, device: Device) -> PostGrad:
     """
     copied = replace(graph, module=copy_graph(graph.module))
     try:
-        return _post_grad(move(copied, torch_device(device)), device)
+        found = _post_grad(move(copied, torch_device(device)), device)
     except Exception as error:
         if not device.is_gpu:
             raise
         log.info("post-grad passes ran on CPU tensors, before the move: %s", error)
-        return move(_post_grad(graph, CPU), torch_device(device))
+        found = move(_post_grad(graph, CPU), torch_device(device))
+    # What eager rounds goes by the device, too.
+    if rounds_as_eager() and round_within(found.module.graph):
+        found.module.recompile()
+    return found
 
 
 def _post_grad(graph: PostGrad, device: Device) -> PostGrad:
     """Runs Inductor's post-grad passes, and those that a program set in its config."""
     with planned_device(device):
-        found = post_grad(graph)
-    if rounds_as_eager() and round_within(found.module.graph):
-        found.module.recompile()
-    return found
+        return post_grad(graph)
 
 
 def move(graph: PostGrad, device: torch.device) -> PostGrad:
@@ -74,7 +76,7 @@ def move(graph: PostGrad, device: torch.device) -> PostGrad:
     def redirected(argument: Any) -> Any:
         return device if isinstance(argument, torch.device) else argument
 
-    constants_to_inputs(module, mode)
+    constants_to_inputs(module, mode, device)
     for part in module.modules():
         if not isinstance(part, torch.fx.GraphModule):
             continue
@@ -88,10 +90,12 @@ def move(graph: PostGrad, device: torch.device) -> PostGrad:
     return PostGrad(module, tuple(inputs), mode, graph.is_inference, graph.is_backward)
 
 
-def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
+def constants_to_inputs(
+    module: torch.fx.GraphModule, mode: FakeTensorMode, device: torch.device = _CPU
+) -> None:
     """Turns tensor constants that are read into inputs: the same traffic, and they can be fake.
 
-    Small ones stay, whose numbers Inductor writes into the code.
+    Small ones stay, whose numbers Inductor writes into the code; on a GPU but where they are read.
     """
     for node in module.graph.find_nodes(op="get_attr"):
         value = module
@@ -100,7 +104,8 @@ def constants_to_inputs(module: torch.fx.GraphModule, mode: FakeTensorMode) -> N
         if not isinstance(value, torch.Tensor):
             continue
         is_fake = isinstance(value, torch._subclasses.FakeTensor)
-        if value.numel() <= INLINED_CONSTANT and not is_fake and not _is_read(node):
+        is_read = value.numel() > INLINED_CONSTANT or (device.type != "cpu" and _is_read(node))
+        if not is_read and not is_fake:
             continue
         first = next(iter(module.graph.nodes))
         with module.graph.inserting_before(first):

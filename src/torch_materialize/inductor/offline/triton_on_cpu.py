@@ -167,11 +167,21 @@ def _unary(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., An
 def _cast(upstream: Callable[..., Any]) -> Callable[..., Any]:
     def cast(self: Any, source: Any, target: Any, *_rounding: Any) -> Any:
         before, after = source.dtype.scalar, target.scalar
-        if before in _FLOATS and after in _FLOATS:
-            return _of_torch(_to_torch(source).to(_FLOATS[after]), after)
+        if after in _FLOATS:
+            values = _to_torch(source) if before in _FLOATS else _whole(source)
+            return _of_torch(values.to(_FLOATS[after]), after)
+        if before in _FLOATS:
+            source = interpreter.TensorHandle(_to_torch(source).double().numpy(), tl.float64)
         return upstream(self, source, target)
 
     return cast
+
+
+def _whole(handle: Any) -> torch.Tensor:
+    """Whole numbers and booleans; unsigned ones in fp64, since torch has few of them."""
+    values = np.ascontiguousarray(handle.data)
+    is_known = not np.issubdtype(values.dtype, np.unsignedinteger)
+    return torch.from_numpy(values if is_known else values.astype(np.float64))
 
 
 def _in_order(upstream: Callable[..., Any]) -> Callable[..., Any]:

@@ -104,7 +104,9 @@ def from_file(graph: PostGrad, policy: Policy) -> Decision | None:
         graph.described,
         key,
         time.monotonic() - started,
-        f"{len(plan.decisions)} nodes" if decision.changes else "left to stock",
+        ", ".join((f"{len(plan.decisions)} nodes", *plan.settings))
+        if decision.changes
+        else "left to stock",
     )
     return decision
 
