@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import torch_materialize as tm
-from torch_materialize.agreement.compiled import Pieces, Recorder
+from torch_materialize.agreement.compiled import Pieces, Recorder, backend_of
 from torch_materialize.agreement.ranges import cut_places, operators, part, places
 from torch_materialize.agreement.values import compared, named_tensors, worst
 from torch_materialize.cli.main import main
@@ -156,7 +156,7 @@ def test_what_is_no_tensor_and_what_is_a_block_is_not_cut(dynamo):
 @pytest.mark.full
 def test_pieces_keep_nothing_longer_than_it_is_read(dynamo):
     (graph,), want = recorded(lambda x: (x.sin() @ x).cos() @ x, torch.randn(16, 16))
-    pieces = Pieces(graph.module, "stock", "matmul")
+    pieces = Pieces(graph.module, backend_of("stock", None), "matmul")
     dropped = [name for names in pieces._drops for name in names]
     assert len(dropped) == len(set(dropped)) == len({n for p, _ in pieces._steps for n in p.inputs})
     with torch.no_grad():
