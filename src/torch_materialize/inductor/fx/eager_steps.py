@@ -56,6 +56,7 @@ _ROUNDS = frozenset(
 _ROUNDS_ON_CPU = frozenset({_aten.add, _aten.sub})
 # Where they do not.
 _TAKES_ALL = frozenset({_aten.mul, _aten.div})
+_TAKES_NUMBERS = _ROUNDS | _ROUNDS_ON_CPU | _TAKES_ALL
 _CAST = torch.ops.prims.convert_element_type.default
 # What upstream's emulation leaves on each operator that eager runs, and on none that one becomes.
 _WRITTEN = "low_precision_pointwise_barrier"
@@ -97,25 +98,27 @@ def _powers(graph: torch.fx.Graph) -> int:
 def _numbers(node: torch.fx.Node) -> bool:
     """Has an operator take its numbers as eager's kernel does; whether that changed it."""
     operator = getattr(node.target, "overloadpacket", None)
-    if operator not in _ROUNDS | _ROUNDS_ON_CPU | _TAKES_ALL or _WRITTEN not in node.meta:
+    if operator not in _TAKES_NUMBERS or _WRITTEN not in node.meta:
         return False
     values = [one.meta.get("val") for one in node.all_input_nodes]
     dtypes = {value.dtype for value in values if isinstance(value, FakeTensor)}
     if not all(isinstance(value, FakeTensor) for value in values) or len(dtypes) != 1:
         return False
     (dtype,) = dtypes
+    on_cpu = all(value.is_cpu for value in values)
+    rounds = operator in _ROUNDS or (operator in _ROUNDS_ON_CPU and on_cpu)
+    is_right = not rounds and not _rounds_all_numbers()
+    if is_right or dtype not in _NARROW or "rounding_mode" in node.kwargs:
+        return False
     given = node.args, node.kwargs
     rounded = pytree.tree_map(partial(_rounded, dtype), given)
-    on_cpu = all(value.is_cpu for value in values)
-    if dtype not in _NARROW or "rounding_mode" in node.kwargs:
-        return False
-    if operator in _ROUNDS or (operator in _ROUNDS_ON_CPU and on_cpu):
+    if rounds:
         node.args, node.kwargs = rounded
         return bool(given != rounded)
     if operator is _aten.div:  # a quotient may be a product with the reciprocal
         inverse = [1 / x for x in pytree.tree_leaves(given) if _is_number(x) and x]
         given, rounded = (given, inverse), (rounded, [_rounded(dtype, x) for x in inverse])
-    if given == rounded or node.meta["val"].dtype != dtype or not _rounds_all_numbers():
+    if given == rounded or node.meta["val"].dtype != dtype:
         return False
     _widen(node, dtype)
     return True

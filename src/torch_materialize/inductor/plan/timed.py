@@ -26,7 +26,7 @@ from ..lower.realize import choosing
 from ..lower.settings import patched
 from ..lower.trial import run_lowering
 
-__all__ = ["clock", "compiled", "made_up", "outside", "sizes", "why_not"]
+__all__ = ["clock", "compiled", "is_on_gpu", "made_up", "outside", "sizes", "why_not"]
 
 # Operators without effects beyond their arguments, whatever numbers they get.
 _NAMESPACES = ("aten", "prims", "inductor", "quantized_decomposed", "torch_materialize")
@@ -119,10 +119,14 @@ def outside(graph: PostGrad) -> Iterator[None]:
         yield
 
 
+def is_on_gpu(graph: PostGrad) -> bool:
+    """Whether an input is on a GPU."""
+    return any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in graph.inputs)
+
+
 def clock(graph: PostGrad, call: Callable[[list[Any]], Any], inputs: list[Any]) -> Any:
     """A function that runs ``call`` once and says how many seconds it took on its device."""
-    on_gpu = any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in graph.inputs)
-    if not on_gpu:
+    if not is_on_gpu(graph):
 
         def timed() -> float:
             start = time.perf_counter()

@@ -42,7 +42,7 @@ from .neutral_settings import decides
 from .plan_files import checked, decision_of, nodes_of, without_findings
 from .plan_key import plan_key
 from .search import search
-from .timed import clock, compiled, made_up, outside, sizes, why_not
+from .timed import clock, compiled, is_on_gpu, made_up, outside, sizes, why_not
 
 __all__ = ["graph_key", "tuned", "variants"]
 
@@ -166,8 +166,7 @@ def _may_nest(graph: PostGrad) -> bool:
 
     It does from torch 2.15 on, by itself; on 2.13 and 2.14 it can and does not.
     """
-    on_gpu = any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in graph.inputs)
-    return on_gpu and is_off_by_default(NESTED_REDUCTIONS)
+    return is_on_gpu(graph) and is_off_by_default(NESTED_REDUCTIONS)
 
 
 def _planned(
