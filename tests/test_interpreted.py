@@ -313,3 +313,19 @@ def test_a_small_constant_that_is_searched_is_on_the_planned_device(tmp_path):
         (tmp_path / "search.py").write_text(lines.format(text))
         result = CliRunner().invoke(main, ["compare", f"{tmp_path}/search.py:build"])
         assert result.exit_code == 0, result.output
+
+
+def test_no_kernel_is_compiled_where_inductors_pool_is_up(run):
+    """With two threads Inductor hands over each kernel, for which it asks the GPU's driver."""
+    seen = run("""
+        from torch._inductor import config
+        from torch._inductor.async_compile import AsyncCompile
+
+        config.compile_threads = 2
+        AsyncCompile.use_process_pool()
+        AsyncCompile._ready_future.result()
+        assert AsyncCompile.use_process_pool()
+        x = torch.randn(8, 64)
+        print(json.dumps(unequal(compiled(lambda x: x * 2 + 1, "stock")(x), x * 2 + 1)))
+    """)
+    assert not seen

@@ -66,6 +66,8 @@ def source_of(graph: PostGrad, policy: Policy, outcome: Outcome, device: Device)
         stack.enter_context(
             mock.patch.object(torch.utils._triton, "triton_hash_with_backend", lambda: "")
         )
+        # With more threads a kernel goes to a pool that compiles it, as soon as that is up.
+        stack.enter_context(config.patch(compile_threads=1))
         lowering = stack.enter_context(
             lowered(graph, found or NO_CHANGE, numerics, governing, GraphLowering)
         )
