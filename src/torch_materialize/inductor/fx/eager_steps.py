@@ -22,16 +22,16 @@ All of this is of operators that the program wrote: within a decomposition eager
 from __future__ import annotations
 
 import functools
-import math
 from functools import partial
 from typing import Any
 
 import sympy
 import torch
 from torch._inductor.index_propagation import SymPyOps, TypedExpr
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
+from .eager_kernels import NARROW, WRITTEN, is_number, round_kernels, rounded_number, widened
 from .program_order import has_place
 
 __all__ = ["round_within"]
@@ -47,7 +47,6 @@ _POWERS: dict[Any, tuple[torch._ops.OpOverload, bool]] = {
     3: (_MUL, True),
     -2: (_aten.reciprocal.default, False),
 }
-_NARROW = frozenset({torch.bfloat16, torch.float16})
 # Where eager's kernels round a number to the type of the tensors: on any device, and on a CPU.
 _ROUNDS = frozenset(
     getattr(_aten, name)
@@ -56,15 +55,18 @@ _ROUNDS = frozenset(
 _ROUNDS_ON_CPU = frozenset({_aten.add, _aten.sub})
 # Where they do not.
 _TAKES_ALL = frozenset({_aten.mul, _aten.div})
+# What writes a number into a tensor.
+_FILLS = frozenset(
+    getattr(_aten, name) for name in ("full", "full_like", "new_full", "fill", "constant_pad_nd")
+)
 _TAKES_NUMBERS = _ROUNDS | _ROUNDS_ON_CPU | _TAKES_ALL
-_CAST = torch.ops.prims.convert_element_type.default
-# What upstream's emulation leaves on each operator that eager runs, and on none that one becomes.
-_WRITTEN = "low_precision_pointwise_barrier"
 
 
 def round_within(graph: torch.fx.Graph) -> int:
     """Has a graph round within operators as eager does; of how many it changed."""
-    return _additions(graph) + _powers(graph) + sum(map(_numbers, list(graph.nodes)))
+    decomposed = round_kernels(graph)
+    changed = decomposed + _additions(graph) + _powers(graph)
+    return changed + sum(_numbers(node) or _filled(node) for node in list(graph.nodes))
 
 
 def _additions(graph: torch.fx.Graph) -> int:
@@ -86,7 +88,7 @@ def _powers(graph: torch.fx.Graph) -> int:
     powers = [
         node
         for node in graph.find_nodes(op="call_function", target=_POWER)
-        if node.args[1] in _POWERS and _WRITTEN in node.meta and _multiplies_narrow(node.args[0])
+        if node.args[1] in _POWERS and WRITTEN in node.meta and _multiplies_narrow(node.args[0])
     ]
     for node in powers:
         base, exponent = node.args
@@ -98,30 +100,90 @@ def _powers(graph: torch.fx.Graph) -> int:
 def _numbers(node: torch.fx.Node) -> bool:
     """Has an operator take its numbers as eager's kernel does; whether that changed it."""
     operator = getattr(node.target, "overloadpacket", None)
-    if operator not in _TAKES_NUMBERS or _WRITTEN not in node.meta:
+    if operator not in _TAKES_NUMBERS or WRITTEN not in node.meta:
         return False
     values = [one.meta.get("val") for one in node.all_input_nodes]
-    dtypes = {value.dtype for value in values if isinstance(value, FakeTensor)}
-    if not all(isinstance(value, FakeTensor) for value in values) or len(dtypes) != 1:
+    dtype = _common(values)
+    if "rounding_mode" in node.kwargs or dtype not in NARROW:
         return False
-    (dtype,) = dtypes
     on_cpu = all(value.is_cpu for value in values)
     rounds = operator in _ROUNDS or (operator in _ROUNDS_ON_CPU and on_cpu)
-    is_right = not rounds and not _rounds_all_numbers()
-    if is_right or dtype not in _NARROW or "rounding_mode" in node.kwargs:
+    is_changed = _constants(node, dtype)
+    is_scaled = node.kwargs.get("alpha", 1) != 1  # one kernel, of which Inductor rounds the product
+    if rounds and not is_scaled:
+        return _round_numbers(node, dtype) or is_changed
+    if not is_scaled and not _takes_all(node, dtype, on_cpu):
+        return is_changed
+    widened(node, partial(rounded_number, dtype) if rounds else lambda one: one)
+    return True
+
+
+def _common(values: list[Any]) -> torch.dtype | None:
+    """The type of an operator's tensors; of those without dimensions only where all are so."""
+    if not all(isinstance(value, FakeTensor) for value in values):
+        return None
+    dtypes = {value.dtype for value in values if value.dim()} or {value.dtype for value in values}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def _constants(node: torch.fx.Node, dtype: torch.dtype) -> bool:
+    """Makes numbers of an operator's constants that are on a CPU, as eager does; whether any.
+
+    Eager takes them with all digits where it would take a number's, if they come second.
+    """
+    found = {
+        place: one.args[1]
+        for place, one in enumerate(node.args[:2])
+        if isinstance(one, torch.fx.Node) and _is_constant(one)
+    }
+    if node.target.overloadpacket not in _ROUNDS_ON_CPU | _TAKES_ALL:
+        return False
+    if not found or len(found) == len(node.all_input_nodes):
+        return False
+    if 0 in found and node.meta["val"].is_cpu:
+        found[0] = rounded_number(dtype, found[0])
+    node.args = tuple(found.get(place, one) for place, one in enumerate(node.args))
+    return True
+
+
+def _is_constant(node: torch.fx.Node) -> bool:
+    if node.target is not _aten.full.default or node.args[0] or not is_number(node.args[1]):
+        return False
+    value = node.meta.get("val")
+    return isinstance(value, FakeTensor) and value.is_cpu and value.dtype.is_floating_point
+
+
+def _round_numbers(node: torch.fx.Node, dtype: torch.dtype) -> bool:
+    given = node.args, node.kwargs
+    node.args, node.kwargs = pytree.tree_map(partial(rounded_number, dtype), given)
+    return bool(given != (node.args, node.kwargs))
+
+
+def _takes_all(node: torch.fx.Node, dtype: torch.dtype, on_cpu: bool) -> bool:
+    """Whether eager takes more digits of a number than Inductor would."""
+    if node.meta["val"].dtype != dtype:
+        return False
+    scalar = node.args[1]
+    if on_cpu and isinstance(scalar, torch.fx.Node) and not scalar.meta["val"].dim():
+        return scalar.meta["val"].dtype not in NARROW and scalar.meta["val"].is_floating_point()
+    numbers = [x for x in pytree.tree_leaves((node.args, node.kwargs)) if is_number(x)]
+    if node.target.overloadpacket is _aten.div:
+        numbers += [1 / x for x in numbers if x]  # it may become a product with the reciprocal
+    return _rounds_all_numbers() and any(rounded_number(dtype, x) != x for x in numbers)
+
+
+def _filled(node: torch.fx.Node) -> bool:
+    """Has a tensor hold a number as its type has it, which Inductor's does in memory only."""
+    operator, value = getattr(node.target, "overloadpacket", None), node.meta.get("val")
+    if operator not in _FILLS or not isinstance(value, FakeTensor) or value.dtype not in NARROW:
         return False
     given = node.args, node.kwargs
-    rounded = pytree.tree_map(partial(_rounded, dtype), given)
-    if rounds:
-        node.args, node.kwargs = rounded
-        return bool(given != rounded)
-    if operator is _aten.div:  # a quotient may be a product with the reciprocal
-        inverse = [1 / x for x in pytree.tree_leaves(given) if _is_number(x) and x]
-        given, rounded = (given, inverse), (rounded, [_rounded(dtype, x) for x in inverse])
-    if given == rounded or node.meta["val"].dtype != dtype:
-        return False
-    _widen(node, dtype)
-    return True
+    node.args, node.kwargs = pytree.tree_map(partial(_filling, value.dtype), given)
+    return bool(given != (node.args, node.kwargs))
+
+
+def _filling(dtype: torch.dtype, one: Any) -> Any:
+    return rounded_number(dtype, one) if isinstance(one, float) else one
 
 
 @functools.cache
@@ -130,37 +192,6 @@ def _rounds_all_numbers() -> bool:
     number = TypedExpr(sympy.Float(0.1), torch.float32)
     cast = SymPyOps.to_dtype(number, torch.bfloat16, use_compute_types=False)
     return cast is NotImplemented
-
-
-def _is_number(one: Any) -> bool:
-    return isinstance(one, int | float) and not isinstance(one, bool)
-
-
-def _rounded(dtype: torch.dtype, one: Any) -> Any:
-    """A Python number as a tensor of this type holds it; anything else as it is."""
-    if not _is_number(one):
-        return one
-    with unset_fake_temporarily():
-        held = torch.tensor(float(one), dtype=dtype).item()
-    return one if held == one or math.isnan(held) else held
-
-
-def _widen(node: torch.fx.Node, dtype: torch.dtype) -> None:
-    """Computes an operator in fp32, and rounds what comes of it."""
-    graph, narrow = node.graph, node.meta["val"]
-    values = {one: _value(_CAST, one, torch.float32) for one in node.all_input_nodes}
-    with narrow.fake_mode:
-        wide = narrow.to(torch.float32)
-    for operand, value in values.items():
-        with graph.inserting_before(node):
-            cast = graph.call_function(_CAST, (operand, torch.float32))
-        cast.meta = _meta(node, value)
-        node.replace_input_with(operand, cast)
-    with graph.inserting_after(node):
-        last = graph.call_function(_CAST, (node, dtype))
-    last.meta = dict(node.meta)
-    node.meta = _meta(node, wide)
-    node.replace_all_uses_with(last, delete_user_cb=lambda user: user is not last)
 
 
 def _apart(node: torch.fx.Node, first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
@@ -192,7 +223,7 @@ def _multiplies_narrow(base: Any) -> bool:
     value = base.meta.get("val")
     if not isinstance(value, FakeTensor):
         return False
-    return value.dtype in _NARROW and not (value.dtype == torch.float16 and value.is_cpu)
+    return value.dtype in NARROW and not (value.dtype == torch.float16 and value.is_cpu)
 
 
 def _value(operator: torch._ops.OpOverload, *operands: Any) -> torch.Tensor:

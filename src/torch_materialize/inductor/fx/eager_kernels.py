@@ -1,0 +1,288 @@
+"""Operators that upstream takes apart into other steps than those of eager's kernel.
+
+Upstream computes a decomposed operator in fp32 and rounds its result.  Some of eager's kernels
+compute in the type of their tensors, so that bf16 and fp16 are rounded after each step, or after
+some; some operators are several kernels in eager.  Where it is the other way round, a kernel that
+computes in fp32 and a decomposition that rounds in between, the steps are made fp32.
+
+Measured on a CPU with torch 2.11 to 2.15, operator by operator (``tests/test_eager_kernels.py``).
+What a GPU's kernels do is read from ATen's sources, of which the operators below are those whose
+kernels compute in ``scalar_t`` there, too, and those that are several kernels on any device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.utils import _pytree as pytree
+
+__all__ = ["NARROW", "WRITTEN", "is_number", "round_kernels", "rounded_number", "widened"]
+
+_aten = torch.ops.aten
+CAST = torch.ops.prims.convert_element_type.default
+NARROW = frozenset({torch.bfloat16, torch.float16})
+# What upstream's emulation leaves on each operator that eager runs, and on none that one becomes.
+WRITTEN = "low_precision_pointwise_barrier"
+_CPU_BF16, _CPU_FP16, _GPU = "bf16 on a CPU", "fp16 on a CPU", "a GPU"
+_CPU = frozenset({_CPU_BF16, _CPU_FP16})
+_ANYWHERE = _CPU | {_GPU}
+# The steps that are rounded, by the names of their operators and parted by spaces, and where.
+_STEPS = {
+    _aten.mse_loss: ("sub pow", _ANYWHERE),
+    _aten.mse_loss_backward: ("sub mul", _ANYWHERE),
+    _aten.huber_loss: ("sub mul where", {_CPU_BF16, _GPU}),
+    _aten.huber_loss_backward: ("sub mul where", _ANYWHERE),
+    _aten.smooth_l1_loss: ("sub mul pow div where", {_CPU_FP16, _GPU}),
+    _aten.binary_cross_entropy: ("sub log log1p maximum mul", _ANYWHERE),
+    _aten.binary_cross_entropy_backward: ("sub mul clamp_min div", _ANYWHERE),
+    _aten.soft_margin_loss: ("neg mul exp log1p", _ANYWHERE),
+    _aten.xlogy: ("log mul", _ANYWHERE),
+    _aten.special_xlog1py: ("log1p mul", _ANYWHERE),
+    _aten.logsumexp: ("sub exp sum log add", _ANYWHERE),
+    _aten.addr: ("mul add", _ANYWHERE),
+    _aten.lerp: ("", _ANYWHERE),
+    _aten.glu: ("", _ANYWHERE),
+    _aten.glu_backward: ("sigmoid", _CPU),
+    _aten.logit: ("where sub div log", _CPU),
+    _aten.logit_backward: ("sub mul div", _CPU),
+    _aten.linalg_cross: ("mul sub", _CPU),
+    _aten._log_softmax: ("sum log", _CPU),
+}
+# Several kernels in eager, of which the decomposition leaves the results in their own type.
+_KERNELS = frozenset({_aten.binary_cross_entropy_with_logits})
+
+
+def round_kernels(graph: torch.fx.Graph) -> int:
+    """Has a graph round within decomposed operators as eager does; how many nodes it changed."""
+    return sum(map(_round_kernel, list(graph.nodes)))
+
+
+def _round_kernel(node: torch.fx.Node) -> bool:
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), FakeTensor):
+        return False
+    if node.target is _aten.div.Tensor_mode and node.kwargs.get("rounding_mode") == "floor":
+        return _floor_division(node)
+    operator = _operator(node)
+    is_narrow = node.meta["val"].dtype in NARROW
+    if is_narrow and operator in _KERNELS and WRITTEN not in node.meta:
+        node.meta[WRITTEN] = True
+        return True
+    steps, places = _STEPS.get(operator, ("", ()))
+    if not is_narrow or WRITTEN not in node.meta or _place(node) not in places:
+        return False
+    if operator is _aten._log_softmax and not _sums_last(node):
+        return False  # for other dimensions eager has another kernel
+    return _Steps(node, frozenset(steps.split())).rewrite()
+
+
+def widened(node: torch.fx.Node, number: Callable[[Any], Any] = lambda one: one) -> None:
+    """Computes an operator in fp32, its numbers as ``number`` has them, and rounds the result."""
+    _Steps(node, frozenset(), number).rewrite()
+
+
+def _floor_division(node: torch.fx.Node) -> bool:
+    """A quotient from what ``fmod`` leaves (``c10::div_floor_floating``); upstream's may be 1 off.
+
+    By a number eager divides in fp32, by a tensor in the tensors' type, step by step.
+    """
+    a, b = node.args
+    value = node.meta["val"]
+    if not value.dtype.is_floating_point:
+        return False
+    in_fp32 = not isinstance(b, torch.fx.Node) and value.dtype in NARROW
+
+    def call(operator: Any, *operands: Any, **options: Any) -> torch.fx.Node:
+        values = [x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in operands]
+        with node.graph.inserting_before(node), value.fake_mode:
+            made = node.graph.call_function(operator, operands, options)
+            made.meta = {**node.meta, "val": operator(*values, **options)}
+        if in_fp32:
+            del made.meta[WRITTEN]
+        return made
+
+    if in_fp32:
+        a = call(CAST, a, torch.float32)
+    if is_number(a):
+        held = rounded_number(value.dtype, a)
+        a = call(_aten.full.default, [], held, dtype=value.dtype, device=value.device)
+    kind = "Scalar" if is_number(b) else "Tensor"
+    left = call(getattr(_aten.fmod, kind), a, b)
+    is_negative = b < 0 if is_number(b) else call(_aten.lt.Scalar, b, 0)
+    differ = call(getattr(_aten.ne, kind), call(_aten.lt.Scalar, left, 0), is_negative)
+    is_less = call(_aten.logical_and.default, call(_aten.ne.Scalar, left, 0), differ)
+    exact = call(_aten.div.Tensor, call(_aten.sub.Tensor, a, left), b)
+    exact = call(_aten.where.self, is_less, call(_aten.sub.Tensor, exact, 1), exact)
+    floor = call(_aten.floor.default, exact)
+    is_more = call(_aten.gt.Scalar, call(_aten.sub.Tensor, exact, floor), 0.5)
+    floor = call(_aten.where.self, is_more, call(_aten.add.Tensor, floor, 1), floor)
+    quotient = call(_aten.div.Tensor, a, b)
+    zero = call(_aten.mul.Tensor, quotient, 0)  # with its sign
+    floor = call(_aten.where.self, call(_aten.ne.Scalar, exact, 0), floor, zero)
+    if not is_number(b):
+        floor = call(_aten.where.self, call(_aten.eq.Scalar, b, 0), quotient, floor)
+    elif b == 0:
+        floor = quotient
+    if in_fp32:
+        floor = call(CAST, floor, value.dtype)
+        floor.meta[WRITTEN] = True
+    node.replace_all_uses_with(floor)
+    node.graph.erase_node(node)
+    return True
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of an operator, as they are computed in the place of its last one.
+
+    Steps are copied: other operators may share them, since equal nodes are one.
+    """
+
+    last: torch.fx.Node
+    rounds: frozenset[str]
+    number: Callable[[Any], Any] = lambda one: one
+    copies: dict[torch.fx.Node, torch.fx.Node] = field(default_factory=dict)
+
+    def rewrite(self) -> bool:
+        """Whether there was anything to do."""
+        last, graph = self.last, self.last.graph
+        if last.target is CAST:
+            if not any(map(self._rounds, self._inside(last))):
+                return False
+            last.replace_input_with(last.args[0], self._step(last.args[0]))
+            return True
+        wide = self._computed(last)
+        with graph.inserting_after(wide):
+            narrow = graph.call_function(CAST, (wide, last.meta["val"].dtype))
+        narrow.meta = dict(last.meta)
+        last.replace_all_uses_with(narrow)
+        graph.erase_node(last)
+        return True
+
+    def _inside(self, last: torch.fx.Node) -> set[torch.fx.Node]:
+        """The steps that lead to the last one."""
+        found: set[torch.fx.Node] = set()
+        waiting = list(last.all_input_nodes)
+        while waiting:
+            node = waiting.pop()
+            if node not in found and self._is_step(node):
+                found.add(node)
+                waiting += node.all_input_nodes
+        return found
+
+    def _is_step(self, node: torch.fx.Node) -> bool:
+        value = node.meta.get("val")
+        if node.target is CAST or WRITTEN in node.meta or not isinstance(value, FakeTensor):
+            return False
+        operator = _operator(node)
+        if value.dtype in NARROW:
+            return operator is not None and operator is _operator(self.last)
+        return operator in _STEPS and (value.dtype == torch.float32 or _compares(node))
+
+    def _step(self, node: torch.fx.Node) -> torch.fx.Node:
+        """A step's value in fp32, rounded to the type of the result where eager's kernel does."""
+        if node not in self.copies:
+            if self._is_step(node):
+                wide = self._computed(node)
+                self.copies[node] = self._rounded(wide) if self._rounds(node) else wide
+            else:
+                self.copies[node] = self._in_fp32(node)
+        return self.copies[node]
+
+    def _computed(self, node: torch.fx.Node) -> torch.fx.Node:
+        operands = {one: self._step(one) for one in node.all_input_nodes}
+        rounds = self._rounds(node) or (bool(self.rounds) and _compares(node))
+        number = partial(rounded_number, self.last.meta["val"].dtype) if rounds else self.number
+        with self.last.graph.inserting_before(self.last):
+            copy = self.last.graph.node_copy(node, operands.__getitem__)
+        copy.args, copy.kwargs = pytree.tree_map(number, (copy.args, copy.kwargs))
+        copy.meta = _within(node, _wide(node.meta["val"]))
+        return copy
+
+    def _rounds(self, node: torch.fx.Node) -> bool:
+        packet = getattr(node.target, "overloadpacket", None)
+        return packet is not None and packet.__name__ in self.rounds
+
+    def _in_fp32(self, node: torch.fx.Node) -> torch.fx.Node:
+        value = node.meta.get("val")
+        if not isinstance(value, FakeTensor) or value.dtype not in NARROW:
+            return node
+        return self._cast(node, torch.float32, _within(self.last, _wide(value)))
+
+    def _rounded(self, wide: torch.fx.Node) -> torch.fx.Node:
+        value, dtype = wide.meta["val"], self.last.meta["val"].dtype
+        with value.fake_mode:
+            narrow = value.to(dtype)
+        meta = {**_within(wide, narrow), WRITTEN: True}
+        return self._cast(self._cast(wide, dtype, meta), torch.float32, _within(wide, value))
+
+    def _cast(self, node: torch.fx.Node, dtype: torch.dtype, meta: dict[str, Any]) -> torch.fx.Node:
+        with self.last.graph.inserting_before(self.last):
+            cast = self.last.graph.call_function(CAST, (node, dtype))
+        cast.meta = meta
+        return cast
+
+
+def _place(node: torch.fx.Node) -> str:
+    value = node.meta["val"]
+    if not value.is_cpu:
+        return _GPU
+    return _CPU_BF16 if value.dtype == torch.bfloat16 else _CPU_FP16
+
+
+def _operator(node: torch.fx.Node) -> Any:
+    """The operator of the program, or of its gradients, that a node is a step of."""
+    return getattr(node.meta.get("original_aten"), "overloadpacket", None)
+
+
+def _compares(node: torch.fx.Node) -> bool:
+    values = [one.meta.get("val") for one in node.all_input_nodes]
+    is_number = [isinstance(v, FakeTensor) and v.dtype.is_floating_point for v in values]
+    return bool(node.meta["val"].dtype == torch.bool and any(is_number))
+
+
+def _wide(value: FakeTensor) -> torch.Tensor:
+    if value.dtype not in NARROW:
+        return value
+    with value.fake_mode:
+        return value.to(torch.float32)
+
+
+def _within(node: torch.fx.Node, value: torch.Tensor) -> dict[str, Any]:
+    """What is said of a node, for a step with another value that eager does not round."""
+    kept = {k: v for k, v in node.meta.items() if k not in ("tensor_meta", WRITTEN)}
+    return {**kept, "val": value}
+
+
+def is_number(one: Any) -> bool:
+    """Whether an argument is a Python number; a boolean is none."""
+    return isinstance(one, int | float) and not isinstance(one, bool)
+
+
+def rounded_number(dtype: torch.dtype, one: Any) -> Any:
+    """A Python number as a tensor of this type holds it; anything else as it is."""
+    if not is_number(one):
+        return one
+    with unset_fake_temporarily():
+        held = torch.tensor(float(one), dtype=dtype).item()
+    return one if held == one or math.isnan(held) else held
+
+
+def _sums_last(last: torch.fx.Node) -> bool:
+    """Whether what an operator sums is the last dimension."""
+    seen, waiting = set(), list(last.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node.op != "call_function" or WRITTEN in node.meta:
+            continue
+        seen.add(node)
+        if node.target is _aten.sum.dim_IntList:
+            dims = node.args[1]
+            return list(dims) in ([-1], [node.args[0].meta["val"].dim() - 1])
+        waiting += node.all_input_nodes
+    return False
