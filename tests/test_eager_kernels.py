@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._inductor import config
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.decomposition import select_decomp_table
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import torch_materialize as tm
@@ -153,3 +157,55 @@ def test_a_step_that_two_operators_share_is_rounded_for_one_of_them():
 
     eager = torch.compile(losses, options=tm.options("plan:numerics=eager"))
     assert apart(eager(x, y), losses(x, y)) == []
+
+
+@torch.library.custom_op("torch_materialize_kernel_tests::norm", mutates_args=())
+def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return steps(x, weight)
+
+
+@norm.register_fake
+def _norm(x, weight):
+    return torch.empty_like(x)
+
+
+def steps(x, weight):
+    """As vLLM's norms: the product is rounded before the weight and after it."""
+    wide = x.float()
+    return (wide * (wide.amax(-1, keepdim=True) + 1).rsqrt()).to(x.dtype) * weight
+
+
+class Lowering(CustomGraphPass):
+    """Lowers the operator after everything was traced, as vLLM does with its own."""
+
+    def __call__(self, graph):
+        for node in graph.find_nodes(op="call_function", target=norm._opoverload):
+            made = make_fx(steps, select_decomp_table())(*(one.meta["val"] for one in node.args))
+            values = iter(node.args)
+            copies = {}
+            for one in made.graph.nodes:
+                if one.op == "placeholder":
+                    copies[one] = next(values)
+                elif one.op == "output":
+                    node.replace_all_uses_with(copies[one.args[0]])
+                else:
+                    with graph.inserting_before(node):
+                        copies[one] = graph.node_copy(one, copies.__getitem__)
+                    copies[one].meta["original_aten"] = node.target
+            graph.erase_node(node)
+
+    def uuid(self):
+        return b"lowering"
+
+
+@torch.no_grad()
+def test_what_a_pass_makes_of_an_operator_rounds_as_eager_ran_it():
+    torch.manual_seed(0)
+    x, weight = torch.randn(64, 256).bfloat16(), torch.randn(256).bfloat16()
+
+    def program(x, weight):
+        return norm(x, weight).float() * 1.7
+
+    with config.patch(post_grad_custom_post_pass=Lowering()):
+        eager = torch.compile(program, options=tm.options("plan:numerics=eager"))(x, weight)
+    assert torch.equal(eager, program(x, weight))

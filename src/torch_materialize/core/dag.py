@@ -23,6 +23,7 @@ __all__ = [
     "used_where_written",
     "walk",
     "written",
+    "written_again",
 ]
 
 
@@ -263,6 +264,27 @@ def required(dag: Dag) -> frozenset[int]:
 def written(dag: Dag) -> frozenset[int]:
     """Values that kernels write to memory: a buffer that no other kernel reads is not."""
     return frozenset(i for one in moved(dag, dag.homes()) for i in one.writes)
+
+
+def written_again(dag: Dag) -> int:
+    """Bytes of copies of values that are written, too, made for a reader that wants its own.
+
+    An operator with constraints on its operands copies what is not in memory yet, once for each
+    operand (``ir.ExternKernel.require_stride_order``): a mixture of experts that reads one tensor
+    as the router's input and as the experts'.  In memory before, it is written once.
+    """
+    late = {
+        (frozenset(value.inputs), value.nbytes)
+        for value in dag.values
+        if value.kind is Kind.POINTWISE and value.required and not value.early
+    }
+    return sum(
+        value.nbytes
+        for value in dag.values
+        if value.kind is Kind.PINNED
+        and value.required
+        and (frozenset(value.inputs), value.nbytes) in late
+    )
 
 
 def used_where_written(dag: Dag) -> frozenset[int]:

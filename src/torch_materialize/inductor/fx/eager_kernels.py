@@ -22,7 +22,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils import _pytree as pytree
 
-__all__ = ["NARROW", "WRITTEN", "is_number", "round_kernels", "rounded_number", "widened"]
+__all__ = [
+    "NARROW",
+    "WRITTEN",
+    "is_number",
+    "round_kernels",
+    "round_made",
+    "rounded_number",
+    "widened",
+]
 
 _aten = torch.ops.aten
 CAST = torch.ops.prims.convert_element_type.default
@@ -61,6 +69,30 @@ _KERNELS = frozenset({_aten.binary_cross_entropy_with_logits})
 def round_kernels(graph: torch.fx.Graph) -> int:
     """Has a graph round within decomposed operators as eager does; how many nodes it changed."""
     return sum(map(_round_kernel, list(graph.nodes)))
+
+
+def round_made(graph: torch.fx.Graph) -> int:
+    """Has nodes round that were made after a program was traced; of how many it says so.
+
+    Upstream marks what eager runs while it traces.  vLLM lowers operators of its own afterwards to
+    what eager runs for them.  Torch 2.13 rounds at each cast, marked or not; 2.11 and 2.12 do not.
+    """
+    made = [
+        node
+        for node in graph.nodes
+        if node.op == "call_function" and WRITTEN not in node.meta and _is_late(node)
+    ]
+    for node in made:
+        node.meta[WRITTEN] = True
+    return len(made)
+
+
+def _is_late(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    if not isinstance(value, FakeTensor) or value.dtype not in NARROW:
+        return False
+    operator = node.meta.get("original_aten")
+    return node.target is CAST or getattr(operator, "namespace", "aten") not in ("aten", "prims")
 
 
 def _round_kernel(node: torch.fx.Node) -> bool:

@@ -7,6 +7,7 @@ says what decides is the object that is in the key: the two cannot disagree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ...core.policy import STOCK, Policy
 from ...events import surprise
 from ...versions import implementation
 from ..fx.decision import give_back
+from ..fx.eager_kernels import round_made
 from ..fx.eager_steps import round_within
 from ..fx.policy_mark import POLICY_KEY
 from ..plan.plan_files import plans_for
@@ -43,8 +45,10 @@ class PolicyPass(ChainedPass):
 
         A graph that is given up to stock (:mod:`.fallback`) gets none.
         """
-        self._round_within(graph)
+        # A program's own passes see what the program wrote, and may make more of it.
+        self._round(graph, round_within)
         self.run_chained(graph, is_inference=is_inference)
+        self._round(graph, round_made)
         try:
             if activation.is_given_up():
                 give_back(graph.owning_module)
@@ -54,12 +58,11 @@ class PolicyPass(ChainedPass):
             surprise("config.post_grad_custom_post_pass", error)
             give_back(graph.owning_module)
 
-    def _round_within(self, graph: torch.fx.Graph) -> None:
-        """Before a program's own passes, which then see what the program wrote."""
+    def _round(self, graph: torch.fx.Graph, how: Callable[[torch.fx.Graph], int]) -> None:
         if self.policy.numerics != "eager" or activation.is_given_up():
             return
         try:
-            if round_within(graph):
+            if how(graph):
                 graph.owning_module.recompile()
         except Exception as error:  # noqa: BLE001 - a compile never fails because of us
             surprise("config.post_grad_custom_post_pass", error)

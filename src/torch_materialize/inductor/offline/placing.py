@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ...core.devices import CPU, Device
 from ...events import log
+from ..fx.eager_kernels import round_made
 from ..fx.eager_steps import round_within
 from ..fx.post_grad import INLINED_CONSTANT, PostGrad, copy_graph
 from ..hooks.cast_passes import rounds_as_eager
@@ -43,7 +44,8 @@ def on_device(graph: PostGrad, device: Device) -> PostGrad:
         log.info("post-grad passes ran on CPU tensors, before the move: %s", error)
         found = move(_post_grad(graph, CPU), torch_device(device))
     # What eager rounds goes by the device, too.
-    if rounds_as_eager() and round_within(found.module.graph):
+    graph = found.module.graph
+    if rounds_as_eager() and round_within(graph) + round_made(graph):
         found.module.recompile()
     return found
 

@@ -32,7 +32,7 @@ from dataclasses import replace
 
 from ...core.candidates import State
 from ...core.cost import computing
-from ...core.dag import Dag, Kind, required
+from ...core.dag import Dag, Kind, required, written_again
 from ...core.limits import Limits
 from ...core.planner import Plan, Together, misplaced, plan
 from ...core.policy import Policy
@@ -368,9 +368,13 @@ class Rounds:
         return self.trials.candidates.pays(planned.predicted, len(dag.kernels))
 
     def _promised(self, planned: Plan, dag: Dag, limits: Limits) -> float:
-        """What a plan for ``dag`` should take of the best's bytes; of its time, given rates."""
-        rates = limits.rates
+        """What a plan for ``dag`` should take of the best's bytes; of its time, given rates.
+
+        Once all that is read elsewhere is realized, nothing is written again for a reader.
+        """
+        rates, again = limits.rates, written_again(dag)
         if rates is None:
-            return planned.predicted / self.trials.best.dag.measured
+            return (planned.predicted - again) / self.trials.best.dag.measured
         best = limits.cost(self.trials.best.dag)
-        return (limits.cost(dag) - planned.saves * rates.byte) / best if best else 1.0
+        saves = (planned.saves + again) * rates.byte
+        return (limits.cost(dag) - saves) / best if best else 1.0
