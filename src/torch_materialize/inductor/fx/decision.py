@@ -69,8 +69,11 @@ NO_CHANGE = Decision()
 
 
 def rounds_casts(decision: Decision, numerics: str) -> bool:
-    """Whether the code that is generated has to round at each of its casts."""
-    return numerics == "eager" or bool(decision.rounded)
+    """Whether the code that is generated has to round at each of its casts.
+
+    At those, too, that a decision keeps: a graph may round besides, and its pieces may not.
+    """
+    return numerics == "eager" or bool(decision.rounded or decision.casts)
 
 
 def with_rounding(module: torch.fx.GraphModule, decision: Decision, dag: Dag) -> Decision:
