@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import torch_materialize as tm
 from tiers import but
-from torch_materialize.core.dag import Kind
+from torch_materialize.core.dag import Kind, written_again
 from torch_materialize.core.devices import CPU, DEVICES
 from torch_materialize.core.limits import limits_for
 from torch_materialize.core.planner import least
@@ -451,3 +451,38 @@ def test_a_graph_and_its_pieces_sum_up_alike():
     pieces = [torch.compile(part, options=options) for part in (first, behind)]
     for one, other in zip(whole, stream(*inputs, multiply, pieces), strict=True):
         assert torch.equal(one, other)
+
+
+@functools.cache
+def experts():
+    """As vLLM's mixture of experts: one tensor for experts, which may write to it, and router."""
+    operator = torch.library.custom_op(
+        "torch_materialize_settle_tests::experts",
+        lambda x, routed: x.clone(),
+        mutates_args=("x",),
+        schema="(Tensor(a!) x, Tensor routed) -> Tensor",
+        tags=(torch.Tag.needs_fixed_stride_order,),
+    )
+    operator.register_fake(lambda x, _: torch.empty_like(x))
+    return torch.ops.torch_materialize_settle_tests.experts.default
+
+
+@pytest.mark.parametrize("name", but(["cpu"], ["cpu", "h200"]))
+def test_what_one_operator_reads_twice_is_written_once(name):
+    device, policy, mode = DEVICES[name], parse("plan"), capturing.fake_mode()
+    mixed = experts()
+
+    def layers(x, weight):
+        for _ in range(3):
+            normed = x / (x.abs().amax(-1, keepdim=True) + 1) * weight
+            x = mixed(normed, normed)
+        return x
+
+    with mode:
+        inputs = torch.empty(64, 1024, dtype=torch.bfloat16), torch.empty(1024).bfloat16()
+    (graph,) = capturing.capture(layers, inputs, {}, device, mode, policy=policy)
+    with planned_device(device), hooks_for(policy):
+        found = search(graph, limits_for(device), policy, certify=False)
+    again = written_again(found.stock_dag)
+    assert len(again) == 3 and not written_again(found.dag)
+    assert found.dag.measured == found.stock_dag.measured - sum(again.values())

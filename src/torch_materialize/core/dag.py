@@ -266,25 +266,24 @@ def written(dag: Dag) -> frozenset[int]:
     return frozenset(i for one in moved(dag, dag.homes()) for i in one.writes)
 
 
-def written_again(dag: Dag) -> int:
-    """Bytes of copies of values that are written, too, made for a reader that wants its own.
+def written_again(dag: Dag) -> dict[int, int]:
+    """Values that are written more than once, with the bytes of the copies.
 
     An operator with constraints on its operands copies what is not in memory yet, once for each
     operand (``ir.ExternKernel.require_stride_order``): a mixture of experts that reads one tensor
     as the router's input and as the experts'.  In memory before, it is written once.
     """
     late = {
-        (frozenset(value.inputs), value.nbytes)
+        (frozenset(value.inputs), value.nbytes): value.index
         for value in dag.values
         if value.kind is Kind.POINTWISE and value.required and not value.early
     }
-    return sum(
-        value.nbytes
-        for value in dag.values
-        if value.kind is Kind.PINNED
-        and value.required
-        and (frozenset(value.inputs), value.nbytes) in late
-    )
+    found: dict[int, int] = {}
+    for value in dag.values:
+        index = late.get((frozenset(value.inputs), value.nbytes))
+        if index is not None and value.kind is Kind.PINNED and value.required:
+            found[index] = found.get(index, 0) + value.nbytes
+    return found
 
 
 def used_where_written(dag: Dag) -> frozenset[int]:

@@ -372,7 +372,7 @@ class Rounds:
 
         Once all that is read elsewhere is realized, nothing is written again for a reader.
         """
-        rates, again = limits.rates, written_again(dag)
+        rates, again = limits.rates, sum(written_again(dag).values())
         if rates is None:
             return (planned.predicted - again) / self.trials.best.dag.measured
         best = limits.cost(self.trials.best.dag)

@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 
 from ...core.candidates import Candidates, State
-from ...core.dag import Dag, Kind, moved
+from ...core.dag import Dag, Kind, moved, written_again
 from ...core.prices import worth_writing
 from ...events import log
 from ..fx.decision import Decision, with_rounding
@@ -75,6 +75,8 @@ def as_cut(
 ) -> tuple[Decision, State]:
     """What is ``settled``, with what crosses opaque operators written if it costs no bytes.
 
+    So is what would be written once for each operand of a reader.
+
     Where all of it costs some, what costs them is left out: that its own lowering shows.  So it
     found more in fewer lowerings than by halves (a Llama's forward: 0.9% fewer bytes, 12, not 16).
     Bytes decide, and the rules that forbid a plan: it is about what is promised, not about speed.
@@ -90,8 +92,9 @@ def as_cut(
         is_good = _costs(settled, after) if better else not _costs(after, settled)
         return is_good and candidates.allow(after)
 
-    crossing = _crossing(module, settled.dag)
-    if crossing <= settled.dag.nodes(settled.dag.homes()):
+    again = settled.dag.nodes(written_again(settled.dag)) - settled.dag.nodes(settled.dag.never)
+    crossing = _crossing(module, settled.dag) | again
+    if not again and crossing <= settled.dag.nodes(settled.dag.homes()):
         return decision, settled
     final = written(crossing)
     after = attempt(final)
