@@ -171,16 +171,15 @@ def comparisons(files: Files) -> Lines:
 
 
 def vllm_bytes(files: Files) -> Lines:
-    """What vLLM would compile, for the most tokens: activations, fused kernels."""
+    """What vLLM would compile: activations, fused kernels."""
     rows = [row for data in files.values() for row in data.get("models", data.get("rows", ()))]
-    yield from head("model", "cut", "tokens", "stock", "traffic", "plan")
+    yield from head("device", "model", "cut", "tokens", "stock", "traffic", "plan")
     for row in rows:
-        if row["tokens"] == max(row["tokens"] for row in rows):
-            cells = [
-                f"{row[policy]['bytes'] / row['unit_bytes']:.1f}, {row[policy]['kernels']}"
-                for policy in (_STOCK, "traffic", "plan")
-            ]
-            yield line([row["model"], row["cut"], str(row["tokens"]), *cells])
+        cells = [
+            f"{row[policy]['bytes'] / row['unit_bytes']:.1f}, {row[policy]['kernels']}"
+            for policy in (_STOCK, "traffic", "plan")
+        ]
+        yield line([row["device"], row["model"], row["cut"], str(row["tokens"]), *cells])
 
 
 def ablations(files: Files) -> Lines:

@@ -48,6 +48,23 @@ def test_training_gives_each_forward_and_its_backward():
     assert all(dry_run(g, STOCK, H200).graph.kernels for g in graphs)
 
 
+def test_a_graph_without_inputs_is_captured_and_planned():
+    """As before a graph break: a table of positions, say, that no input is used for."""
+
+    class Positions(nn.Module):
+        def forward(self, x):
+            places = torch.arange(64)
+            apart = places[:, None] - places[None]
+            torch._dynamo.graph_break()
+            return x * apart
+
+    first, second = _captured(Positions(), (64, 64))
+    assert not first.inputs and second.inputs
+    for policy in (STOCK, parse("plan")):
+        (kernel,) = dry_run(first, policy, H200).graph.kernels
+        assert kernel.write_bytes == 64 * 64 * 8
+
+
 def test_a_backward_gets_what_its_forward_saves_as_inductor_lays_it_out():
     # Inductor takes channels last only where convolutions are wide.
     net = nn.Sequential(nn.Conv2d(128, 256, 3), nn.GELU(), nn.Conv2d(256, 256, 3), nn.GELU())

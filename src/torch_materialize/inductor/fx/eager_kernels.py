@@ -125,9 +125,9 @@ def _floor_division(node: torch.fx.Node) -> bool:
     """
     a, b = node.args
     value = node.meta["val"]
-    if not value.dtype.is_floating_point:
+    if not value.dtype.is_floating_point or not all(map(_is_operand, node.args)):
         return False
-    in_fp32 = not isinstance(b, torch.fx.Node) and value.dtype in NARROW
+    in_fp32 = is_number(b) and value.dtype in NARROW
 
     def call(operator: Any, *operands: Any, **options: Any) -> torch.fx.Node:
         values = [x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in operands]
@@ -166,6 +166,13 @@ def _floor_division(node: torch.fx.Node) -> bool:
     node.replace_all_uses_with(floor)
     node.graph.erase_node(node)
     return True
+
+
+def _is_operand(one: Any) -> bool:
+    """Whether an argument is a number or a tensor, and no size."""
+    if isinstance(one, torch.fx.Node):
+        return isinstance(one.meta.get("val"), FakeTensor)
+    return is_number(one)
 
 
 @dataclass(frozen=True)

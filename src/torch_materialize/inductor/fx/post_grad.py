@@ -85,7 +85,10 @@ def ungoverned_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def fake_mode_of(graph: torch.fx.Graph) -> Any:
-    """The fake mode that the values of a graph's inputs belong to; None where none is a tensor."""
-    values = (node.meta.get("val") for node in graph.find_nodes(op="placeholder"))
+    """The fake mode that the values of a graph belong to, its inputs first; None without tensors.
+
+    A graph may have no input (DeBERTa's table of relative positions, after a graph break).
+    """
+    values = (node.meta.get("val") for node in graph.nodes)
     fakes = (x for x in values if isinstance(x, torch._subclasses.FakeTensor))
     return next((fake.fake_mode for fake in fakes), None)

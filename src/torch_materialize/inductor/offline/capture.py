@@ -307,7 +307,7 @@ def _mode_of(module: torch.fx.GraphModule) -> Any:
     """The fake mode that the graph's values belong to: Dynamo makes its own."""
     mode = fake_mode_of(module.graph)
     if mode is None:
-        raise CaptureError("a graph without tensor inputs cannot be planned: nothing has a size")
+        raise CaptureError("a graph without tensors cannot be planned: nothing has a size")
     return mode
 
 

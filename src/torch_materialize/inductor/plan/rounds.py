@@ -6,9 +6,10 @@ where none is better (:mod:`torch_materialize.core.candidates`).
 1. From stock's kernels an integer program chooses what to realize, and the choice is lowered: with
    the roundings that it needs (``numerics``), and with all realized at once that something besides
    fused kernels reads.  For inference on a CPU it begins from stock's choice with what crosses an
-   opaque operator written, as the graph's pieces write it, or that of it which saves bytes; what
-   moves more is not taken then.  Where a choice moves more than the program foresaw, it is lowered
-   without the roundings, too, and with less realized at once.
+   opaque operator written, as the graph's pieces write it, and what a reader would copy for each of
+   its operands, or that of it which saves bytes; what moves more is not taken then.  Where a choice
+   moves more than the program foresaw, it is lowered without the roundings, too, and with less
+   realized at once.
 2. What Inductor realized unplanned is forced from then on; a fusion that it did not make is banned.
    The program is solved again: on the new kernels where they cost less, else on the old ones with
    what was learned.  It ends when nothing is learned, when two lowerings in a row gained nothing,
