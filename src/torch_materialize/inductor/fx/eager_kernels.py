@@ -64,6 +64,8 @@ _STEPS = {
 }
 # Several kernels in eager, of which the decomposition leaves the results in their own type.
 _KERNELS = frozenset({_aten.binary_cross_entropy_with_logits})
+# Whose quotient may be rounded down; what is so within another operator is its kernel's affair.
+_DIVISIONS = frozenset({_aten.div, _aten.floor_divide})
 
 
 def round_kernels(graph: torch.fx.Graph) -> int:
@@ -98,10 +100,10 @@ def _is_late(node: torch.fx.Node) -> bool:
 def _round_kernel(node: torch.fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(node.meta.get("val"), FakeTensor):
         return False
-    if node.target is _aten.div.Tensor_mode and node.kwargs.get("rounding_mode") == "floor":
-        return _floor_division(node)
     operator = _operator(node)
     is_narrow = node.meta["val"].dtype in NARROW
+    if node.target is _aten.div.Tensor_mode and operator in _DIVISIONS:
+        return node.kwargs.get("rounding_mode") == "floor" and _floor_division(node)
     if is_narrow and operator in _KERNELS and WRITTEN not in node.meta:
         node.meta[WRITTEN] = True
         return True
@@ -128,14 +130,13 @@ def _floor_division(node: torch.fx.Node) -> bool:
     if not value.dtype.is_floating_point or not all(map(_is_operand, node.args)):
         return False
     in_fp32 = is_number(b) and value.dtype in NARROW
+    rounds = {} if in_fp32 or value.dtype not in NARROW else {WRITTEN: True}
 
     def call(operator: Any, *operands: Any, **options: Any) -> torch.fx.Node:
         values = [x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in operands]
         with node.graph.inserting_before(node), value.fake_mode:
             made = node.graph.call_function(operator, operands, options)
-            made.meta = {**node.meta, "val": operator(*values, **options)}
-        if in_fp32:
-            del made.meta[WRITTEN]
+            made.meta = _within(node, operator(*values, **options)) | rounds
         return made
 
     if in_fp32:
@@ -281,8 +282,8 @@ def _operator(node: torch.fx.Node) -> Any:
 
 def _compares(node: torch.fx.Node) -> bool:
     values = [one.meta.get("val") for one in node.all_input_nodes]
-    is_number = [isinstance(v, FakeTensor) and v.dtype.is_floating_point for v in values]
-    return bool(node.meta["val"].dtype == torch.bool and any(is_number))
+    floats = (isinstance(v, FakeTensor) and v.dtype.is_floating_point for v in values)
+    return bool(node.meta["val"].dtype == torch.bool and any(floats))
 
 
 def _wide(value: FakeTensor) -> torch.Tensor:
