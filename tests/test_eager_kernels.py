@@ -40,6 +40,9 @@ OPERATORS = {
     "soft margin": lambda x, y, t: F.soft_margin_loss(x, y.sign().detach(), **EACH),
     "hinge": lambda x, y, t: F.hinge_embedding_loss(x, y.sign().detach(), margin=1.3, **EACH),
     "xlogy": lambda x, y, t: torch.xlogy(x, t),
+    "xlogy of fp32": lambda x, y, t: torch.xlogy(x, 2 * F.mse_loss(x.float(), t.float())),
+    "xlog1py, number": lambda x, y, t: torch.special.xlog1py(x, 0.3),
+    "number, xlogy": lambda x, y, t: torch.xlogy(0.3, t),
     "xlog1py": lambda x, y, t: torch.special.xlog1py(x, t),
     "logit": lambda x, y, t: t.logit(),
     "logit, eps": lambda x, y, t: t.logit(0.3),
@@ -49,6 +52,7 @@ OPERATORS = {
     "log_softmax, columns": lambda x, y, t: x.log_softmax(0),
     "//": lambda x, y, t: x // y,
     "// a number": lambda x, y, t: x // -0.3,
+    "truncated": lambda x, y, t: torch.div(x, 0.3, rounding_mode="trunc"),
     "a number //": lambda x, y, t: 3.7 // y,
     "a constant + x": lambda x, y, t: torch.tensor(0.3) + x,
     "x - a constant": lambda x, y, t: x - torch.tensor(0.3),
@@ -117,6 +121,7 @@ def test_a_tensor_without_dimensions_keeps_the_digits_that_eager_takes():
 
     def products(x, s):
         return {
+            "//": x // s,
             "mul": x * s,
             "rmul": s * x,
             "div": x / s,
@@ -127,6 +132,19 @@ def test_a_tensor_without_dimensions_keeps_the_digits_that_eager_takes():
 
     eager = torch.compile(products, options=tm.options("plan:numerics=eager"))
     assert apart(eager(x, s), products(x, s)) == []
+
+
+@torch.no_grad()
+def test_a_size_scales_what_is_added_as_in_eager():
+    x, y = torch.randn(64, 256).bfloat16(), torch.randn(64, 256).bfloat16()
+    torch._dynamo.mark_dynamic(x, 1)
+    torch._dynamo.mark_dynamic(y, 1)
+
+    def scaled(x, y):
+        return torch.add(x, y, alpha=x.shape[1] - 1)
+
+    eager = torch.compile(scaled, options=tm.options("plan:numerics=eager"))
+    assert torch.equal(eager(x, y), scaled(x, y))
 
 
 @pytest.mark.parametrize("dtype", but([torch.float32], [torch.float32, torch.float64]))

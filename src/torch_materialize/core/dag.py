@@ -278,10 +278,13 @@ def written_again(dag: Dag) -> dict[int, int]:
         for value in dag.values
         if value.kind is Kind.POINTWISE and value.required and not value.early
     }
+    # A copy is named after its reader, and a number.
+    readers = {v.label.split("#")[0] for v in dag.values if v.kind is Kind.SOURCE}
     found: dict[int, int] = {}
     for value in dag.values:
         index = late.get((frozenset(value.inputs), value.nbytes))
-        if index is not None and value.kind is Kind.PINNED and value.required:
+        is_copy = value.kind is Kind.PINNED and value.label.split("#")[0] in readers
+        if index is not None and is_copy and value.required:
             found[index] = found.get(index, 0) + value.nbytes
     return found
 

@@ -73,7 +73,9 @@ def rounds_casts(decision: Decision, numerics: str) -> bool:
 
     At those, too, that a decision keeps: a graph may round besides, and its pieces may not.
     """
-    return numerics == "eager" or bool(decision.rounded or decision.casts)
+    return numerics == "eager" or (
+        numerics == "stored" and bool(decision.rounded or decision.casts)
+    )
 
 
 def with_rounding(module: torch.fx.GraphModule, decision: Decision, dag: Dag) -> Decision:

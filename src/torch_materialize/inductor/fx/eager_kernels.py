@@ -26,6 +26,7 @@ __all__ = [
     "NARROW",
     "WRITTEN",
     "is_number",
+    "is_scalar",
     "round_kernels",
     "round_made",
     "rounded_number",
@@ -62,6 +63,15 @@ _STEPS = {
     _aten.linalg_cross: ("mul sub", _CPU),
     _aten._log_softmax: ("sum log", _CPU),
 }
+# Whose steps the backward of an operator has besides its own, since equal nodes are one.
+_FORWARDS = {
+    _aten.mse_loss_backward: _aten.mse_loss,
+    _aten.huber_loss_backward: _aten.huber_loss,
+    _aten.binary_cross_entropy_backward: _aten.binary_cross_entropy,
+    _aten.logit_backward: _aten.logit,
+}
+# What makes a tensor of a number.
+_CONSTANTS = frozenset({_aten.full.default, torch.ops.prims.scalar_tensor.default})
 # Several kernels in eager, of which the decomposition leaves the results in their own type.
 _KERNELS = frozenset({_aten.binary_cross_entropy_with_logits})
 # Whose quotient may be rounded down; what is so within another operator is its kernel's affair.
@@ -103,7 +113,7 @@ def _round_kernel(node: torch.fx.Node) -> bool:
     operator = _operator(node)
     is_narrow = node.meta["val"].dtype in NARROW
     if node.target is _aten.div.Tensor_mode and operator in _DIVISIONS:
-        return node.kwargs.get("rounding_mode") == "floor" and _floor_division(node)
+        return _division(node)
     if is_narrow and operator in _KERNELS and WRITTEN not in node.meta:
         node.meta[WRITTEN] = True
         return True
@@ -120,16 +130,29 @@ def widened(node: torch.fx.Node, number: Callable[[Any], Any] = lambda one: one)
     _Steps(node, frozenset(), number).rewrite()
 
 
-def _floor_division(node: torch.fx.Node) -> bool:
+def _division(node: torch.fx.Node) -> bool:
+    """A quotient that is rounded to a whole number; whether it was changed."""
+    value, divisor = node.meta["val"], node.args[1]
+    is_floor = node.kwargs.get("rounding_mode") == "floor"
+    if is_floor and value.dtype.is_floating_point and all(map(_is_operand, node.args)):
+        _floor_division(node)
+        return True
+    is_one = is_number(divisor) or is_scalar(divisor) or not all(map(_is_operand, node.args))
+    if WRITTEN in node.meta and value.dtype in NARROW and is_one:
+        widened(node)  # eager rounds the result, and no quotient before it
+        return True
+    return False
+
+
+def _floor_division(node: torch.fx.Node) -> None:
     """A quotient from what ``fmod`` leaves (``c10::div_floor_floating``); upstream's may be 1 off.
 
-    By a number eager divides in fp32, by a tensor in the tensors' type, step by step.
+    By a number eager divides in fp32, by a tensor in the tensors' type, step by step; one without
+    dimensions on a CPU is a number to it.
     """
     a, b = node.args
     value = node.meta["val"]
-    if not value.dtype.is_floating_point or not all(map(_is_operand, node.args)):
-        return False
-    in_fp32 = is_number(b) and value.dtype in NARROW
+    in_fp32 = value.dtype in NARROW and (is_number(b) or is_scalar(b))
     rounds = {} if in_fp32 or value.dtype not in NARROW else {WRITTEN: True}
 
     def call(operator: Any, *operands: Any, **options: Any) -> torch.fx.Node:
@@ -166,7 +189,6 @@ def _floor_division(node: torch.fx.Node) -> bool:
         floor.meta[WRITTEN] = True
     node.replace_all_uses_with(floor)
     node.graph.erase_node(node)
-    return True
 
 
 def _is_operand(one: Any) -> bool:
@@ -220,9 +242,14 @@ class _Steps:
         if node.target is CAST or WRITTEN in node.meta or not isinstance(value, FakeTensor):
             return False
         operator = _operator(node)
+        if node.target in _CONSTANTS:
+            return False
         if value.dtype in NARROW:
             return operator is not None and operator is _operator(self.last)
-        return operator in _STEPS and (value.dtype == torch.float32 or _compares(node))
+        own = _operator(self.last)
+        if operator is None or operator not in (own, _FORWARDS.get(own)):
+            return False  # what a program computes in fp32 is not rounded, either
+        return value.dtype == torch.float32 or _compares(node)
 
     def _step(self, node: torch.fx.Node) -> torch.fx.Node:
         """A step's value in fp32, rounded to the type of the result where eager's kernel does."""
@@ -249,10 +276,22 @@ class _Steps:
         return packet is not None and packet.__name__ in self.rounds
 
     def _in_fp32(self, node: torch.fx.Node) -> torch.fx.Node:
+        """An operand; without dimensions it has no say in the type, and eager rounds it, too."""
         value = node.meta.get("val")
         if not isinstance(value, FakeTensor) or value.dtype not in NARROW:
-            return node
+            is_wide = isinstance(value, FakeTensor) and value.dtype == torch.float32
+            if not is_wide or value.dim() or not self.rounds:
+                return node
+            return self._constant(node) if node.target in _CONSTANTS else self._rounded(node)
         return self._cast(node, torch.float32, _within(self.last, _wide(value)))
+
+    def _constant(self, node: torch.fx.Node) -> torch.fx.Node:
+        """Rounded here, since Inductor folds casts of constants without rounding."""
+        with self.last.graph.inserting_before(self.last):
+            copy = self.last.graph.node_copy(node)
+        number = partial(rounded_number, self.last.meta["val"].dtype)
+        copy.args = pytree.tree_map(number, copy.args)
+        return copy
 
     def _rounded(self, wide: torch.fx.Node) -> torch.fx.Node:
         value, dtype = wide.meta["val"], self.last.meta["val"].dtype
@@ -297,6 +336,14 @@ def _within(node: torch.fx.Node, value: torch.Tensor) -> dict[str, Any]:
     """What is said of a node, for a step with another value that eager does not round."""
     kept = {k: v for k, v in node.meta.items() if k not in ("tensor_meta", WRITTEN)}
     return {**kept, "val": value}
+
+
+def is_scalar(one: Any) -> bool:
+    """Whether an argument is a wide tensor without dimensions on a CPU."""
+    value = one.meta.get("val") if isinstance(one, torch.fx.Node) else None
+    if not isinstance(value, FakeTensor) or value.dim() or not value.is_cpu:
+        return False
+    return value.is_floating_point() and value.dtype not in NARROW
 
 
 def is_number(one: Any) -> bool:

@@ -31,7 +31,15 @@ from torch._inductor.index_propagation import SymPyOps, TypedExpr
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from .eager_kernels import NARROW, WRITTEN, is_number, round_kernels, rounded_number, widened
+from .eager_kernels import (
+    NARROW,
+    WRITTEN,
+    is_number,
+    is_scalar,
+    round_kernels,
+    rounded_number,
+    widened,
+)
 from .program_order import has_place
 
 __all__ = ["round_within"]
@@ -103,6 +111,7 @@ def _numbers(node: torch.fx.Node) -> bool:
     if operator not in _TAKES_NUMBERS or WRITTEN not in node.meta:
         return False
     values = [one.meta.get("val") for one in node.all_input_nodes]
+    values = [value for value in values if not isinstance(value, torch.SymInt | torch.SymFloat)]
     dtype = _common(values)
     if "rounding_mode" in node.kwargs or dtype not in NARROW:
         return False
@@ -163,9 +172,8 @@ def _takes_all(node: torch.fx.Node, dtype: torch.dtype, on_cpu: bool) -> bool:
     """Whether eager takes more digits of a number than Inductor would."""
     if node.meta["val"].dtype != dtype:
         return False
-    scalar = node.args[1]
-    if on_cpu and isinstance(scalar, torch.fx.Node) and not scalar.meta["val"].dim():
-        return scalar.meta["val"].dtype not in NARROW and scalar.meta["val"].is_floating_point()
+    if on_cpu and is_scalar(node.args[1]):
+        return True
     numbers = [x for x in pytree.tree_leaves((node.args, node.kwargs)) if is_number(x)]
     if node.target.overloadpacket is _aten.div:
         numbers += [1 / x for x in numbers if x]  # it may become a product with the reciprocal
