@@ -199,17 +199,12 @@ class Lowering(CustomGraphPass):
     def __call__(self, graph):
         for node in graph.find_nodes(op="call_function", target=norm._opoverload):
             made = make_fx(steps, select_decomp_table())(*(one.meta["val"] for one in node.args))
-            values = iter(node.args)
-            copies = {}
-            for one in made.graph.nodes:
-                if one.op == "placeholder":
-                    copies[one] = next(values)
-                elif one.op == "output":
-                    node.replace_all_uses_with(copies[one.args[0]])
-                else:
-                    with graph.inserting_before(node):
-                        copies[one] = graph.node_copy(one, copies.__getitem__)
-                    copies[one].meta["original_aten"] = node.target
+            copies = dict(zip(made.graph.find_nodes(op="placeholder"), node.args, strict=True))
+            with graph.inserting_before(node):
+                result = graph.graph_copy(made.graph, copies)
+            for copy in set(copies.values()) - set(node.args):
+                copy.meta["original_aten"] = node.target
+            node.replace_all_uses_with(result)
             graph.erase_node(node)
 
     def uuid(self):

@@ -22,9 +22,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils import _pytree as pytree
 
+from .rounding import is_narrow
+
 __all__ = [
-    "NARROW",
     "WRITTEN",
+    "inserted",
     "is_number",
     "is_scalar",
     "round_kernels",
@@ -34,8 +36,7 @@ __all__ = [
 ]
 
 _aten = torch.ops.aten
-CAST = torch.ops.prims.convert_element_type.default
-NARROW = frozenset({torch.bfloat16, torch.float16})
+_CAST = torch.ops.prims.convert_element_type.default
 # What upstream's emulation leaves on each operator that eager runs, and on none that one becomes.
 WRITTEN = "low_precision_pointwise_barrier"
 _CPU_BF16, _CPU_FP16, _GPU = "bf16 on a CPU", "fp16 on a CPU", "a GPU"
@@ -100,25 +101,23 @@ def round_made(graph: torch.fx.Graph) -> int:
 
 
 def _is_late(node: torch.fx.Node) -> bool:
-    value = node.meta.get("val")
-    if not isinstance(value, FakeTensor) or value.dtype not in NARROW:
+    if not is_narrow(node):
         return False
     operator = node.meta.get("original_aten")
-    return node.target is CAST or getattr(operator, "namespace", "aten") not in ("aten", "prims")
+    return node.target is _CAST or getattr(operator, "namespace", "aten") not in ("aten", "prims")
 
 
 def _round_kernel(node: torch.fx.Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.meta.get("val"), FakeTensor):
-        return False
     operator = _operator(node)
-    is_narrow = node.meta["val"].dtype in NARROW
     if node.target is _aten.div.Tensor_mode and operator in _DIVISIONS:
         return _division(node)
-    if is_narrow and operator in _KERNELS and WRITTEN not in node.meta:
+    if node.op != "call_function" or not is_narrow(node):
+        return False
+    if operator in _KERNELS and WRITTEN not in node.meta:
         node.meta[WRITTEN] = True
         return True
     steps, places = _STEPS.get(operator, ("", ()))
-    if not is_narrow or WRITTEN not in node.meta or _place(node) not in places:
+    if WRITTEN not in node.meta or _place(node) not in places:
         return False
     if operator is _aten._log_softmax and not _sums_last(node):
         return False  # for other dimensions eager has another kernel
@@ -132,13 +131,13 @@ def widened(node: torch.fx.Node, number: Callable[[Any], Any] = lambda one: one)
 
 def _division(node: torch.fx.Node) -> bool:
     """A quotient that is rounded to a whole number; whether it was changed."""
-    value, divisor = node.meta["val"], node.args[1]
+    divisor, takes_size = node.args[1], not all(map(_is_operand, node.args))
     is_floor = node.kwargs.get("rounding_mode") == "floor"
-    if is_floor and value.dtype.is_floating_point and all(map(_is_operand, node.args)):
+    if is_floor and node.meta["val"].is_floating_point() and not takes_size:
         _floor_division(node)
         return True
-    is_one = is_number(divisor) or is_scalar(divisor) or not all(map(_is_operand, node.args))
-    if WRITTEN in node.meta and value.dtype in NARROW and is_one:
+    is_one = takes_size or is_number(divisor) or is_scalar(divisor)
+    if WRITTEN in node.meta and is_narrow(node) and is_one:
         widened(node)  # eager rounds the result, and no quotient before it
         return True
     return False
@@ -152,18 +151,10 @@ def _floor_division(node: torch.fx.Node) -> None:
     """
     a, b = node.args
     value = node.meta["val"]
-    in_fp32 = value.dtype in NARROW and (is_number(b) or is_scalar(b))
-    rounds = {} if in_fp32 or value.dtype not in NARROW else {WRITTEN: True}
-
-    def call(operator: Any, *operands: Any, **options: Any) -> torch.fx.Node:
-        values = [x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in operands]
-        with node.graph.inserting_before(node), value.fake_mode:
-            made = node.graph.call_function(operator, operands, options)
-            made.meta = _within(node, operator(*values, **options)) | rounds
-        return made
-
+    in_fp32 = is_narrow(node) and (is_number(b) or is_scalar(b))
+    call = partial(inserted, node, rounds=is_narrow(node) and not in_fp32)
     if in_fp32:
-        a = call(CAST, a, torch.float32)
+        a = call(_CAST, a, torch.float32)
     if is_number(a):
         held = rounded_number(value.dtype, a)
         a = call(_aten.full.default, [], held, dtype=value.dtype, device=value.device)
@@ -185,8 +176,7 @@ def _floor_division(node: torch.fx.Node) -> None:
     elif b == 0:
         floor = quotient
     if in_fp32:
-        floor = call(CAST, floor, value.dtype)
-        floor.meta[WRITTEN] = True
+        floor = inserted(node, _CAST, floor, value.dtype, rounds=True)
     node.replace_all_uses_with(floor)
     node.graph.erase_node(node)
 
@@ -213,38 +203,27 @@ class _Steps:
     def rewrite(self) -> bool:
         """Whether there was anything to do."""
         last, graph = self.last, self.last.graph
-        if last.target is CAST:
-            if not any(map(self._rounds, self._inside(last))):
+        if last.target is _CAST:
+            if not any(map(self._rounds, _before(last, self._is_step))):
                 return False
             last.replace_input_with(last.args[0], self._step(last.args[0]))
             return True
         wide = self._computed(last)
-        with graph.inserting_after(wide):
-            narrow = graph.call_function(CAST, (wide, last.meta["val"].dtype))
+        with graph.inserting_before(last):
+            narrow = graph.call_function(_CAST, (wide, last.meta["val"].dtype))
         narrow.meta = dict(last.meta)
         last.replace_all_uses_with(narrow)
         graph.erase_node(last)
         return True
 
-    def _inside(self, last: torch.fx.Node) -> set[torch.fx.Node]:
-        """The steps that lead to the last one."""
-        found: set[torch.fx.Node] = set()
-        waiting = list(last.all_input_nodes)
-        while waiting:
-            node = waiting.pop()
-            if node not in found and self._is_step(node):
-                found.add(node)
-                waiting += node.all_input_nodes
-        return found
-
     def _is_step(self, node: torch.fx.Node) -> bool:
         value = node.meta.get("val")
-        if node.target is CAST or WRITTEN in node.meta or not isinstance(value, FakeTensor):
+        if node.target is _CAST or WRITTEN in node.meta or not isinstance(value, FakeTensor):
             return False
         operator = _operator(node)
         if node.target in _CONSTANTS:
             return False
-        if value.dtype in NARROW:
+        if is_narrow(node):
             return operator is not None and operator is _operator(self.last)
         own = _operator(self.last)
         if operator is None or operator not in (own, _FORWARDS.get(own)):
@@ -268,7 +247,10 @@ class _Steps:
         with self.last.graph.inserting_before(self.last):
             copy = self.last.graph.node_copy(node, operands.__getitem__)
         copy.args, copy.kwargs = pytree.tree_map(number, (copy.args, copy.kwargs))
-        copy.meta = _within(node, _wide(node.meta["val"]))
+        value = node.meta["val"]
+        with value.fake_mode:
+            wide = value.to(torch.float32) if is_narrow(node) else value
+        copy.meta = _within(node, wide)
         return copy
 
     def _rounds(self, node: torch.fx.Node) -> bool:
@@ -277,13 +259,13 @@ class _Steps:
 
     def _in_fp32(self, node: torch.fx.Node) -> torch.fx.Node:
         """An operand; without dimensions it has no say in the type, and eager rounds it, too."""
+        if is_narrow(node):
+            return inserted(self.last, _CAST, node, torch.float32)
         value = node.meta.get("val")
-        if not isinstance(value, FakeTensor) or value.dtype not in NARROW:
-            is_wide = isinstance(value, FakeTensor) and value.dtype == torch.float32
-            if not is_wide or value.dim() or not self.rounds:
-                return node
-            return self._constant(node) if node.target in _CONSTANTS else self._rounded(node)
-        return self._cast(node, torch.float32, _within(self.last, _wide(value)))
+        is_wide = isinstance(value, FakeTensor) and value.dtype == torch.float32
+        if not is_wide or value.dim() or not self.rounds:
+            return node
+        return self._constant(node) if node.target in _CONSTANTS else self._rounded(node)
 
     def _constant(self, node: torch.fx.Node) -> torch.fx.Node:
         """Rounded here, since Inductor folds casts of constants without rounding."""
@@ -294,17 +276,34 @@ class _Steps:
         return copy
 
     def _rounded(self, wide: torch.fx.Node) -> torch.fx.Node:
-        value, dtype = wide.meta["val"], self.last.meta["val"].dtype
-        with value.fake_mode:
-            narrow = value.to(dtype)
-        meta = {**_within(wide, narrow), WRITTEN: True}
-        return self._cast(self._cast(wide, dtype, meta), torch.float32, _within(wide, value))
+        narrow = inserted(self.last, _CAST, wide, self.last.meta["val"].dtype, rounds=True)
+        return inserted(self.last, _CAST, narrow, torch.float32)
 
-    def _cast(self, node: torch.fx.Node, dtype: torch.dtype, meta: dict[str, Any]) -> torch.fx.Node:
-        with self.last.graph.inserting_before(self.last):
-            cast = self.last.graph.call_function(CAST, (node, dtype))
-        cast.meta = meta
-        return cast
+
+def inserted(
+    place: torch.fx.Node, operator: Any, *operands: Any, rounds: bool = False, **options: Any
+) -> torch.fx.Node:
+    """An operator before ``place``, a step of it; with ``rounds`` one that eager rounds."""
+    values = [x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in operands]
+    fakes = (x for x in (*values, place.meta.get("val")) if isinstance(x, FakeTensor))
+    with place.graph.inserting_before(place), next(fakes).fake_mode:
+        made = place.graph.call_function(operator, operands, options)
+        made.meta = _within(place, operator(*values, **options))
+    if rounds:
+        made.meta[WRITTEN] = True
+    return made
+
+
+def _before(last: torch.fx.Node, is_inside: Callable[[torch.fx.Node], bool]) -> set[torch.fx.Node]:
+    """The nodes that lead to the last one, as far as they are inside."""
+    found: set[torch.fx.Node] = set()
+    waiting = list(last.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found and is_inside(node):
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def _place(node: torch.fx.Node) -> str:
@@ -325,13 +324,6 @@ def _compares(node: torch.fx.Node) -> bool:
     return bool(node.meta["val"].dtype == torch.bool and any(floats))
 
 
-def _wide(value: FakeTensor) -> torch.Tensor:
-    if value.dtype not in NARROW:
-        return value
-    with value.fake_mode:
-        return value.to(torch.float32)
-
-
 def _within(node: torch.fx.Node, value: torch.Tensor) -> dict[str, Any]:
     """What is said of a node, for a step with another value that eager does not round."""
     kept = {k: v for k, v in node.meta.items() if k not in ("tensor_meta", WRITTEN)}
@@ -340,10 +332,11 @@ def _within(node: torch.fx.Node, value: torch.Tensor) -> dict[str, Any]:
 
 def is_scalar(one: Any) -> bool:
     """Whether an argument is a wide tensor without dimensions on a CPU."""
-    value = one.meta.get("val") if isinstance(one, torch.fx.Node) else None
-    if not isinstance(value, FakeTensor) or value.dim() or not value.is_cpu:
+    if not isinstance(one, torch.fx.Node) or is_narrow(one):
         return False
-    return value.is_floating_point() and value.dtype not in NARROW
+    value = one.meta.get("val")
+    is_one = isinstance(value, FakeTensor) and not value.dim()
+    return is_one and value.is_cpu and value.is_floating_point()
 
 
 def is_number(one: Any) -> bool:
@@ -362,14 +355,6 @@ def rounded_number(dtype: torch.dtype, one: Any) -> Any:
 
 def _sums_last(last: torch.fx.Node) -> bool:
     """Whether what an operator sums is the last dimension."""
-    seen, waiting = set(), list(last.all_input_nodes)
-    while waiting:
-        node = waiting.pop()
-        if node in seen or node.op != "call_function" or WRITTEN in node.meta:
-            continue
-        seen.add(node)
-        if node.target is _aten.sum.dim_IntList:
-            dims = node.args[1]
-            return list(dims) in ([-1], [node.args[0].meta["val"].dim() - 1])
-        waiting += node.all_input_nodes
-    return False
+    inside = _before(last, lambda node: node.op == "call_function" and WRITTEN not in node.meta)
+    sums = (node for node in inside if node.target is _aten.sum.dim_IntList)
+    return any(list(node.args[1]) in ([-1], [node.args[0].meta["val"].dim() - 1]) for node in sums)

@@ -22,6 +22,7 @@ All of this is of operators that the program wrote: within a decomposition eager
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from .eager_kernels import (
-    NARROW,
     WRITTEN,
+    inserted,
     is_number,
     is_scalar,
     round_kernels,
@@ -41,6 +42,7 @@ from .eager_kernels import (
     widened,
 )
 from .program_order import has_place
+from .rounding import NARROW, is_narrow
 
 __all__ = ["round_within"]
 
@@ -120,7 +122,7 @@ def _numbers(node: torch.fx.Node) -> bool:
     is_changed = _constants(node, dtype)
     is_scaled = node.kwargs.get("alpha", 1) != 1  # one kernel, of which Inductor rounds the product
     if rounds and not is_scaled:
-        return _round_numbers(node, dtype) or is_changed
+        return _round_numbers(node, partial(rounded_number, dtype)) or is_changed
     if not is_scaled and not _takes_all(node, dtype, on_cpu):
         return is_changed
     widened(node, partial(rounded_number, dtype) if rounds else lambda one: one)
@@ -140,13 +142,13 @@ def _constants(node: torch.fx.Node, dtype: torch.dtype) -> bool:
 
     Eager takes them with all digits where it would take a number's, if they come second.
     """
+    if node.target.overloadpacket not in _ROUNDS_ON_CPU | _TAKES_ALL:
+        return False
     found = {
         place: one.args[1]
         for place, one in enumerate(node.args[:2])
         if isinstance(one, torch.fx.Node) and _is_constant(one)
     }
-    if node.target.overloadpacket not in _ROUNDS_ON_CPU | _TAKES_ALL:
-        return False
     if not found or len(found) == len(node.all_input_nodes):
         return False
     if 0 in found and node.meta["val"].is_cpu:
@@ -162,9 +164,9 @@ def _is_constant(node: torch.fx.Node) -> bool:
     return isinstance(value, FakeTensor) and value.is_cpu and value.dtype.is_floating_point
 
 
-def _round_numbers(node: torch.fx.Node, dtype: torch.dtype) -> bool:
+def _round_numbers(node: torch.fx.Node, how: Callable[[Any], Any]) -> bool:
     given = node.args, node.kwargs
-    node.args, node.kwargs = pytree.tree_map(partial(rounded_number, dtype), given)
+    node.args, node.kwargs = pytree.tree_map(how, given)
     return bool(given != (node.args, node.kwargs))
 
 
@@ -182,16 +184,14 @@ def _takes_all(node: torch.fx.Node, dtype: torch.dtype, on_cpu: bool) -> bool:
 
 def _filled(node: torch.fx.Node) -> bool:
     """Has a tensor hold a number as its type has it, which Inductor's does in memory only."""
-    operator, value = getattr(node.target, "overloadpacket", None), node.meta.get("val")
-    if operator not in _FILLS or not isinstance(value, FakeTensor) or value.dtype not in NARROW:
+    if getattr(node.target, "overloadpacket", None) not in _FILLS or not is_narrow(node):
         return False
-    given = node.args, node.kwargs
-    node.args, node.kwargs = pytree.tree_map(partial(_filling, value.dtype), given)
-    return bool(given != (node.args, node.kwargs))
+    dtype = node.meta["val"].dtype
 
+    def held(one: Any) -> Any:
+        return rounded_number(dtype, one) if isinstance(one, float) else one  # and no size
 
-def _filling(dtype: torch.dtype, one: Any) -> Any:
-    return rounded_number(dtype, one) if isinstance(one, float) else one
+    return _round_numbers(node, held)
 
 
 @functools.cache
@@ -207,19 +207,12 @@ def _apart(node: torch.fx.Node, first: tuple[Any, ...], second: tuple[Any, ...])
 
     Each is an operator and its operands.
     """
-    graph, value = node.graph, _value(*first)
-    with graph.inserting_before(node):
-        between = graph.call_function(first[0], first[1:])
-        last = graph.call_function(second[0], (between, *second[1:]))
+    between = inserted(node, *first, rounds=WRITTEN in node.meta)
+    with node.graph.inserting_before(node):
+        last = node.graph.call_function(second[0], (between, *second[1:]))
     last.meta = dict(node.meta)
-    between.meta = _meta(node, value)
     node.replace_all_uses_with(last)
-    graph.erase_node(node)
-
-
-def _meta(node: torch.fx.Node, value: torch.Tensor) -> dict[str, Any]:
-    """What is said of ``node``, for a part of it with another value."""
-    return {**{k: v for k, v in node.meta.items() if k != "tensor_meta"}, "val": value}
+    node.graph.erase_node(node)
 
 
 def _is_made(node: torch.fx.Node) -> bool:
@@ -228,14 +221,7 @@ def _is_made(node: torch.fx.Node) -> bool:
 
 def _multiplies_narrow(base: Any) -> bool:
     """Whether eager's products of two such numbers are rounded to their own type."""
-    value = base.meta.get("val")
-    if not isinstance(value, FakeTensor):
+    if not is_narrow(base):
         return False
-    return value.dtype in NARROW and not (value.dtype == torch.float16 and value.is_cpu)
-
-
-def _value(operator: torch._ops.OpOverload, *operands: Any) -> torch.Tensor:
-    values = [one.meta["val"] if isinstance(one, torch.fx.Node) else one for one in operands]
-    with values[0].fake_mode:
-        value: torch.Tensor = operator(*values)
-    return value
+    value = base.meta["val"]
+    return not (value.dtype == torch.float16 and value.is_cpu)

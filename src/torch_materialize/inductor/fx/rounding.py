@@ -31,6 +31,7 @@ from .operators import identity
 from .program_order import program_order
 
 __all__ = [
+    "NARROW",
     "across",
     "apply_rounding",
     "emulation",
@@ -43,7 +44,8 @@ __all__ = [
 ]
 
 _NAME = "rounded"
-_NARROW = (torch.float16, torch.bfloat16)
+#: Types that Inductor computes in fp32 and rounds to in memory.
+NARROW = (torch.float16, torch.bfloat16)
 # Operators whose result holds one of their arguments' numbers at each place, possibly negated, and
 # that give a rounded result for rounded arguments: rounding before or after them is the same.
 _EXACT = frozenset(
@@ -121,7 +123,7 @@ _PRODUCTS = frozenset({"aten.mul", "aten.square", "aten.pow"})
 def is_narrow(node: torch.fx.Node) -> bool:
     """Whether a node's value is stored with fewer digits than Inductor computes it with."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dtype in _NARROW
+    return isinstance(value, torch.Tensor) and value.dtype in NARROW
 
 
 def emulation(policy: Policy) -> dict[str, Any]:
