@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import torch_materialize as tm
 from tiers import but
+from torch_materialize.inductor.fx.eager_kernels import WRITTEN
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("dynamo")]
 
@@ -204,6 +205,8 @@ class Lowering(CustomGraphPass):
                 result = graph.graph_copy(made.graph, copies)
             for copy in set(copies.values()) - set(node.args):
                 copy.meta["original_aten"] = node.target
+                # vLLM traces it while nothing marks what eager runs.
+                copy.meta.pop(WRITTEN, None)
             node.replace_all_uses_with(result)
             graph.erase_node(node)
 
