@@ -12,7 +12,7 @@ from torch_materialize.inductor.contract.seams import SEAMS, Use
 
 pytestmark = pytest.mark.contract
 
-FEATURES = {"policy", "compare", "pins", "ranks", "tune", "uncached", "vllm", "mode"}
+FEATURES = {"policy", "compare", "pins", "ranks", "tune", "uncached", "vllm", "mode", "handover"}
 FEATURES |= {"backend", "interpret"}
 
 

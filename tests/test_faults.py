@@ -30,6 +30,7 @@ from torch_materialize import activation
 from torch_materialize.inductor.fx import decision
 from torch_materialize.inductor.hooks import cast_passes, graph_lowering, install, policy_pass
 from torch_materialize.inductor.lower import pins, trial
+from torch_materialize.inductor.lower.handover import Handover
 from torch_materialize.inductor.plan import rounds, trials
 from torch_materialize.inductor.plan.trials import Trials
 from torch_materialize.inductor.read import dag, pin_nodes
@@ -126,6 +127,9 @@ def raises(error):
 
 def plant_later(monkeypatch, stage):
     """Fails in compiles that a policy governs: not in dry runs, and not as stock."""
+    if stage in LOWERING_STAGES:
+        # A compile that takes over a trial lowering does not come through them.
+        monkeypatch.setattr(Handover, "take", lambda *_: False)
     where, name = LATER_STAGES[stage]
     upstream = getattr(where, name)
 
@@ -155,11 +159,13 @@ STAGES = {
 }
 
 # What is upstream's between our decision and the finished code.
-LATER_STAGES = {
+LOWERING_STAGES = {
     "lowering of a node": (GraphLowering, "run_node"),
     "lowering of the outputs": (GraphLowering, "finalize"),
     "scheduler": (Scheduler, "__init__"),
     "fusion": (Scheduler, "fuse_nodes"),
+}
+LATER_STAGES = LOWERING_STAGES | {
     "code of a kernel": (CppScheduling, "codegen_node"),
     "code of the wrapper": (PythonWrapperCodegen, "generate"),
     "build of a kernel": (AsyncCompile, "cpp_pybinding"),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch._inductor import config
 from torch._inductor.async_compile import AsyncCompile
-from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import Scheduler
 from torch.nn import functional as F
 
 import torch_materialize as tm
@@ -33,7 +33,6 @@ from torch_materialize.inductor.plan import rounds, settle
 from torch_materialize.inductor.plan import search as searching
 from torch_materialize.inductor.plan.search import search, unlike_claimed
 from torch_materialize.inductor.read.kernels import read_scheduled
-from torch_materialize.inductor.read.recording import Recording
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("dynamo")]
 
@@ -126,19 +125,18 @@ def test_what_ships_is_what_is_claimed_and_never_more_than_stock(program, device
 def test_a_real_compile_schedules_what_was_claimed(program, policy, monkeypatch):
     """Through Dynamo and our hooks; no kernel is built."""
     claimed, real = [], []
-    upstream = GraphLowering._update_scheduler
+    upstream = Scheduler.codegen
 
     def noted(*args, **how):
         claimed.append(search(*args, **{**how, "certify": True}))
         return claimed[-1]
 
-    def scheduled(self):
-        upstream(self)
-        if not isinstance(self, Recording):
-            real.append(traffic(read_scheduled()))
+    def codegen(self):
+        real.append(traffic(read_scheduled()))
+        return upstream(self)
 
     monkeypatch.setattr(graph_lowering, "search", noted)
-    monkeypatch.setattr(GraphLowering, "_update_scheduler", scheduled)
+    monkeypatch.setattr(Scheduler, "codegen", codegen)
     monkeypatch.setattr(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_args: None)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)

@@ -38,6 +38,7 @@ class Seam:
         until: the condition under which this row can be removed.
         features: ``policy`` (enable, options), ``compare``, ``tune``, ``pins`` (keep, inline)
             ``ranks`` (one decision for a process group), ``uncached`` (what was left to stock),
+            ``handover`` (a trial lowering that ships),
             ``mode`` (options for a mode), ``backend`` (backend="materialize") and/or ``interpret``
             (a planned GPU's code on a CPU).
         digests: digest -> the torch versions in which it was seen and read.

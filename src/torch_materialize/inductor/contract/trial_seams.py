@@ -78,6 +78,26 @@ TRIAL_SEAMS: tuple[Seam, ...] = (
         {"ce66be8890a3dcb3": "2.11 to 2.15"},
     ),
     Seam(
+        "torch._inductor.compile_fx:_InProcessFxCompile.codegen_and_compile",
+        Use.REPLACED,
+        "what it does with a lowering, which may be a trial lowering that was taken over",
+        "Inductor can be given a lowering that is there already",
+        ("handover",),
+        {
+            "bde3ccbb053ffdec": "2.11",
+            "f9fae0dbd51416e6": "2.12 to 2.13",
+            "6e54431a64b7ab3c": "2.14",
+            "270510512eda838b": "2.15",
+        },
+    ),
+    Seam(
+        "torch._inductor.ir:TemplateBuffer",
+        Use.SETTING,
+        "a trial lowering with a template, which a compile may choose otherwise, is not taken over",
+        "Inductor can be given a lowering that is there already",
+        ("handover",),
+    ),
+    Seam(
         "torch._inductor.loop_body:LoopBody.has_op",
         Use.CALLED,
         "beside it stands `op_counts`: the operations that a kernel computes",

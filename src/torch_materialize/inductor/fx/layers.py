@@ -104,7 +104,9 @@ def _shorten_once(graph: PostGrad) -> Shortened | None:
                 (nodes[i].name, nodes[_last_of_head(stack) + (i - stack.start) % stack.period].name)
                 for i in _middle(stack)
             ]
-            return Shortened(replace(graph, module=module), tuple(alike), tuple(copies))
+            # A compile lowers all layers: what is lowered of this graph cannot be its own.
+            short = replace(graph, module=module, handover=None)
+            return Shortened(short, tuple(alike), tuple(copies))
     return None
 
 

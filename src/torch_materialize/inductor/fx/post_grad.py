@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ class PostGrad:
 
     ``inputs`` are fake tensors on the (planned) device, in placeholder order.  Of the body of a
     higher-order operator (:mod:`.bodies`) ``caller`` is that operator, and ``calls`` how many calls
-    of it the whole graph has.
+    of it the whole graph has.  ``handover`` is there while a compile waits for the decision about
+    just this graph (:mod:`..lower.handover`).
     """
 
     module: torch.fx.GraphModule
@@ -36,6 +37,7 @@ class PostGrad:
     aot_mode: bool = False
     caller: str = ""
     calls: int = 1
+    handover: Any = field(default=None, compare=False, repr=False)
 
     @property
     def kind(self) -> str:

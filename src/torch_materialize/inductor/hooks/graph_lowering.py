@@ -34,6 +34,7 @@ from ..fx.decision import GIVEN_UP, NO_CHANGE, Decision, give_back, prepare, rou
 from ..fx.policy_mark import POLICY_KEY
 from ..fx.post_grad import PostGrad
 from ..lower.cpp_casts import keep_casts
+from ..lower.handover import Handover, finished
 from ..lower.outer_loops import keep_outer_loops_apart
 from ..lower.pins import failures
 from ..lower.realize import as_stock, realizing, undecided
@@ -68,14 +69,18 @@ def patch_graph_lowering_init(upstream: Callable[..., None]) -> Callable[..., No
         bound.apply_defaults()
         policy = getattr(bound.arguments["gm"], "meta", {}).get(POLICY_KEY)
         found: Decision | None = NO_CHANGE
+        handover = None
         if policy is not None and policy.plans:
-            found = _applied(self, bound.arguments, policy)
+            handover = _handover(self, bound.arguments)
+            found = _applied(self, bound.arguments, policy, handover)
         upstream(self, *args, **kwargs)
         if policy is None:
             return
         if found is None:
             uncached(_outermost(self))
             return
+        if handover is not None and found is not GIVEN_UP:
+            _take(self, handover, found, policy)
         if found.store is not None:
             setattr(self, _PLANNED, True)
         if found.changes or policy.name == "traffic":
@@ -94,6 +99,10 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
 
     @functools.wraps(upstream)
     def run(self: GraphLowering, *args: Any) -> Any:
+        module = finished(self)
+        if module is not None:
+            _release(module)
+            return None  # as upstream's
         chosen: Any = contextlib.nullcontext()
         if getattr(self, _PLANNED, False):
             chosen = undecided()
@@ -103,20 +112,45 @@ def patch_graph_lowering_run(upstream: Callable[..., Any]) -> Callable[..., Any]
             with chosen, realizing(self):
                 return upstream(self, *args)
         finally:
-            # Now that the graph is lowered, the hooks that were held for it may go.
-            if activation.release(id(self.module)):
-                remove_if_unneeded()
+            _release(self.module)
 
     return run
 
 
-def _applied(lowering: GraphLowering, arguments: dict[str, Any], policy: Policy) -> Decision | None:
+def _release(module: Any) -> None:
+    """Now that a graph is lowered, the hooks that were held for it may go."""
+    if activation.release(id(module)):
+        remove_if_unneeded()
+
+
+def _handover(lowering: GraphLowering, arguments: dict[str, Any]) -> Handover | None:
+    """What takes trial lowerings for a compile; None for a body and what else we do not know."""
+    if type(lowering) is not GraphLowering:
+        return None
+    return Handover({k: v for k, v in arguments.items() if k not in ("self", "gm")})
+
+
+def _take(lowering: GraphLowering, handover: Handover, found: Decision, policy: Policy) -> None:
+    """Makes of a lowering the trial lowering of ``found``, if there is one."""
+    try:
+        if handover.take(lowering, found, policy.numerics):
+            log.debug("plan: what ships was lowered already, by the search")
+    except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+        surprise(_SEAM, error)
+
+
+def _applied(
+    lowering: GraphLowering,
+    arguments: dict[str, Any],
+    policy: Policy,
+    handover: Handover | None,
+) -> Decision | None:
     """Plans a graph and prepares it in place; None where that failed: stock lowers it then."""
     module = arguments["gm"]
     # A body is planned while the graph that calls it is lowered, perhaps by a plan.
     with failures() as failed, as_stock():
         try:
-            found = _planned(lowering, arguments, policy, failed)
+            found = _planned(lowering, arguments, policy, failed, handover)
             prepare(module, found, policy.numerics)
         except MemoryBudgetError:
             raise  # what the user wants cannot be had, and that is what is said
@@ -138,6 +172,7 @@ def _planned(
     arguments: dict[str, Any],
     policy: Policy,
     failed: Sequence[Exception],
+    handover: Handover | None,
 ) -> Decision:
     """The plan of one graph; stock's where it is out of our reach, or pins ``failed`` meanwhile."""
     reason = _out_of_reach(type(lowering), arguments)
@@ -160,6 +195,7 @@ def _planned(
         arguments["aot_mode"],
         caller,
         calls,
+        handover,
     )
     limits = limits_for(device_of(inputs))
     found = agreed(graph, policy, functools.partial(_decided, graph, limits, policy))

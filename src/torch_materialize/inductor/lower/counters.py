@@ -3,8 +3,8 @@
 Inductor counts in globals: the attributes of ``torch._inductor.metrics``, Dynamo's ``counters``
 and two numberings of graphs.  Putting back what a trial lowering counted would take away what
 another thread counted meanwhile, so nothing is put back: while a trial lowering is on, these
-objects check which thread counts, and its thread counts on a sheet of its own, which is thrown
-away.
+objects check which thread counts, and its thread counts on a sheet of its own.  That is thrown
+away, unless the trial lowering turns out to be what ships (:mod:`.handover`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch._inductor.scheduler
 from torch._dynamo.utils import counters
 from torch._inductor import metrics
 
-__all__ = ["counting_apart"]
+__all__ = ["Sheet", "counting_apart"]
 
 _NUMBERING = "_post_grad_graph_counter"
 # Attribute of a counter that is there because a trial lowering counts.
@@ -33,10 +33,43 @@ _lock = threading.Lock()
 _users = 0
 
 
-class _Here(threading.local):
-    """What this thread's trial lowering has counted, by where it belongs; None outside of one."""
+class Sheet(dict[Any, Any]):
+    """What a trial lowering has counted, by where it belongs: the values as they would be now."""
 
-    sheet: dict[Any, Any] | None = None
+    def __init__(self, values: dict[Any, Any]) -> None:
+        super().__init__(values)
+        self._before = dict(values)
+        self._groups: dict[int, str] = {}
+
+    def begin(self, key: Any, value: Any) -> None:
+        """Notes a value before it is changed for the first time."""
+        self._before.setdefault(key, value)
+        self.setdefault(key, copy.copy(value))
+
+    def end(self) -> None:
+        """Notes whose the counters are: those that were made meanwhile may go."""
+        self._groups = {id(counter): group for group, counter in counters.items()}
+
+    def count(self) -> None:
+        """Counts the same in this thread, as a lowering would have; of metrics the numbers.
+
+        Lowering and scheduling count nothing else: lists of metrics are of generated code.
+        """
+        for key, now in self.items():
+            where, name = key
+            if where == "number" or not isinstance(now, int | float):
+                continue
+            more = now - self._before[key]
+            if where == "metrics":
+                setattr(metrics, name, getattr(metrics, name) + more)
+            elif more:
+                counters[self._groups[where]][name] += more
+
+
+class _Here(threading.local):
+    """What this thread's trial lowering has counted; None outside of one."""
+
+    sheet: Sheet | None = None
 
 
 _here = _Here()
@@ -50,14 +83,14 @@ class _Metrics(ModuleType):
         sheet = _here.sheet
         if sheet is None or name.startswith("_") or not isinstance(value, _COLLECTED):
             return value
-        if ("metrics", name) not in sheet:
-            sheet["metrics", name] = copy.copy(value)
+        sheet.begin(("metrics", name), value)
         return sheet["metrics", name]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if _here.sheet is None:
             super().__setattr__(name, value)
         else:
+            _here.sheet.begin(("metrics", name), super().__getattribute__(name))
             _here.sheet["metrics", name] = value
 
 
@@ -80,6 +113,7 @@ class _Counter(Counter[Any]):
         if _here.sheet is None:
             super().__setitem__(key, value)
         else:
+            _here.sheet.begin((id(self), key), super().__getitem__(key))
             _here.sheet[id(self), key] = value
 
     def update(self, *args: Any, **kwargs: int) -> None:
@@ -93,9 +127,8 @@ class _Counter(Counter[Any]):
 def _new_counter() -> _Counter:
     made = _Counter()
     if _here.sheet is not None:
-        setattr(
-            made, _MADE, True
-        )  # for a trial lowering; it goes again, unless other threads count in it
+        # For a trial lowering; it goes again, unless other threads count in it.
+        setattr(made, _MADE, True)
     return made
 
 
@@ -120,16 +153,20 @@ _NUMBERED = (torch._inductor.graph, torch._inductor.scheduler)
 
 
 @contextlib.contextmanager
-def counting_apart() -> Iterator[None]:
-    """Inside the block nothing that this thread counts is seen by anybody else, or later."""
+def counting_apart() -> Iterator[Sheet]:
+    """Inside the block nothing that this thread counts is seen by anybody else, or later.
+
+    It stands on the sheet.
+    """
     outer = _here.sheet
     _teach()
     # The graphs of a trial lowering within another are numbered anew.
     kept = {key: value for key, value in (outer or {}).items() if key[0] != "number"}
-    _here.sheet = {key: copy.copy(value) for key, value in kept.items()}
+    _here.sheet = sheet = Sheet({key: copy.copy(value) for key, value in kept.items()})
     try:
-        yield
+        yield sheet
     finally:
+        sheet.end()
         _here.sheet = outer
         _unteach()
 

@@ -17,7 +17,6 @@ from unittest import mock
 
 import torch
 from torch._dynamo.convert_frame import compile_lock
-from torch._inductor import config
 from torch._inductor.virtualized import V
 
 from ...core.dag import Dag
@@ -31,6 +30,7 @@ from ..read.dag import read_dag
 from ..read.kernels import read_scheduled
 from ..read.recording import Recording
 from .counters import counting_apart
+from .handover import COUNTED, changed_settings
 from .outer_loops import keep_outer_loops_apart
 from .pairs import pairs_to_compare
 from .pins import quiet
@@ -45,18 +45,6 @@ __all__ = [
     "run_lowering",
     "trial",
 ]
-
-# A trial lowering must not measure: there may be no device, and it would take time.
-_QUIET = {
-    "max_autotune": False,
-    "max_autotune_gemm": False,
-    "max_autotune_pointwise": False,
-    "benchmark_fusion": False,
-    "benchmark_epilogue_fusion": False,
-    "benchmark_combo_kernel": False,
-    "combo_kernels_autotune": 0,
-    "trace.enabled": False,
-}
 
 
 class TooManyPairs(LeftToStockError):
@@ -96,7 +84,10 @@ def trial(
     """
     with lowered(graph, decision, numerics, policy, Recording, most_pairs) as lowering:
         scheduled = read_scheduled()
-        return scheduled, read_dag(lowering, scheduled)
+        dag = read_dag(lowering, scheduled)
+        if graph.handover is not None and policy.is_stock:
+            graph.handover.offer(graph.module, decision, numerics, lowering)
+        return scheduled, dag
 
 
 @contextlib.contextmanager
@@ -121,9 +112,8 @@ def lowered(
         # Bodies have no plan in a trial of the graph around them, which sees one opaque call.
         if body is not module and isinstance(body, torch.fx.GraphModule):
             prepare(body, NO_CHANGE, numerics)
-    settings = {k: v for k, v in _QUIET.items() if k in config._config}
     with (
-        patched(settings),
+        patched(changed_settings()),
         choosing(decision),
         run_lowering(replace(graph, module=module), lowering_class) as one,
     ):
@@ -151,7 +141,7 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         # As every compile of Dynamo's: much of Inductor is not made for two threads.
         stack.enter_context(compile_lock)
-        stack.enter_context(counting_apart())
+        counted = stack.enter_context(counting_apart())
         stack.enter_context(quiet())
         stack.enter_context(V.set_fake_mode(graph.fake_mode))
         stack.enter_context(V.set_debug_handler(_Silent()))
@@ -159,16 +149,19 @@ def run_lowering(graph: PostGrad, lowering_class: Any) -> Iterator[Any]:
             stack.enter_context(scratch_shapes(graph.fake_mode))
             # Its entries would hold symbols that are gone after the trial.
             stack.enter_context(mock.patch.object(graph.fake_mode, "cache_enabled", False))
+        given = {
+            "example_inputs": graph.inputs,
+            "shape_env": graph.fake_mode.shape_env,
+            "is_inference": graph.is_inference,
+            "is_backward": graph.is_backward,
+            "cpp_wrapper": graph.cpp_wrapper,
+            "aot_mode": graph.aot_mode,
+        }
+        if graph.handover is not None:
+            given = {**graph.handover.arguments, **given}
         with _upstreams():
-            lowering = lowering_class(
-                graph.module,
-                example_inputs=graph.inputs,
-                shape_env=graph.fake_mode.shape_env,
-                is_inference=graph.is_inference,
-                is_backward=graph.is_backward,
-                cpp_wrapper=graph.cpp_wrapper,
-                aot_mode=graph.aot_mode,
-            )
+            lowering = lowering_class(graph.module, **given)
+        setattr(lowering, COUNTED, counted)
         stack.enter_context(V.set_graph_handler(lowering))
         stack.enter_context(V.set_extern_kernel_nodes([]))
         with _upstreams(), realizing(lowering):

@@ -25,6 +25,10 @@ from .outcome import Step
 
 __all__ = ["Trials"]
 
+# Of the lowerings that a compile may take over as many are kept beside the best: what is rounded,
+# or written besides, in the end is one of the last.
+_LAST = 2
+
 
 class Trials:
     """What Inductor makes of a graph under the choices that one search tries.
@@ -59,6 +63,7 @@ class Trials:
         if casts:
             self.start = self.lowered("stock, with held casts", Decision(casts=casts))
         self.written, self.without_plan = self._without_plan(casts)
+        self._without = [step.decision for step in self.steps]
         self.as_stock = _unbacked(module)
         if self.bitwise:
             self.as_stock |= rounds(module, self.stock.dag) | in_delicate(self.stock.dag)
@@ -95,6 +100,14 @@ class Trials:
     def may_go_on(self) -> bool:
         """Whether another trial lowering is allowed (:attr:`.Limits.lowered`)."""
         return len(self.steps) * self.short.graph.nodes < self._limits.lowered
+
+    def _keep_what_may_ship(self) -> None:
+        """Of the lowerings that the compile may take over drops those that will hardly ship."""
+        handover = self.short.graph.handover
+        if handover is not None:
+            best = [decision for decision, state in self._made.items() if state is self.best]
+            last = list(self._made)[-_LAST:]
+            handover.keep([*self._without, *best, *last], self.numerics)
 
     def decision(self, store: frozenset[str] | None) -> Decision:
         """The decision to realize ``store``, before anything is rounded; None: as stock does."""
@@ -141,6 +154,7 @@ class Trials:
                 log.info("plan: a plan is dropped, since Inductor cannot lower it: %s", error)
                 after = None
             self._made[decision] = after
+            self._keep_what_may_ship()
         return self._made[decision]
 
     def lowered(
