@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections import Counter
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import config, metrics
 from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.debug import ir_post_fusion_log
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import Scheduler
 from torch._inductor.utils import run_and_get_code
@@ -235,6 +237,7 @@ SETTINGS = {
     "fusions are measured": {"benchmark_fusion": True},
     "combo kernels": {"combo_kernels": True},
     "a pass on what is scheduled": {"_post_fusion_custom_pass": lambda nodes: nodes},
+    "a pass for overlap": {"reorder_for_compute_comm_overlap_passes": [lambda nodes: nodes]},
 }
 
 
@@ -250,6 +253,20 @@ def test_a_debug_folder_is_written_by_a_lowering(unbuilt, taken, tmp_path):
         codes(norms, arguments())
     assert taken == [False]
     assert list(tmp_path.rglob("ir_post_fusion.txt"))
+
+
+def test_what_is_logged_last_is_what_ships(unbuilt, taken, caplog):
+    with caplog.at_level(logging.INFO, logger=ir_post_fusion_log.name):
+        codes(norms, arguments())
+    assert taken == [False]
+
+
+def test_tune_searches_with_other_settings_and_takes_nothing_over(unbuilt, taken, monkeypatch):
+    given = []
+    monkeypatch.setattr(graph_lowering, "tuned", lambda graph, *_: given.append(graph.handover))
+    codes(norms, arguments(), "tune")
+    assert given == [None]
+    assert taken == [True]  # the search that it left the graph to
 
 
 def test_what_is_learned_of_sizes_is_learned_by_a_lowering(unbuilt, taken):

@@ -91,6 +91,20 @@ TRIAL_SEAMS: tuple[Seam, ...] = (
         },
     ),
     Seam(
+        "torch._inductor.debug:ir_post_fusion_log",
+        Use.SETTING,
+        "a program that logs what is scheduled gets a lowering at the end that is what ships",
+        "Inductor can be given a lowering that is there already",
+        ("handover",),
+    ),
+    Seam(
+        "torch._inductor.debug:ir_pre_fusion_log",
+        Use.SETTING,
+        "a program that logs what is scheduled gets a lowering at the end that is what ships",
+        "Inductor can be given a lowering that is there already",
+        ("handover",),
+    ),
+    Seam(
         "torch._inductor.ir:TemplateBuffer",
         Use.SETTING,
         "a trial lowering with a template, which a compile may choose otherwise, is not taken over",

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -127,7 +128,11 @@ def _handover(lowering: GraphLowering, arguments: dict[str, Any]) -> Handover | 
     """What takes trial lowerings for a compile; None for a body and what else we do not know."""
     if type(lowering) is not GraphLowering:
         return None
-    return Handover({k: v for k, v in arguments.items() if k not in ("self", "gm")})
+    try:
+        return Handover({k: v for k, v in arguments.items() if k not in ("self", "gm")})
+    except Exception as error:  # noqa: BLE001 - a compile never fails because of us
+        surprise(_SEAM, error)
+        return None
 
 
 def _take(lowering: GraphLowering, handover: Handover, found: Decision, policy: Policy) -> None:
@@ -213,7 +218,8 @@ def _decided(graph: PostGrad, limits: Limits, policy: Policy, may_measure: bool)
     if kept is not None:
         return kept
     if policy.name == "tune" and may_measure and not graph.is_body:
-        chosen = tuned(graph, limits, policy)
+        # What it measures it compiles, and it searches with other settings, too.
+        chosen = tuned(replace(graph, handover=None), limits, policy)
         if chosen is not None:
             return chosen
     usual = policy.limits == "usual" and policy.peak is None and not has_readers()

@@ -62,7 +62,7 @@ class Sheet(dict[Any, Any]):
             more = now - self._before[key]
             if where == "metrics":
                 setattr(metrics, name, getattr(metrics, name) + more)
-            elif more:
+            elif more and where in self._groups:  # else somebody has cleared the counters
                 counters[self._groups[where]][name] += more
 
 

@@ -7,17 +7,20 @@ first ``_update_scheduler`` would have made is there, and these two have nothing
 
 Only where a trial lowering is a real one in all that counts: no size is symbolic (a trial learns
 about sizes on a copy of the ShapeEnv), no setting was changed for it, no operator has a body to be
-planned, no pin is to be reported, no pass of a program's looks at what is scheduled, and this torch
-does with a lowering what those do that we have read (rows ``handover`` of :mod:`..contract.table`).
+planned, no pin is to be reported, no log and no pass of a program's looks at what is scheduled, and
+this torch does with a lowering what those do that we have read (rows ``handover`` of
+:mod:`..contract.table`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+import torch._inductor.debug
 import torch._inductor.scheduler
 from torch._inductor import config, ir
 from torch._inductor.graph import GraphLowering
@@ -91,20 +94,25 @@ class Handover:
         there = {name: value for name, value in _USUAL.items() if name in config._config}
         changed = any(getattr(config, name) != value for name, value in there.items())
         other = any(self.arguments.get(name) for name in _OTHER_CODE)
-        self._is_open = not (changed or other or seams.check("handover"))
+        self._is_open = not (changed or other or _is_looked_at() or seams.check("handover"))
 
     def offer(
         self, module: torch.fx.GraphModule, decision: Decision, numerics: str, made: Recording
     ) -> None:
-        """Keeps a trial lowering of ``module`` if it may ship; to be called inside its ShapeEnv."""
+        """Keeps a trial lowering of ``module`` if it may ship; to be called inside its ShapeEnv.
+
+        What was recorded of it besides must have been read.
+        """
+        given = self.arguments["shape_env"]
         # Without one a lowering makes its own.
-        is_the_same = self.arguments["shape_env"] in (None, made._shape_env)
+        is_the_same = given is made._shape_env or (given is None and not made.reuse_shape_env)
         if not self._is_open or not is_the_same or not is_static(made._shape_env):
             return
         inner = any(isinstance(child, torch.fx.GraphModule) for child in module.children())
         templates = any(isinstance(one, ir.TemplateBuffer) for one in made.operations)
         if inner or templates or any(map(is_pin, module.graph.nodes)):
             return
+        made.results, made.early = {}, set()  # they hold values that the lowering itself lets go
         self._made[_key(decision, numerics)] = made
         if not exact_casts(module):
             self._made[_key(decision, _EAGER)] = made
@@ -131,6 +139,7 @@ class Handover:
         state["scheduler"].post_grad_graph_id = next(numbers)
         # One dict for both: what refers to the trial lowering then refers to the compile's.
         made.__dict__ = lowering.__dict__ = state
+        self._made = {}
         return True
 
 
@@ -142,6 +151,13 @@ def finished(lowering: GraphLowering) -> torch.fx.GraphModule | None:
     counted, module = vars(lowering).pop(_FINISHED, (Sheet({}), None))
     counted.count()
     return module
+
+
+def _is_looked_at() -> bool:
+    """Whether somebody follows what is scheduled: the last of it has to be what ships."""
+    logs = torch._inductor.debug.ir_pre_fusion_log, torch._inductor.debug.ir_post_fusion_log
+    logged = any(log.isEnabledFor(logging.INFO) for log in logs)
+    return logged or any(map(callable, config.reorder_for_compute_comm_overlap_passes))
 
 
 def _key(decision: Decision, numerics: str) -> tuple[Decision, bool]:
