@@ -96,6 +96,21 @@ def _nothing_logged_before(monkeypatch):
 
 
 @pytest.fixture
+def scheduled(monkeypatch):
+    """How many operations each lowering had that was scheduled, trial lowerings among them."""
+    from torch._inductor.scheduler import Scheduler
+
+    found, upstream = [], Scheduler.__init__
+
+    def init(self, nodes):
+        found.append(len(nodes))
+        upstream(self, nodes)
+
+    monkeypatch.setattr(Scheduler, "__init__", init)
+    return found
+
+
+@pytest.fixture
 def lenient(monkeypatch, caplog):
     """As users run it: surprises are logged and not raised."""
     monkeypatch.delenv("TORCH_MATERIALIZE_STRICT")

@@ -148,7 +148,10 @@ def finished(lowering: GraphLowering) -> torch.fx.GraphModule | None:
 
     What the trial lowering counted is counted by this.  None where it has to run.
     """
-    counted, module = vars(lowering).pop(_FINISHED, (Sheet({}), None))
+    taken: tuple[Sheet, torch.fx.GraphModule] | None = vars(lowering).pop(_FINISHED, None)
+    if taken is None:
+        return None
+    counted, module = taken
     counted.count()
     return module
 
