@@ -12,6 +12,7 @@ from fresh import upstream
 PREAMBLE = """
 import logging, sys, threading
 import torch
+torch.manual_seed(0)
 from torch._inductor import compile_fx as cfx, config, ir
 UPSTREAM = ir.StorageBox.should_realize_on_reuse, cfx.compile_fx
 import torch_materialize as tm
